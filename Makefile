@@ -1,0 +1,47 @@
+# Two commands set everything up by themselves: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+NSYS_HOME ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dsprof/nsys
+READY := $(VENV)/.ready
+
+.PHONY: help demo test check lint types contracts format nsys clean
+.DEFAULT_GOAL := help
+
+help: ## Show what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $@
+
+demo: $(READY) ## Record and analyze a small report under the real nsys, then the sample of a GPU
+	@PATH="$(abspath $(BIN)):$$PATH" NSYS_HOME="$(NSYS_HOME)" .ci/demo
+
+test: $(READY) ## Run the tests (those that need nsys are skipped where there is none: see `make nsys`)
+	$(BIN)/python -m pytest -n auto $(TEST)
+
+check: lint types contracts test ## Everything that CI runs
+
+lint: $(READY) ## Style and likely bugs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY) ## Static types
+	$(BIN)/mypy
+
+contracts: $(READY) ## Who may import whom
+	$(BIN)/lint-imports
+
+format: $(READY) ## Put the code into its one format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+nsys: ## Install Debian's nsys into a folder, without root (two versions, for the tests)
+	.ci/install-nsys "$(NSYS_HOME)/trixie" trixie
+	.ci/install-nsys "$(NSYS_HOME)/bookworm" bookworm
+
+clean: ## Remove what was built; reports and caches outside the tree stay
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,286 @@
+"""Which range does a launch belong to, and what did its operations do on the GPU? Pure array code.
+
+Everything is an int64 array; time is nanoseconds; a *scope* is the small number of a thread (or process)
+within which ranges and launches are compared. A range covers ``[start, end)``: it encloses the API calls
+that *start* in it. No function loops over ranges, launches or operations in Python.
+
+::
+
+    range A     |------------------------|
+    range B          |--------|
+    launches      x    x    x    x     x       innermost: A B B A A
+    cuts        A    B         A         -     one searchsorted answers all launches
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+#: Stands for SQL's NULL in an int64 column.
+NULL = np.iinfo(np.int64).min
+#: Packed keys stay below this, far from where int64 would wrap.
+_KEY_LIMIT = 1 << 62
+#: A look-up table may have this many slots for each key, and this many more whatever their number.
+_SLOTS_PER_KEY, _SLOTS_FREE = 16, 1 << 20
+
+
+def distinct(values: Ints) -> Ints:
+    """The sorted distinct values of a column with long runs, without sorting the whole column."""
+    if not len(values):
+        return values[:0].copy()
+    heads = np.flatnonzero(values[1:] != values[:-1]) + 1
+    return np.unique(np.concatenate([values[:1], values[heads]]))
+
+
+def group_rows(*columns: Ints) -> tuple[Ints, Ints]:
+    """Numbers the distinct rows of some columns: the first row of each group, and the group of every row.
+
+    Groups are in the order of their values, the first column leading.
+    """
+    key, size = np.zeros(len(columns[0]), np.int64), 1
+    for column in columns:
+        values = distinct(column)
+        if size * max(len(values), 1) >= _KEY_LIMIT:
+            key = np.unique(key, return_inverse=True)[1].reshape(-1)
+            size = len(key)
+        key, size = key * len(values) + np.searchsorted(values, column), size * len(values)
+    if size > _SLOTS_PER_KEY * len(key) + _SLOTS_FREE:
+        _, heads, group = np.unique(key, return_index=True, return_inverse=True)
+        return heads, group.reshape(-1)
+    first = np.full(size, -1, np.int64)
+    first[key[::-1]] = np.arange(len(key) - 1, -1, -1)
+    number = np.cumsum(first >= 0) - 1
+    return first[first >= 0], number[key]
+
+
+class Keys:
+    """Packs (scope, time) into one int64 that sorts like the pair, for all `times` it was made with."""
+
+    def __init__(self, scopes: int, *times: Ints) -> None:
+        filled = [column for column in times if len(column)]
+        self._base = min((int(column.min()) for column in filled), default=0)
+        self._span = max((int(column.max()) for column in filled), default=0) - self._base + 1
+        self._ranks: Ints | None = None
+        if (scopes + 1) * self._span >= _KEY_LIMIT:
+            self._ranks = np.unique(np.concatenate(filled))
+            self._span = len(self._ranks)
+
+    def pack(self, scope: Ints, time: Ints) -> Ints:
+        """One key per (scope, time); `time` must be among the times that the keys were made with."""
+        offset = time - self._base if self._ranks is None else np.searchsorted(self._ranks, time)
+        return scope * self._span + offset
+
+
+def join_calls(
+    op_process: Ints, op_correlation: Ints, call_process: Ints, call_correlation: Ints, call_start: Ints
+) -> Ints:
+    """The API call behind each GPU operation, by (process, correlationId); -1 where there is none.
+
+    Of two calls with one identity the earliest counts, so that nothing is doubled.
+    """
+    joined = np.full(len(op_process), -1, np.int64)
+    for process in distinct(op_process):
+        ops = np.flatnonzero((op_process == process) & (op_correlation != NULL))
+        calls = np.flatnonzero((call_process == process) & (call_correlation != NULL))
+        if len(ops) and len(calls):
+            calls = calls[np.argsort(call_start[calls], kind="stable")]
+            found = _first_match(op_correlation[ops], call_correlation[calls])
+            joined[ops] = np.where(found >= 0, calls[found], -1)
+    return joined
+
+
+def _first_match(wanted: Ints, keys: Ints) -> Ints:
+    """Position of the first of `keys` that equals each of `wanted`, -1 where none does."""
+    low, high = int(keys.min()), int(keys.max())
+    if high - low >= _SLOTS_PER_KEY * len(keys) + _SLOTS_FREE:
+        order = np.argsort(keys, kind="stable")
+        slot = np.minimum(np.searchsorted(keys[order], wanted), len(keys) - 1)
+        return np.where(keys[order[slot]] == wanted, order[slot], -1)
+    table = np.full(high - low + 1, -1, np.int64)
+    table[keys[::-1] - low] = np.arange(len(keys) - 1, -1, -1)
+    inside = (wanted >= low) & (wanted <= high)
+    return np.where(inside, table[np.where(inside, wanted - low, 0)], -1)
+
+
+def _outer_first(scope: Ints, start: Ints, end: Ints) -> Ints:
+    """Order by scope, then start, the longer first, then by row: a container comes before its content."""
+    return np.lexsort((-end, start, scope))
+
+
+def _previous_container(scope: Ints, end: Ints) -> Ints:
+    """Of ranges in outer-first order: the nearest one before each that ends no earlier; -1 where none does.
+
+    Between a range and its candidate all ranges end earlier, so a candidate that is too short hands over
+    to its own candidate; all hand over at once, and siblings halve their distance at every turn.
+    """
+    candidate = np.arange(-1, len(end) - 1)
+    active = np.arange(len(end))
+    while len(active):
+        of = candidate[active]
+        strange = (of >= 0) & (scope[of] != scope[active])
+        candidate[active[strange]] = -1
+        active = active[(of >= 0) & ~strange & (end[of] < end[active])]
+        candidate[active] = candidate[candidate[active]]
+    return candidate
+
+
+def containers(scope: Ints, start: Ints, end: Ints) -> Ints:
+    """The latest-starting range of the same scope that contains each range whole; -1 where none does.
+
+    Ranges with the same start and end contain each other by row order, the earlier row outside.
+    """
+    order = _outer_first(scope, start, end)
+    previous = _previous_container(scope[order], end[order])
+    parent = np.full(len(start), -1, np.int64)
+    parent[order] = np.where(previous >= 0, order[previous], -1)
+    return parent
+
+
+def levels(parent: Ints) -> Ints:
+    """Depth of each range below its root (0 for a root), from the parents."""
+    level = (parent >= 0).astype(np.int64)
+    ancestor = parent.copy()
+    while (deeper := np.flatnonzero(ancestor >= 0)).size:
+        above = ancestor[deeper]
+        level[deeper] += level[above]
+        ancestor[deeper] = ancestor[above]
+    return level
+
+
+def innermost(scope: Ints, start: Ints, end: Ints, at_scope: Ints, at: Ints) -> Ints:
+    """The latest-starting range of scope `at_scope` that covers the time `at`; -1 where none does.
+
+    Arguments: three columns of ranges, two columns of points; the ranges may overlap in any way. They are
+    cut once into disjoint segments, and one binary search then answers every point.
+    """
+    if not len(start) or not len(at):
+        return np.full(len(at), -1, np.int64)
+    scopes = int(max(scope.max(), at_scope.max())) + 1
+    keys = Keys(scopes, start, end, at)
+    order = _outer_first(scope, start, end)
+    cut_scope, cut_time = np.concatenate([scope, scope]), np.concatenate([start, end])
+    cuts = keys.pack(cut_scope, cut_time)
+    by_time = np.argsort(cuts, kind="stable")
+    owner = _owners(scope[order], end[order], keys.pack(scope[order], start[order]), cuts, cut_scope, cut_time)
+    segment = np.searchsorted(cuts[by_time], keys.pack(at_scope, at), side="right") - 1
+    found = np.where(segment >= 0, owner[by_time[segment]], -1)
+    return np.where(found >= 0, order[found], -1)
+
+
+def _owners(scope: Ints, end: Ints, start_keys: Ints, cuts: Ints, cut_scope: Ints, cut_time: Ints) -> Ints:
+    """Of ranges in outer-first order: the one that owns the segment behind each cut, -1 where none does."""
+    parent = _previous_container(scope, end)
+    owner = np.searchsorted(start_keys, cuts, side="right") - 1
+    owner[(owner >= 0) & (scope[owner] != cut_scope)] = -1
+    active = np.flatnonzero(owner >= 0)
+    while len(active := active[end[owner[active]] <= cut_time[active]]):
+        owner[active] = parent[owner[active]]
+        active = active[owner[active] >= 0]
+    return owner
+
+
+def slices(order_keys: Ints, start_keys: Ints, end_keys: Ints) -> tuple[Ints, Ints]:
+    """The slice ``[low, high)`` of a sorted order of launches that each range covers."""
+    low = np.searchsorted(order_keys, start_keys, side="left")
+    high = np.searchsorted(order_keys, end_keys, side="left")
+    return low, np.maximum(low, high)
+
+
+def slice_sum(values: Ints, low: Ints, high: Ints) -> Ints:
+    """Sum of the values in each slice."""
+    running = np.append(np.int64(0), np.cumsum(values, dtype=np.int64))
+    return running[high] - running[low]
+
+
+def _slice_reduce(ufunc: np.ufunc, values: Ints, low: Ints, high: Ints) -> Ints:
+    result = np.full(len(low), NULL, np.int64)
+    filled = np.flatnonzero(high > low)
+    if len(filled):
+        bounds = np.stack([low[filled], high[filled]], axis=1).ravel()
+        result[filled] = ufunc.reduceat(np.append(values, values[-1]), bounds)[::2]
+    return result
+
+
+def slice_min(values: Ints, low: Ints, high: Ints) -> Ints:
+    """Smallest value in each slice; NULL for an empty one."""
+    return _slice_reduce(np.minimum, values, low, high)
+
+
+def slice_max(values: Ints, low: Ints, high: Ints) -> Ints:
+    """Greatest value in each slice; NULL for an empty one."""
+    return _slice_reduce(np.maximum, values, low, high)
+
+
+def explode(low: Ints, high: Ints) -> tuple[Ints, Ints]:
+    """Every (slice, position) pair, slice by slice: 0 0 0 1 1 …, and the positions within the order."""
+    length = high - low
+    owner = np.repeat(np.arange(len(low)), length)
+    first = np.cumsum(length) - length
+    return owner, np.arange(len(owner)) - np.repeat(first - low, length)
+
+
+def merge_slices(group: Ints, low: Ints, high: Ints) -> tuple[Ints, Ints, Ints]:
+    """The union of the slices of each group, as disjoint slices: ``(group, low, high)``.
+
+    ::
+
+        group g    [-------)   [--)            [-------)   [--)
+        group g      [-------)           ->    [---------) [--)
+    """
+    filled = np.flatnonzero(high > low)
+    if not len(filled):
+        return group[:0], low[:0], high[:0]
+    order = filled[np.lexsort((low[filled], group[filled]))]
+    group, low, high = group[order], low[order], high[order]
+    keys = Keys(int(group.max()) + 1, low, high)
+    reach = np.maximum.accumulate(keys.pack(group, high))
+    fresh = np.append(True, keys.pack(group, low)[1:] > reach[:-1])
+    heads = np.flatnonzero(fresh)
+    return group[heads], low[heads], np.maximum.reduceat(high, heads)
+
+
+def union_length(group: Ints, start: Ints, end: Ints, groups: int) -> Ints:
+    """Nanoseconds that the union of each group's intervals covers; shape ``(groups,)``.
+
+    ::
+
+        |------|
+            |------|      |---|      covered: 11 + 5
+    """
+    total = np.zeros(groups, np.int64)
+    if not len(group):
+        return total
+    order = np.lexsort((start, group))
+    group, start, end = group[order], start[order], end[order]
+    keys = Keys(groups, start, end)
+    reach = np.maximum.accumulate(keys.pack(group, end))
+    covered = np.append(NULL, reach[:-1])
+    # Packed keys are ranks where times are too wide; then the gap is looked up in the times themselves.
+    holder = np.maximum.accumulate(np.where(np.append(True, reach[1:] > reach[:-1]), np.arange(len(end)), 0))
+    before = np.append(start[0], end[holder[:-1]])
+    begin = np.where(covered >= keys.pack(group, start), before, start)
+    heads = np.flatnonzero(np.append(True, group[1:] != group[:-1]))
+    total[group[heads]] = np.add.reduceat(np.maximum(end - begin, 0), heads)
+    return total
+
+
+def busy_in_slices(scope: Ints, start: Ints, end: Ints, low: Ints, high: Ints) -> Ints:
+    """Nanoseconds that the union of the operations of each slice covers.
+
+    `scope`, `start`, `end`: the operations in launch order. Where they ran one after another, as on one
+    stream, the union is the sum; only slices with an overlap inside are united interval by interval.
+    """
+    busy = slice_sum(end - start, low, high)
+    if not len(start):
+        return busy
+    keys = Keys(int(scope.max()) + 1, start, end)
+    reach = np.maximum.accumulate(keys.pack(scope, end))
+    overlaps = np.append(False, keys.pack(scope, start)[1:] < reach[:-1]).astype(np.int64)
+    mixed = np.flatnonzero(slice_sum(overlaps, low, high) > 0)
+    owner, position = explode(low[mixed], high[mixed])
+    busy[mixed] = union_length(owner, start[position], end[position], len(mixed))
+    return busy

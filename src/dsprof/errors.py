@@ -1,0 +1,109 @@
+"""Every error that dsprof raises on purpose: a sentence that says what happened, and advice.
+
+::
+
+    DsprofError                 1   the root; caught in one place, the command line
+    ├── ReportMissing           3   there is no such file
+    ├── ReportEmpty             4   the file holds no bytes
+    ├── NotAReport              5   the file is no Nsight Systems report
+    ├── NvprofDatabase          6   an nvprof database, the format before Nsight Systems
+    ├── ReportDamaged           7   a report, but cut or damaged
+    ├── NoReportInFolder        8   a folder without a report, or with several
+    ├── NothingRecorded         9   a report with neither NVTX ranges nor CUDA events
+    ├── NsysMissing            10   a .nsys-rep needs nsys to export it, and none was found
+    ├── NsysTooOld             11   the report is newer than the installed nsys
+    ├── ExportFailed           12   nsys could not export the report
+    ├── OutputRefused          13   the tables could not be written there
+    └── UnknownTable           14   no table of that name
+
+Exit code 2 is the command line's own (a wrong option); 20 and above are findings under ``--strict``,
+see `dsprof.findings`.
+"""
+
+from __future__ import annotations
+
+
+class DsprofError(Exception):
+    """What happened, in a sentence, and what to do next; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class ReportMissing(DsprofError):
+    """There is no file or folder of that name."""
+
+    exit_code = 3
+
+
+class ReportEmpty(DsprofError):
+    """The file holds no bytes."""
+
+    exit_code = 4
+
+
+class NotAReport(DsprofError):
+    """The file's content is neither an SQLite export nor an Nsight Systems report."""
+
+    exit_code = 5
+
+
+class NvprofDatabase(DsprofError):
+    """An SQLite database that nvprof wrote, whose tables mean other things."""
+
+    exit_code = 6
+
+
+class ReportDamaged(DsprofError):
+    """The file is a report, but it is cut or damaged."""
+
+    exit_code = 7
+
+
+class NoReportInFolder(DsprofError):
+    """The folder holds no report, or several and none of them named ``run``."""
+
+    exit_code = 8
+
+
+class NothingRecorded(DsprofError):
+    """The report holds neither NVTX ranges nor CUDA events."""
+
+    exit_code = 9
+
+
+class NsysMissing(DsprofError):
+    """A ``.nsys-rep`` has to be exported, and no nsys was found."""
+
+    exit_code = 10
+
+
+class NsysTooOld(DsprofError):
+    """The report was written by a newer Nsight Systems than the one that was found."""
+
+    exit_code = 11
+
+
+class ExportFailed(DsprofError):
+    """``nsys export`` ended without a usable export."""
+
+    exit_code = 12
+
+
+class OutputRefused(DsprofError):
+    """The tables could not be written."""
+
+    exit_code = 13
+
+
+class UnknownTable(DsprofError):
+    """There is no table of that name."""
+
+    exit_code = 14

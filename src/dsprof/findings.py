@@ -1,0 +1,126 @@
+"""What a report lacks or hides: a sentence, advice, and the exit code that ``--strict`` ends with."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+#: Exit codes of ``dsprof analyze --strict``, each for one finding; the lowest of those found is taken.
+STRICT_EXITS: dict[str, int] = {
+    "no-nvtx": 20,
+    "no-cuda": 21,
+    "no-api": 22,
+    "lost-kernels": 23,
+    "orphan-operations": 24,
+    "unreconciled": 25,
+}
+
+
+@frozen
+class Finding:
+    """One thing that a reader of the tables must know; `strict_exit` is 0 where nothing is wrong with the data."""
+
+    code: str
+    message: str
+    hint: str = ""
+    strict_exit: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+def _finding(code: str, message: str, hint: str = "") -> Finding:
+    return Finding(code, message, hint, STRICT_EXITS.get(code, 0))
+
+
+def no_nvtx() -> Finding:
+    """Without ranges there are no stages."""
+    return _finding(
+        "no-nvtx",
+        "The report holds no NVTX ranges, so nothing can be told apart by stage.",
+        "Record with --trace=cuda,nvtx, and with an nvtx package that this nsys understands.",
+    )
+
+
+def no_cuda() -> Finding:
+    """Without GPU operations all times are the host's."""
+    return _finding(
+        "no-cuda",
+        "The report holds no GPU operations: all times are host times.",
+        "On a GPU machine, record with --trace=cuda,nvtx and an nsys that knows the driver.",
+    )
+
+
+def no_api() -> Finding:
+    """Without API calls no operation has a launch."""
+    return _finding(
+        "no-api",
+        "The report holds GPU operations but no CUDA API calls, so no kernel can be tied to a range.",
+        "Export the whole report again: a cut or filtered file has lost CUPTI_ACTIVITY_KIND_RUNTIME.",
+    )
+
+
+def lost_kernels(lost: int, launches: int, pid: int) -> Finding:
+    """Launches whose kernel was not recorded."""
+    return _finding(
+        "lost-kernels",
+        f"{lost} of {launches} kernel launches of process {pid} have no kernel in the report.",
+        "Records were lost or the file was cut: shorten the capture, or take an nsys that knows the driver.",
+    )
+
+
+def orphan_operations(operations: int, pid: int) -> Finding:
+    """Operations whose launch was not recorded."""
+    return _finding(
+        "orphan-operations",
+        f"{operations} GPU operations of process {pid} have no API call in the report; they are in (no stage).",
+        "The file was cut to a time window, or records were lost: analyze the whole report.",
+    )
+
+
+def graphs_hidden(replays: int) -> Finding:
+    """Graph replays that were traced as a whole."""
+    return _finding(
+        "graphs-hidden",
+        f"{replays} CUDA graph replays were traced as a whole: each counts as one kernel, (CUDA graph), and the "
+        "kernels inside are not in the report.",
+        "Record with --cuda-graph-trace=node to see them.",
+    )
+
+
+def truncated_ranges(ranges: int) -> Finding:
+    """Ranges that the end of the capture closed."""
+    return _finding(
+        "truncated-ranges",
+        f"{ranges} NVTX range{_s(ranges)} still open when the capture ended; the end given is the capture's.",
+    )
+
+
+def no_stages(stages: tuple[str, ...]) -> Finding:
+    """Ranges, but none that is a stage."""
+    return _finding(
+        "no-stages",
+        f"No range is named like a stage ({', '.join(stages)}), so everything is in (no stage).",
+        "Name your own ranges as stages with --stage NAME=REGEX.",
+    )
+
+
+def straddling(calls: int, ranges: int) -> Finding:
+    """API calls across the end of a range."""
+    return _finding(
+        "straddling",
+        f"{calls} API calls start in a range and end after it ({ranges} ranges): they belong to it here, and to no "
+        "range in Nsight's reports.",
+    )
+
+
+def unreconciled(table: str, found: tuple[int, int], whole: tuple[int, int]) -> Finding:
+    """A table whose sums are not the report's; there should never be one."""
+    return _finding(
+        "unreconciled",
+        f"{table} holds {found[0]} kernels of {found[1]} ns, the report {whole[0]} of {whole[1]} ns.",
+        "This is an error of dsprof: please report it.",
+    )
+
+
+def _s(number: int) -> str:
+    return " was" if number == 1 else "s were"

@@ -1,0 +1,49 @@
+"""Kernel names that fit a screen: the function, and what it was made for, without the template's noise."""
+
+from __future__ import annotations
+
+import re
+
+#: Words of a template argument that say nothing about what a kernel does.
+_NOISE = re.compile(
+    r"^(void|int|long|float|double|bool|char|short|unsigned|const|size_t|operator|lambda|instance|unnamed|_|T\d*|"
+    r"array|Array|tuple|BFloat16|Half|bfloat16_t|half_t|__nv_bfloat16|__half|gpu_kernel_impl\w*|gpu_index_kernel|"
+    r"ReduceOp|[AB]?UnaryFunctor|BinaryFunctor|func_wrapper_t|OpaqueType|Kernel2?|policy_hub|Policy\w*|Params|"
+    r"TensorIterator\w*|Tensor(Base|Info)?|Scalar|ArrayRef|\w*OffsetCalculator|(Load|Store)With(out)?Cast)$"
+)
+#: An identifier that is not the namespace of another.
+_IDENTIFIER = re.compile(r"\b[A-Za-z_]\w*\b(?!::)")
+_BRACKETED = re.compile(r"[<(\[{]")
+
+
+def short_kernel_name(name: str, width: int = 60) -> str:
+    """A kernel's own name with the one functor that tells it from its like, at most `width` characters.
+
+    >>> short_kernel_name("void at::native::vectorized_elementwise_kernel<(int)4, at::native::FillFunctor<long>>(int)")
+    'vectorized_elementwise_kernel<FillFunctor>'
+    >>> short_kernel_name("nvjet_sm90_tst_16x64_64x16_4x1_v_bz_TNN")
+    'nvjet_sm90_tst_16x64_64x16_4x1_v_bz_TNN'
+    """
+    plain = name.removeprefix("void ").replace("<unnamed>", "_").replace("(anonymous namespace)", "_")
+    bracket = _BRACKETED.search(plain)
+    if bracket is None:
+        return _fit(plain.split("::")[-1] or name, width)
+    function = plain[: bracket.start()].split("::")[-1] or plain
+    functor = _functor(plain[bracket.start() :]) if bracket.group() == "<" else ""
+    return _fit(f"{function}<{functor}>" if functor else function, width)
+
+
+def _functor(arguments: str) -> str:
+    """The last telling identifier within the outermost template arguments; empty where there is none."""
+    depth, end = 0, len(arguments)
+    for position, character in enumerate(arguments):
+        depth += (character == "<") - (character == ">")
+        if depth == 0:
+            end = position
+            break
+    told = [word for word in _IDENTIFIER.findall(arguments[1:end]) if not _NOISE.match(word)]
+    return told[0] if told else ""
+
+
+def _fit(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"

@@ -1,0 +1,157 @@
+"""Find nsys, ask its version, export a report with it: every call has its own TMPDIR and its own group."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from attrs import frozen
+
+from dsprof.errors import ExportFailed, NsysMissing, NsysTooOld, OutputRefused
+
+#: Where NVIDIA's packages, Nsight Compute's folder and `make nsys` put an nsys; the newest is taken.
+_USUAL_PLACES = (
+    "/opt/nvidia/nsight-systems/*/bin/nsys",
+    "/opt/nvidia/nsight-systems*/bin/nsys",
+    "/opt/nvidia/nsight-systems-cli/*/bin/nsys",
+    "/usr/local/cuda*/bin/nsys",
+    "/usr/lib/nsight-systems/bin/nsys",
+    "/opt/nvidia/nsight-compute/*/host/target-linux-x64/nsys",
+    "~/.cache/dsprof/nsys/*/nsys",
+)
+_INSTALL = "Install NVIDIA Nsight Systems, or name it with --nsys or DSPROF_NSYS (`make nsys` installs Debian's)."
+#: Seconds for an export of any size that we have seen, with room; a hung importer is ended after it.
+EXPORT_LIMIT_S = 3600.0
+
+
+@frozen
+class Outcome:
+    """How an nsys ended, and what it said on both streams."""
+
+    code: int
+    said: str
+
+
+def find_nsys(named: str | None = None) -> Path:
+    """The nsys to use: `named`, else ``DSPROF_NSYS``, PATH, the usual folders. Raises `NsysMissing`."""
+    for source, choice in (("--nsys", named), ("DSPROF_NSYS", os.environ.get("DSPROF_NSYS"))):
+        if choice:
+            found = shutil.which(str(Path(choice).expanduser()))
+            if found is None:
+                raise NsysMissing(f"{source} names {choice}, which is no program that can be run.", _INSTALL)
+            return Path(found)
+    on_path = shutil.which("nsys")
+    if on_path:
+        return Path(on_path)
+    installed = [path for pattern in _USUAL_PLACES for path in _glob(pattern) if os.access(path, os.X_OK)]
+    if not installed:
+        raise NsysMissing("This needs nsys, and none was found.", _INSTALL)
+    return max(installed, key=lambda path: _numbers(str(path)))
+
+
+def _glob(pattern: str) -> list[Path]:
+    whole = Path(pattern).expanduser()
+    return sorted(Path(whole.anchor).glob(str(whole.relative_to(whole.anchor))))
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", text)]
+
+
+def nsys_version(nsys: Path) -> str:
+    """The version as nsys prints it, like ``2025.3.1.90``; empty where it prints none."""
+    found = re.search(r"version (\d+(?:\.\d+)+)", run_nsys(nsys, ["--version"], limit_s=60).said)
+    return found.group(1) if found else ""
+
+
+def run_nsys(nsys: Path, arguments: Sequence[str], limit_s: float) -> Outcome:
+    """Run nsys to its end, or end it after `limit_s` seconds (exit code 124), with nothing left behind.
+
+    An own TMPDIR, because what a killed nsys leaves in a shared one stops later runs on the machine; an own
+    process group, so that its helpers end with it.
+    """
+    with tempfile.TemporaryDirectory(prefix="dsprof-") as folder:
+        process = subprocess.Popen(
+            [str(nsys), *arguments],
+            env={**os.environ, "TMPDIR": folder},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            said, _ = process.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            _end(process)
+            return Outcome(124, f"no end after {limit_s:.0f} s")
+        except BaseException:
+            _end(process)
+            raise
+    return Outcome(process.returncode, said.decode("utf-8", "replace"))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process group: SIGINT first, which nsys takes for a clean end, then SIGKILL."""
+    for number, patience in ((signal.SIGINT, 10.0), (signal.SIGKILL, 10.0)):
+        try:
+            os.killpg(process.pid, number)
+            process.communicate(timeout=patience)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def export(report: Path, target: Path, nsys: Path) -> None:
+    """Export `report` to the SQLite file `target`, which is there afterwards whole or not at all.
+
+    Raises `NsysTooOld`, `ExportFailed`, `OutputRefused`.
+    """
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent)
+    except OSError as error:
+        raise OutputRefused(
+            f"The export of {report.name} cannot be written to {target.parent} ({error.strerror}).",
+            "Copy the report to a folder that you may write to.",
+        ) from error
+    with folder:
+        partial = Path(folder.name, "export.sqlite")
+        arguments = [
+            "export",
+            "--type=sqlite",
+            "--force-overwrite=true",
+            f"--output={partial}",
+            str(report.resolve()),
+        ]
+        outcome = run_nsys(nsys, arguments, EXPORT_LIMIT_S)
+        if outcome.code != 0 or not partial.is_file():
+            raise _export_error(report, nsys, outcome)
+        partial.replace(target)
+
+
+def _export_error(report: Path, nsys: Path, outcome: Outcome) -> ExportFailed | NsysTooOld:
+    lines = [line.strip() for line in re.split(r"[\r\n]+", outcome.said) if line.strip()]
+    version = nsys_version(nsys) or "of unknown version"
+    if any(_NEWER.search(line) for line in lines):
+        return NsysTooOld(
+            f"{report.name} was written by a newer Nsight Systems than the installed nsys {version}.",
+            "Update nsys, name a newer one with --nsys, or export the report where it was recorded.",
+        )
+    reason = next(
+        (line for line in lines if "rror" in line or "ailed" in line),
+        lines[-1] if lines else "it said nothing",
+    )
+    return ExportFailed(
+        f"nsys {version} could not export {report.name} (exit code {outcome.code}): {reason[:300]}",
+        "See whether the report is whole and the disk has room, then try again.",
+    )
+
+
+#: How different versions of nsys say that a report is newer than they are.
+_NEWER = re.compile(r"newer version|later version|unsupported version|not supported by this version", re.IGNORECASE)

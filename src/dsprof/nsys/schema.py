@@ -1,0 +1,53 @@
+"""Which tables and columns of an Nsight Systems export are needed, from exporter 2020.3 to 2026.x.
+
+Any table and any column may be missing: Nsight creates tables only when there is something to put in
+them, and its schema grew from version to version. A missing column is NULL throughout. What was seen to
+change is noted beside the column.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+KERNEL = "CUPTI_ACTIVITY_KIND_KERNEL"
+RUNTIME = "CUPTI_ACTIVITY_KIND_RUNTIME"
+MEMCPY = "CUPTI_ACTIVITY_KIND_MEMCPY"
+MEMSET = "CUPTI_ACTIVITY_KIND_MEMSET"
+GRAPH = "CUPTI_ACTIVITY_KIND_GRAPH_TRACE"  # from schema 3.11.1
+NVTX = "NVTX_EVENTS"
+STRINGS = "StringIds"
+#: The version table: none in 2020 and 2021, the first name up to 2023.1.2, the second from 2023.4.4.
+VERSION_TABLES = ("EXPORT_META_DATA", "META_DATA_EXPORT")
+#: Tables whose absence is worth telling, with what is lost.
+EXPECTED = {NVTX: "NVTX ranges", KERNEL: "kernels", RUNTIME: "CUDA API calls"}
+
+
+@frozen
+class Source:
+    """A table, and the integer columns that are read from it; `start` and `end` must be there."""
+
+    table: str
+    columns: tuple[str, ...]
+
+
+_PLACE = ("start", "end", "globalPid", "correlationId", "deviceId", "contextId", "streamId")
+
+CALLS = Source(RUNTIME, ("start", "end", "globalTid", "correlationId", "nameId", "returnValue"))
+KERNELS = Source(
+    KERNEL,
+    (
+        *_PLACE, "demangledName", "shortName", "gridX", "gridY", "gridZ", "blockX", "blockY", "blockZ",
+        "registersPerThread", "staticSharedMemory", "dynamicSharedMemory", "graphNodeId",
+    ),
+)  # fmt: skip
+GRAPHS = Source(GRAPH, _PLACE)
+COPIES = Source(MEMCPY, (*_PLACE, "bytes", "copyKind", "srcKind", "dstKind", "graphNodeId"))
+SETS = Source(MEMSET, (*_PLACE, "bytes", "memKind", "graphNodeId"))
+RANGES = Source(NVTX, ("start", "end", "eventType", "globalTid", "endGlobalTid", "textId", "domainId"))
+#: The integer forms in which a range's payload may arrive; the first that is not NULL counts.
+PAYLOADS = ("int64Value", "uint64Value", "int32Value", "uint32Value")
+
+#: NVTX_EVENTS.eventType: push/pop and start/end, live (59, 60) and from text logs (70, 71).
+PUSH_POP, START_END = (59, 70), (60, 71)
+RANGE_TYPES = PUSH_POP + START_END
+DOMAIN_CREATED = 75

@@ -1,0 +1,35 @@
+"""The summary as HTML, for a notebook's cell."""
+
+from __future__ import annotations
+
+from html import escape
+
+from dsprof.render.layout import Grid, coverage, grids, headline
+from dsprof.summary import Summary
+
+_STYLE = "text-align:right;padding:2px 8px"
+_LEFT = "text-align:left;padding:2px 8px"
+
+
+def summary_html(summary: Summary) -> str:
+    """A fragment that stands on its own: no script, no style sheet, no outside file."""
+    head = "".join(
+        f'<tr><td style="{_LEFT}"><b>{escape(label)}</b></td><td style="{_LEFT}">{escape(text)}</td></tr>'
+        for label, text in headline(summary)
+    )
+    notes = "".join(f"<li>{escape(str(found))}</li>" for found in summary.findings)
+    body = "".join(_grid(grid) for grid in grids(summary))
+    return f"<div><table>{head}</table>{body}<p>{escape(coverage(summary))}</p><ul>{notes}</ul></div>"
+
+
+def _grid(grid: Grid) -> str:
+    header = "".join(f'<th style="{_align(i, grid)}">{escape(word)}</th>' for i, word in enumerate(grid.header))
+    rows = "".join(
+        "<tr>" + "".join(f'<td style="{_align(i, grid)}">{escape(cell)}</td>' for i, cell in enumerate(row)) + "</tr>"
+        for row in grid.rows
+    )
+    return f"<h4>{escape(grid.title)}</h4><table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _align(position: int, grid: Grid) -> str:
+    return _LEFT if position < grid.names else _STYLE

@@ -1,0 +1,123 @@
+"""The summary as titled grids of text, the same for terminal, Markdown and HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attrs import frozen
+
+from dsprof.render import units
+from dsprof.stages import NO_STAGE
+from dsprof.summary import InstanceLine, KernelLine, StageLine, Summary
+
+#: With more instances than this the summary shows the stages only; `stage_trace` holds them all.
+MOST_INSTANCES = 12
+
+
+@frozen
+class Grid:
+    """A titled table of text; the first `names` columns are text, the others numbers set to the right."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    names: int = 1
+
+
+def grids(summary: Summary) -> list[Grid]:
+    """What the summary shows, in order."""
+    shown = [_stages(summary.stages, bool(summary.counts.kernels))]
+    if 0 < len(summary.instances) <= MOST_INSTANCES:
+        shown.append(_instances(summary.instances, bool(summary.counts.kernels)))
+    stages = dict.fromkeys(line.stage for line in summary.top_kernels)
+    return shown + [_kernels(stage, [x for x in summary.top_kernels if x.stage == stage]) for stage in stages]
+
+
+def headline(summary: Summary) -> list[tuple[str, str]]:
+    """The report in a few labelled lines."""
+    report, counts = summary.report, summary.counts
+    gpus = list(dict.fromkeys(gpu.name for gpu in report.gpus))
+    many = f"{len(report.gpus)} x " if len(report.gpus) > 1 and len(gpus) == 1 else ""
+    driver = f"driver {report.driver}" if report.driver else "driver unknown"
+    exporter = f"exported by nsys {report.exporter or 'unknown'} (schema {report.schema or 'unknown'})"
+    processes = f"{len(counts.processes)} process{'es' * (len(counts.processes) != 1)}, {counts.threads} threads"
+    if counts.threads == 1:
+        processes = processes.removesuffix("s")
+    held = ((counts.ranges, "ranges"), (counts.api_calls, "API calls"), (counts.kernels, "kernels"),
+            (counts.memory_operations, "copies and sets"))  # fmt: skip
+    events = ", ".join(f"{units.count(number)} {what}" for number, what in held)
+    return [
+        ("report", f"{report.file}, {units.time(report.duration_ns or None)}, {processes}"),
+        ("GPU", f"{many}{', '.join(gpus)}, {driver}" if gpus else f"not named in the report, {driver}"),
+        ("nsys", exporter),
+        ("events", events),
+    ]
+
+
+def coverage(summary: Summary) -> str:
+    """One sentence on how much of the report the stages hold."""
+    seen = summary.coverage
+    if not seen.kernels:
+        return "No kernels were recorded, so times are host times."
+    found = seen.thread + seen.process
+    by_process = f", {units.count(seen.process)} of them through another thread of the process" if seen.process else ""
+    return (f"{units.count(found)} of {units.count(seen.kernels)} kernels ({seen.staged_pct:.1f} %) were launched in a "
+            f"stage{by_process}.")  # fmt: skip
+
+
+def _stages(lines: Sequence[StageLine], on_gpu: bool) -> Grid:
+    header = [
+        "stage",
+        "n",
+        "tokens",
+        "tokens/s",
+        "wall",
+        "mean",
+        "GPU busy",
+        "busy",
+        "kernels",
+        "launches",
+        "memcpy",
+    ]
+    rows = [[
+        x.stage, units.count(x.instances), units.count(x.tokens), units.rate(x.tokens_per_s),
+        units.time(x.wall_total_ns), units.time(x.duration_mean_ns), units.time(x.gpu_busy_total_ns),
+        units.percent(x.busy_pct), units.count(x.kernels_total), units.count(x.launches_total),
+        units.time(x.memcpy_total_ns),
+    ] for x in lines if x.instances or x.stage == NO_STAGE]  # fmt: skip
+    return _without_gpu("Stages", header, rows, on_gpu, first=6)
+
+
+def _instances(lines: Sequence[InstanceLine], on_gpu: bool) -> Grid:
+    header = [
+        "stage",
+        "#",
+        "request",
+        "tokens",
+        "wall",
+        "GPU busy",
+        "busy",
+        "GPU idle",
+        "kernels",
+        "launches",
+        "sync",
+    ]
+    rows = [[
+        x.stage, units.count(x.instance), units.count(x.request), units.count(x.tokens), units.time(x.wall_ns),
+        units.time(x.gpu_busy_ns), units.percent(x.busy_pct), units.time(x.gpu_idle_ns), units.count(x.kernels),
+        units.count(x.launches), units.time(x.sync_ns),
+    ] for x in lines]  # fmt: skip
+    return _without_gpu("Each prefill and decode", header, rows, on_gpu, first=5)
+
+
+def _without_gpu(title: str, header: list[str], rows: list[list[str]], on_gpu: bool, first: int) -> Grid:
+    """A grid that ends before the GPU's columns where the report holds nothing of a GPU."""
+    if not on_gpu:
+        header, rows = header[:first], [row[:first] for row in rows if row[0] != NO_STAGE]
+    return Grid(title, tuple(header), tuple(tuple(row) for row in rows))
+
+
+def _kernels(stage: str, lines: Sequence[KernelLine]) -> Grid:
+    rows = [(x.short_name, units.percent(x.share_pct), units.time(x.total_ns), units.count(x.instances),
+             units.time(x.avg_ns)) for x in lines]  # fmt: skip
+    return Grid(f"Top kernels of {stage}", ("kernel", "share", "total", "instances", "avg"), tuple(rows))

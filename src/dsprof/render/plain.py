@@ -1,0 +1,76 @@
+"""Tables and summaries as plain text: CSV, JSON, Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from dsprof.render.layout import coverage, grids, headline
+from dsprof.summary import Summary
+
+
+def cells(table: pa.Table) -> list[list[str]]:
+    """A table's values as text: floats with one digit as Nsight prints them, nothing for a missing value."""
+    columns = [[_cell(value) for value in column.to_pylist()] for column in table.columns]
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+def to_csv(table: pa.Table) -> str:
+    """A table as CSV with a header, every row, floats in full."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(table.column_names)
+    writer.writerows(zip(*(column.to_pylist() for column in table.columns), strict=True))
+    return out.getvalue()
+
+
+def to_json(name: str, table: pa.Table) -> str:
+    """A table as one JSON document: its name, its columns with unit and sentence, its rows as objects."""
+    about = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    columns = [
+        {
+            "name": field.name,
+            **{key.decode(): value.decode() for key, value in (field.metadata or {}).items()},
+        }
+        for field in table.schema
+    ]
+    document = {
+        "table": name,
+        "schema": int(about["dsprof.table_schema"]),
+        "columns": columns,
+        "rows": table.to_pylist(),
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False)
+
+
+def to_markdown(table: pa.Table) -> str:
+    """A table as Markdown, every row."""
+    numeric = [pa.types.is_integer(field.type) or pa.types.is_floating(field.type) for field in table.schema]
+    return _markdown(table.column_names, cells(table), numeric)
+
+
+def summary_markdown(summary: Summary) -> str:
+    """The summary as Markdown: for an issue, a pull request, a job's page."""
+    parts = ["\n".join(f"- **{label}**: {text}" for label, text in headline(summary))]
+    for grid in grids(summary):
+        numeric = [position >= grid.names for position in range(len(grid.header))]
+        parts.append(f"**{grid.title}**\n\n{_markdown(grid.header, grid.rows, numeric)}")
+    parts.append("\n".join([coverage(summary), *(f"- {found}" for found in summary.findings)]))
+    return "\n\n".join(parts)
+
+
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[bool]) -> str:
+    rule = ["---:" if right else "---" for right in numeric]
+    lines = [header, rule, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,173 @@
+"""The first screen as data: what the terminal, Markdown, HTML and JSON all show.
+
+`Summary` is the document of ``--format json``; its field ``schema`` names the version of this layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from attrs import fields, frozen
+
+from dsprof.attributed import VIA, Attributed
+from dsprof.findings import Finding
+from dsprof.names import short_kernel_name
+from dsprof.stages import NO_STAGE
+from dsprof.trace import Report, pid_of
+
+SCHEMA = "dsprof.summary/1"
+
+
+@frozen
+class StageLine:
+    """A stage over all its instances; times of the host and the GPU in ns, None where there is no value."""
+
+    stage: str
+    instances: int | None
+    tokens: int | None
+    tokens_per_s: float | None
+    wall_total_ns: int | None
+    duration_mean_ns: float | None
+    gpu_busy_total_ns: int
+    busy_pct: float | None
+    kernels_total: int
+    kernel_total_total_ns: int
+    launches_total: int
+    memcpy_total_ns: int
+    memcpy_total_bytes: int | None
+    sync_total_ns: int
+
+
+@frozen
+class InstanceLine:
+    """One prefill or decode: a row of `stage_trace`."""
+
+    stage: str
+    instance: int
+    request: int | None
+    tokens: int | None
+    duration_ns: int
+    wall_ns: int
+    gpu_busy_ns: int
+    gpu_idle_ns: int
+    busy_pct: float
+    kernels: int
+    launches: int
+    memcpy_bytes: int
+    sync_ns: int
+
+
+@frozen
+class KernelLine:
+    """One of the kernels that took longest in a stage."""
+
+    stage: str
+    kernel: str
+    short_name: str
+    share_pct: float
+    total_ns: int
+    instances: int
+    avg_ns: float
+
+
+@frozen
+class Coverage:
+    """How many kernels came by a stage, and how."""
+
+    kernels: int
+    thread: int
+    process: int
+    none: int
+
+    @property
+    def staged_pct(self) -> float:
+        """Kernels in a stage in percent of all; 0 where there are none."""
+        return 100.0 * (self.thread + self.process) / self.kernels if self.kernels else 0.0
+
+
+@frozen
+class Counts:
+    """How much the report holds."""
+
+    processes: tuple[int, ...]
+    threads: int
+    ranges: int
+    api_calls: int
+    kernels: int
+    memory_operations: int
+
+
+@frozen
+class Summary:
+    """What a report says, on one screen."""
+
+    schema: str
+    dsprof: str
+    report: Report
+    counts: Counts
+    stages: tuple[StageLine, ...]
+    instances: tuple[InstanceLine, ...]
+    top_kernels: tuple[KernelLine, ...]
+    coverage: Coverage
+    findings: tuple[Finding, ...]
+
+
+def summarize(
+    attributed: Attributed,
+    tables: Mapping[str, pa.Table],
+    findings: tuple[Finding, ...],
+    version: str,
+    top: int,
+) -> Summary:
+    """The summary of an analysis, with the `top` kernels of each stage."""
+    return Summary(
+        schema=SCHEMA,
+        dsprof=version,
+        report=attributed.trace.report,
+        counts=_counts(attributed),
+        stages=tuple(_lines(StageLine, tables["stage_sum"])),
+        instances=tuple(_lines(InstanceLine, tables["stage_trace"])),
+        top_kernels=tuple(_top_kernels(tables["stage_kern_sum"], top)),
+        coverage=_coverage(attributed),
+        findings=findings,
+    )
+
+
+def _lines(line: type[Any], table: pa.Table) -> list[Any]:
+    wanted = [field.name for field in fields(line)]
+    return [line(**row) for row in table.select(wanted).to_pylist()]
+
+
+def _counts(a: Attributed) -> Counts:
+    trace = a.trace
+    threads = np.unique(np.concatenate([np.unique(trace.ranges.thread), np.unique(trace.calls.thread)]))
+    return Counts(
+        processes=tuple(pid_of(trace.processes).tolist()),
+        threads=len(threads),
+        ranges=len(trace.ranges),
+        api_calls=len(trace.calls),
+        kernels=len(trace.kernels),
+        memory_operations=len(trace.memops),
+    )
+
+
+def _coverage(a: Attributed) -> Coverage:
+    via = np.bincount(a.via_of_op[: len(a.trace.kernels)], minlength=len(VIA))
+    count = dict(zip(VIA, via.tolist(), strict=True))
+    return Coverage(len(a.trace.kernels), count["thread"], count["process"], count["none"])
+
+
+def _top_kernels(table: pa.Table, top: int) -> list[KernelLine]:
+    """The first `top` rows of each stage; of ``(no stage)`` too where it is all there is."""
+    rows = table.select(["stage", "kernel", "share_pct", "total_ns", "instances", "avg_ns"])
+    stages = rows.column("stage").to_pylist()
+    kept = [stage for stage in dict.fromkeys(stages) if stage != NO_STAGE] or [NO_STAGE]
+    lines = []
+    for stage in kept:
+        first = stages.index(stage) if stage in stages else len(stages)
+        chosen = rows.slice(first, min(top, stages.count(stage))).to_pylist()
+        lines += [KernelLine(short_name=short_kernel_name(row["kernel"]), **row) for row in chosen]
+    return lines

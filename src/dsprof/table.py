@@ -1,0 +1,132 @@
+"""What a table is: named columns with a unit and a sentence each, and the Arrow table made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from attrs import frozen
+
+from dsprof.attribution import NULL, Ints
+from dsprof.stats import Floats, Groups
+
+if TYPE_CHECKING:
+    from dsprof.attributed import Attributed
+
+#: Version of the tables' columns and meanings; it grows when one of them changes.
+SCHEMA_VERSION = 1
+
+Kind = Literal["int", "float", "name", "bool"]
+
+
+class Coded(NamedTuple):
+    """A column of text as codes into `strings`; a negative code is a missing value."""
+
+    codes: npt.NDArray[np.integer[Any]]
+    strings: tuple[str, ...]
+
+
+@frozen
+class Column:
+    """One column: its name ends in its unit; `text` is the sentence that Parquet and README show."""
+
+    name: str
+    text: str
+    kind: Kind = "int"
+    nullable: bool = False
+
+    @property
+    def unit(self) -> str:
+        """The unit that the name's suffix stands for; empty for names, numbers of things and identities."""
+        suffixes = {"_ns": "ns", "_pct": "%", "_bytes": "bytes", "_per_s": "1/s"}
+        return next((unit for suffix, unit in suffixes.items() if self.name.endswith(suffix)), "bytes" if
+                    self.name == "bytes" else "")  # fmt: skip
+
+
+def name(column: str, text: str, nullable: bool = False) -> Column:
+    """A column of text, dictionary-encoded."""
+    return Column(column, text, "name", nullable)
+
+
+def integer(column: str, text: str, nullable: bool = False) -> Column:
+    """A column of int64."""
+    return Column(column, text, "int", nullable)
+
+
+def real(column: str, text: str, nullable: bool = False) -> Column:
+    """A column of float64."""
+    return Column(column, text, "float", nullable)
+
+
+#: Nsight's statistics of durations, in the order and with the meaning of its reports.
+STATISTICS = (
+    integer("instances", "Number of kernels."),
+    integer("total_ns", "Sum of their durations."),
+    real("avg_ns", "Mean duration."),
+    real("med_ns", "Median duration."),
+    integer("min_ns", "Shortest duration."),
+    integer("max_ns", "Longest duration."),
+    real("stddev_ns", "Sample standard deviation of the durations; 0 for a single one."),
+)
+
+
+def statistics(groups: Groups) -> dict[str, Any]:
+    """The columns of `STATISTICS` from what `stats.describe` found."""
+    values = (groups.instances, groups.total, groups.avg, groups.med, groups.min, groups.max, groups.stddev)
+    return dict(zip((column.name for column in STATISTICS), values, strict=True))
+
+
+def share_pct(part: Ints, whole: Ints | int) -> Floats:
+    """`part` in percent of `whole`; 0 where the whole is 0."""
+    of = np.broadcast_to(np.asarray(whole, np.float64), part.shape)
+    share: Floats = np.divide(100.0 * part, of, out=np.zeros(part.shape), where=of > 0)
+    return share
+
+
+@frozen
+class Table:
+    """A table of the analysis: what a row is, its columns, and how its values come from a trace."""
+
+    name: str
+    row: str
+    columns: tuple[Column, ...]
+    build: Callable[[Attributed], Mapping[str, Any]]
+
+    def arrow(self, attributed: Attributed, metadata: Mapping[str, str] | None = None) -> pa.Table:
+        """The table as Arrow, each field with its unit and sentence; `metadata` goes to the whole table."""
+        values = self.build(attributed)
+        fields, arrays = [], []
+        for column in self.columns:
+            array = _array(column, values[column.name])
+            about = {"description": column.text, **({"unit": column.unit} if column.unit else {})}
+            fields.append(pa.field(column.name, array.type, column.nullable, about))
+            arrays.append(array)
+        about = {"dsprof.table": self.name, "dsprof.table_schema": str(SCHEMA_VERSION), **(metadata or {})}
+        return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=about))
+
+
+def _array(column: Column, values: Any) -> pa.Array:
+    if column.kind == "name":
+        return _dictionary(values)
+    if column.kind == "bool":
+        return pa.array(values, pa.bool_())
+    if column.kind == "float":
+        return pa.array(np.asarray(values, np.float64), pa.float64(), from_pandas=column.nullable)
+    values = np.asarray(values, np.int64)
+    missing = values == NULL if column.nullable else None
+    return pa.array(values, pa.int64(), mask=missing)
+
+
+def _dictionary(values: Coded) -> pa.DictionaryArray:
+    """Codes and strings as an Arrow dictionary that holds no string which no row uses."""
+    codes = np.asarray(values.codes, np.int64)
+    used = np.zeros(len(values.strings), np.bool_)
+    used[codes[codes >= 0]] = True
+    kept = np.flatnonzero(used)
+    dense = np.cumsum(used, dtype=np.int32) - 1
+    indices = dense[np.maximum(codes, 0)] if len(dense) else np.zeros(len(codes), np.int32)
+    strings = pa.array([values.strings[code] for code in kept.tolist()], pa.string())
+    return pa.DictionaryArray.from_arrays(pa.array(indices, pa.int32(), mask=codes < 0), strings)

@@ -1,0 +1,103 @@
+"""`range_trace`: every NVTX range, its place among the others, and its projection on the GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dsprof import attribution as at
+from dsprof.attributed import Attributed, Scope
+from dsprof.attribution import NULL, Ints
+from dsprof.table import Coded, Column, Table, integer, name
+from dsprof.trace import pid_of, tid_of
+
+STYLES = ("PushPop", "StartEnd")
+_SUMS = ("api_calls", "gpu_ops", "kernels", "kernel_total_ns", "gpu_busy_ns")
+
+
+def build(a: Attributed) -> dict[str, Any]:
+    """A row per range, by start."""
+    ranges = a.trace.ranges
+    order = np.lexsort((ranges.range_id, ranges.start))
+    parent_id = np.where(a.parent >= 0, ranges.range_id[a.parent], NULL) if len(ranges) else a.parent
+    values: dict[str, Any] = {
+        "range_id": ranges.range_id,
+        "parent_id": parent_id,
+        "level": a.level,
+        "pid": pid_of(ranges.thread),
+        "tid": tid_of(ranges.thread),
+        "start_ns": ranges.start,
+        "end_ns": ranges.end,
+        "duration_ns": ranges.end - ranges.start,
+        "payload": ranges.payload,
+        "truncated": ranges.truncated,
+        "straddling_calls": a.straddling,
+        **projections(a),
+    }
+    texts = {
+        "name": Coded(ranges.name[order], a.trace.names),
+        "domain": Coded(ranges.domain[order], a.trace.names),
+        "style": Coded(ranges.style[order], STYLES),
+    }
+    return {**{column: value[order] for column, value in values.items()}, **texts}
+
+
+def projections(a: Attributed) -> dict[str, Ints]:
+    """What the ranges enclose: sums, and the projection [first start, last end] of their operations."""
+    count = len(a.trace.ranges)
+    result = {column: np.zeros(count, np.int64) for column in _SUMS}
+    result |= {column: np.full(count, NULL) for column in ("proj_start_ns", "proj_end_ns")}
+    for order, which, low, high in a.covered(np.arange(count)):
+        for column, value in _enclosed(a, order, low, high).items():
+            result[column][which] = value
+    none = result["proj_end_ns"] == NULL
+    result["proj_duration_ns"] = np.where(none, NULL, result["proj_end_ns"] - result["proj_start_ns"])
+    return result
+
+
+def _enclosed(a: Attributed, order: Scope, low: Ints, high: Ints) -> dict[str, Ints]:
+    ops = a.trace.operations
+    start, end, call = ops.start[order.op], ops.end[order.op], a.call_of_op[order.op]
+    is_kernel = (order.op < ops.kernels).astype(np.int64)
+    first_of_call = np.append(True, call[1:] != call[:-1])[: len(call)].astype(np.int64)
+    return {
+        "api_calls": at.slice_sum(first_of_call, low, high),
+        "gpu_ops": high - low,
+        "kernels": at.slice_sum(is_kernel, low, high),
+        "kernel_total_ns": at.slice_sum(is_kernel * (end - start), low, high),
+        "gpu_busy_ns": at.busy_in_slices(order.number, start, end, low, high),
+        "proj_start_ns": at.slice_min(start, low, high),
+        "proj_end_ns": at.slice_max(end, low, high),
+    }
+
+
+TABLE = Table(
+    "range_trace",
+    "an NVTX range",
+    (
+        integer("range_id", "Row of the range in NVTX_EVENTS."),
+        integer("parent_id", "range_id of the enclosing range of the same thread, domain and style.", True),
+        integer("level", "Depth below the outermost range of the same thread, domain and style."),
+        name("name", "The range's own name."),
+        name("domain", "Name of its NVTX domain; empty for the default domain."),
+        name("style", "PushPop or StartEnd."),
+        integer("pid", "Process that began the range."),
+        integer("tid", "Thread that began the range."),
+        integer("start_ns", "When it began."),
+        integer("end_ns", "When it ended."),
+        integer("duration_ns", "Time on the host."),
+        integer("payload", "The range's integer payload.", True),
+        Column("truncated", "True where the range was still open at the end of the capture.", "bool"),
+        integer("proj_start_ns", "Start of the first GPU operation launched in the range.", True),
+        integer("proj_end_ns", "End of the last GPU operation launched in the range.", True),
+        integer("proj_duration_ns", "Length of the projection, from first start to last end.", True),
+        integer("api_calls", "CUDA API calls in the range that put operations on the GPU (NumGPUOps of Nsight)."),
+        integer("straddling_calls", "Those of them that end after the range does; Nsight leaves these out."),
+        integer("gpu_ops", "GPU operations launched in the range: kernels, copies, sets, whole graphs."),
+        integer("kernels", "Kernels launched in the range."),
+        integer("kernel_total_ns", "Sum of the kernels' durations."),
+        integer("gpu_busy_ns", "Time covered by at least one of the range's GPU operations."),
+    ),
+    build,
+)

@@ -1,0 +1,41 @@
+"""`stage_kern_sum`: what each kernel took in each stage; the stages part `kern_sum` without rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dsprof.attributed import Attributed
+from dsprof.stats import describe, sum_by
+from dsprof.table import STATISTICS, Coded, Table, name, real, share_pct, statistics
+
+
+def build(a: Attributed) -> dict[str, Any]:
+    """A row per stage and kernel name: stages in order, ``(no stage)`` last, the greatest total first."""
+    kernels, names = a.trace.kernels, a.trace.names
+    stage = a.stage_code(a.stage_range_of_op[: len(kernels)])
+    groups = describe(stage * len(names) + kernels.name, kernels.end - kernels.start)
+    order = np.lexsort((-groups.total, groups.group // len(names)))
+    found = groups.take(order)
+    of_stage = found.group // len(names)
+    stage_total = sum_by(of_stage, found.total, len(a.stage_names))
+    return {
+        "stage": Coded(of_stage, a.stage_names),
+        "kernel": Coded(found.group % len(names), names),
+        "share_pct": share_pct(found.total, stage_total[of_stage]),
+        **statistics(found),
+    }
+
+
+TABLE = Table(
+    "stage_kern_sum",
+    "a stage x kernel name",
+    (
+        name("stage", "The stage in which the kernels were launched, or (no stage)."),
+        name("kernel", "The kernel's full, demangled name."),
+        real("share_pct", "Its total in percent of the stage's kernel time."),
+        *STATISTICS,
+    ),
+    build,
+)

@@ -1,0 +1,63 @@
+"""`stage_stream_sum`: each stage on each device and stream; a row without a stream is the whole device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dsprof.attributed import Attributed
+from dsprof.attribution import NULL, Ints, group_rows, union_length
+from dsprof.stats import count_by, sum_by
+from dsprof.table import Coded, Table, integer, name
+from dsprof.trace import pid_of
+
+
+def build(a: Attributed) -> dict[str, Any]:
+    """A row per stage, process, device and stream, and one per stage, process and device."""
+    ops = a.trace.operations
+    stage = a.stage_code(a.stage_range_of_op)
+    parts = [_grouped(a, stage, stream) for stream in (np.full(len(ops), NULL), ops.stream)]
+    columns = {column: np.concatenate([part[column] for part in parts]) for column in parts[0]}
+    order = np.lexsort([columns[column] for column in ("stream_id", "device_id", "process", "stage")])
+    columns = {column: value[order] for column, value in columns.items()}
+    return {
+        **columns,
+        "stage": Coded(columns["stage"], a.stage_names),
+        "pid": pid_of(columns["process"]),
+    }
+
+
+def _grouped(a: Attributed, stage: Ints, stream: Ints) -> dict[str, Ints]:
+    ops = a.trace.operations
+    heads, group = group_rows(stage, ops.process, ops.device, stream)
+    count, of_kernel, duration = len(heads), group[: ops.kernels], ops.end - ops.start
+    return {
+        "stage": stage[heads],
+        "process": ops.process[heads],
+        "device_id": ops.device[heads],
+        "stream_id": stream[heads],
+        "gpu_ops": count_by(group, count),
+        "kernels": count_by(of_kernel, count),
+        "kernel_total_ns": sum_by(of_kernel, duration[: ops.kernels], count),
+        "gpu_total_ns": sum_by(group, duration, count),
+        "gpu_busy_ns": union_length(group, ops.start, ops.end, count),
+    }
+
+
+TABLE = Table(
+    "stage_stream_sum",
+    "a stage x device x stream, and a stage x device",
+    (
+        name("stage", "The stage in which the operations were launched, or (no stage)."),
+        integer("pid", "Process."),
+        integer("device_id", "CUDA device."),
+        integer("stream_id", "CUDA stream; missing in the row for the whole device.", True),
+        integer("gpu_ops", "GPU operations."),
+        integer("kernels", "Kernels."),
+        integer("kernel_total_ns", "Sum of the kernels' durations."),
+        integer("gpu_total_ns", "Sum of the durations of all operations."),
+        integer("gpu_busy_ns", "Time covered by at least one of the operations."),
+    ),
+    build,
+)

@@ -1,0 +1,112 @@
+"""`stage_sum`: a stage over all its instances; with ``(no stage)`` the totals are those of the report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dsprof.attributed import Attributed
+from dsprof.attribution import NULL, Ints
+from dsprof.table import Coded, Column, Table, integer, name, real, share_pct
+
+#: What is summed and spread out over the instances: the name's stem, its unit, and a word for it.
+_METRICS = (
+    ("duration", "_ns", "time on the host"),
+    ("wall", "_ns", "time until host and GPU are done"),
+    ("proj_duration", "_ns", "length of the GPU projection"),
+    ("gpu_busy", "_ns", "GPU busy time"),
+    ("gpu_idle", "_ns", "GPU idle time"),
+    ("launches", "", "launches"),
+    ("gpu_ops", "", "GPU operations"),
+    ("kernels", "", "kernels"),
+    ("kernel_total", "_ns", "summed kernel time"),
+    ("memcpy", "_ns", "summed copy time"),
+    ("memcpy", "_bytes", "bytes copied"),
+    ("sync", "_ns", "host time in calls that only wait"),
+)
+#: Of these, the ones that `(no stage)` has too: what is launched is launched somewhere.
+_EVERYWHERE = ("launches", "gpu_ops", "kernels", "kernel_total", "memcpy", "sync", "gpu_busy")
+_SPREAD = ("mean", "std", "p50", "p90", "p99")
+
+
+def build(a: Attributed) -> dict[str, Any]:
+    """A row per stage of the rules, and ``(no stage)`` last."""
+    stages = len(a.stage_names)
+    of_row = a.stage_of_range[a.stage_ranges]
+    instances = np.append(np.bincount(of_row, minlength=stages - 1)[: stages - 1], NULL)
+    values: dict[str, Any] = {"stage": Coded(np.arange(stages), a.stage_names), "instances": instances}
+    for (stem, unit, _), (rows, outside) in zip(_METRICS, _measured(a), strict=True):
+        totals, spread = _totals(rows, of_row, stages - 1), _spread(rows, of_row, stages - 1)
+        values[f"{stem}_total{unit}"] = np.append(totals, outside if stem in _EVERYWHERE else NULL)
+        for word, column in zip(_SPREAD, spread, strict=True):
+            values[f"{stem}_{word}{unit}"] = np.append(column, np.nan)
+    tokens = _totals(a.tokens, of_row, stages - 1)
+    duration = values["duration_total_ns"][:-1]
+    values["tokens"] = np.append(tokens, NULL)
+    counted = (tokens != NULL) & (duration > 0)
+    per_second = np.divide(tokens * 1e9, duration, out=np.full(stages - 1, np.nan), where=counted)
+    values["tokens_per_s"] = np.append(per_second, np.nan)
+    busy, wall = values["gpu_busy_total_ns"][:-1], values["wall_total_ns"][:-1]
+    values["busy_pct"] = np.append(np.where(wall > 0, share_pct(busy, wall), np.nan), np.nan)
+    return values
+
+
+def _measured(a: Attributed) -> list[tuple[Ints, int]]:
+    """For each of `_METRICS`: its value in every stage range, and outside of them."""
+    ranges, rows, totals = a.trace.ranges, a.stage_ranges, a.totals
+    start, end = ranges.start[rows], ranges.end[rows]
+    proj_end = totals.proj_end_ns[:-1]
+    wall = np.maximum(end, proj_end) - start
+    projection = np.where(proj_end == NULL, 0, proj_end - totals.proj_start_ns[:-1])
+    columns = (
+        np.append(end - start, 0), np.append(wall, 0), np.append(projection, 0), totals.gpu_busy_ns,
+        np.append(wall - totals.gpu_busy_ns[:-1], 0), totals.launches, totals.gpu_ops, totals.kernels,
+        totals.kernel_total_ns, totals.memcpy_ns, totals.memcpy_bytes, totals.sync_ns,
+    )  # fmt: skip
+    return [(column[:-1], int(column[-1])) for column in columns]
+
+
+def _totals(rows: Ints, of_row: Ints, stages: int) -> Ints:
+    """Sum per stage over the rows that have a value; NULL for a stage without one."""
+    known = rows != NULL
+    total = np.bincount(of_row[known], weights=rows[known], minlength=stages).astype(np.int64)
+    return np.where(np.bincount(of_row[known], minlength=stages) > 0, total, NULL)
+
+
+def _spread(rows: Ints, of_row: Ints, stages: int) -> list[Any]:
+    """Mean, sample standard deviation and percentiles per stage; NaN where there is no instance."""
+    columns = [np.full(stages, np.nan) for _ in _SPREAD]
+    for stage in np.unique(of_row):
+        values = rows[of_row == stage]
+        std = values.std(ddof=1) if len(values) > 1 else 0.0
+        for column, value in zip(columns, (values.mean(), std, *np.percentile(values, (50, 90, 99))), strict=True):
+            column[stage] = value
+    return columns
+
+
+def _columns() -> list[Column]:
+    words = {"mean": "Mean", "std": "Sample standard deviation", "p50": "Median", "p90": "90th percentile",
+             "p99": "99th percentile"}  # fmt: skip
+    columns = []
+    for stem, unit, text in _METRICS:
+        columns.append(integer(f"{stem}_total{unit}", f"Sum of the instances' {text}.", True))
+        columns += [
+            real(f"{stem}_{word}{unit}", f"{said} of the instances' {text}.", True) for word, said in words.items()
+        ]
+    return columns
+
+
+TABLE = Table(
+    "stage_sum",
+    "a stage",
+    (
+        name("stage", "The stage, or (no stage) for everything launched outside of all stages."),
+        integer("instances", "How often the stage ran.", True),
+        integer("tokens", "Tokens of all its instances.", True),
+        real("tokens_per_s", "tokens by duration_total_ns.", True),
+        real("busy_pct", "gpu_busy_total_ns in percent of wall_total_ns.", True),
+        *_columns(),
+    ),
+    build,
+)

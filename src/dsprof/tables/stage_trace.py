@@ -1,0 +1,86 @@
+"""`stage_trace`: every prefill and every decode, on the host and on the GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dsprof.attributed import Attributed
+from dsprof.attribution import NULL
+from dsprof.table import Coded, Table, integer, name, real, share_pct
+from dsprof.trace import pid_of, tid_of
+
+
+def build(a: Attributed) -> dict[str, Any]:
+    """A row per stage range, by start.
+
+    ::
+
+        host   start |=========== duration ===========| end
+        GPU            proj_start |--busy--|  |--busy--|-----|
+        wall         |======================================|      wall = busy + idle
+    """
+    ranges, rows, totals = a.trace.ranges, a.stage_ranges, a.totals
+    start, end = ranges.start[rows], ranges.end[rows]
+    proj_start, proj_end, busy = totals.proj_start_ns[:-1], totals.proj_end_ns[:-1], totals.gpu_busy_ns[:-1]
+    wall = np.maximum(end, proj_end) - start
+    return {
+        "stage": Coded(a.stage_of_range[rows], a.stage_names),
+        "instance": a.instance_of_range[rows],
+        "request": a.request_of_stage,
+        "pid": pid_of(ranges.thread[rows]),
+        "tid": tid_of(ranges.thread[rows]),
+        "range_id": ranges.range_id[rows],
+        "start_ns": start,
+        "end_ns": end,
+        "duration_ns": end - start,
+        "tokens": a.tokens,
+        "proj_start_ns": proj_start,
+        "proj_end_ns": proj_end,
+        "proj_duration_ns": np.where(proj_end == NULL, NULL, proj_end - proj_start),
+        "wall_ns": wall,
+        "gpu_busy_ns": busy,
+        "gpu_idle_ns": wall - busy,
+        "busy_pct": share_pct(busy, wall),
+        "launches": totals.launches[:-1],
+        "gpu_ops": totals.gpu_ops[:-1],
+        "kernels": totals.kernels[:-1],
+        "kernel_total_ns": totals.kernel_total_ns[:-1],
+        "memcpy_ns": totals.memcpy_ns[:-1],
+        "memcpy_bytes": totals.memcpy_bytes[:-1],
+        "sync_ns": totals.sync_ns[:-1],
+    }
+
+
+TABLE = Table(
+    "stage_trace",
+    "one prefill or one decode",
+    (
+        name("stage", "The stage: prefill, decode, or one of --stage."),
+        integer("instance", "Which of its stage, from 0 in the order of start."),
+        integer("request", "Number of the request: payload of the range `request` around it.", True),
+        integer("pid", "Process."),
+        integer("tid", "Thread that began it."),
+        integer("range_id", "Its row in range_trace."),
+        integer("start_ns", "When it began on the host."),
+        integer("end_ns", "When it ended on the host."),
+        integer("duration_ns", "Time on the host."),
+        integer("tokens", "Tokens: the decode steps in it, else the range's payload.", True),
+        integer("proj_start_ns", "Start of its first GPU operation.", True),
+        integer("proj_end_ns", "End of its last GPU operation.", True),
+        integer("proj_duration_ns", "Length of its GPU projection.", True),
+        integer("wall_ns", "From its begin on the host until host and GPU are both done with it."),
+        integer("gpu_busy_ns", "Time covered by at least one of its GPU operations."),
+        integer("gpu_idle_ns", "wall_ns - gpu_busy_ns."),
+        real("busy_pct", "gpu_busy_ns in percent of wall_ns."),
+        integer("launches", "CUDA API calls that put its operations on the GPU."),
+        integer("gpu_ops", "Its GPU operations: kernels, copies, sets, whole graphs."),
+        integer("kernels", "Its kernels."),
+        integer("kernel_total_ns", "Sum of the kernels' durations."),
+        integer("memcpy_ns", "Sum of the copies' durations."),
+        integer("memcpy_bytes", "Bytes copied."),
+        integer("sync_ns", "Host time in calls that only wait for the GPU."),
+    ),
+    build,
+)

@@ -1,0 +1,320 @@
+"""A report in columns: what was recorded, before anything is attributed.
+
+Times are int64 nanoseconds on the report's own clock; text is a code into `Trace.names`; `thread` and
+`process` are Nsight's ``globalTid`` and ``globalPid``, from which `pid_of` and `tid_of` give the numbers
+that the operating system knows.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+from attrs import frozen
+
+from dsprof import findings
+from dsprof.attribution import NULL, Bools, Ints, distinct
+from dsprof.findings import Finding
+
+Codes = npt.NDArray[np.int32]
+
+_TID_BITS = 0xFFFFFF
+#: Share of launches without a kernel below which nothing is said: the rim of every capture loses a few.
+_LOST_SHARE = 0.001
+#: Calls that put a kernel or a graph of kernels on the GPU, as their names begin.
+_LAUNCHING = ("cudaLaunchKernel", "cudaLaunchCooperativeKernel", "cuLaunchKernel", "cuLaunchCooperativeKernel",
+              "cudaGraphLaunch", "cuGraphLaunch")  # fmt: skip
+_SYNCHRONIZING = ("cudaDeviceSynchronize", "cudaStreamSynchronize", "cudaEventSynchronize", "cudaThreadSynchronize",
+                  "cuCtxSynchronize", "cuStreamSynchronize", "cuEventSynchronize")  # fmt: skip
+_CAPTURE_BEGIN = ("cudaStreamBeginCapture", "cuStreamBeginCapture")
+_CAPTURE_END = ("cudaStreamEndCapture", "cuStreamEndCapture")
+
+
+def process_of(thread: Ints) -> Ints:
+    """``globalPid`` of a ``globalTid``: the thread's bits cleared."""
+    return thread & ~np.int64(_TID_BITS)
+
+
+def pid_of(thread: Ints) -> Ints:
+    """The operating system's process number in a ``globalTid`` or ``globalPid``."""
+    return (thread >> 24) & _TID_BITS
+
+
+def tid_of(thread: Ints) -> Ints:
+    """The operating system's thread number in a ``globalTid``."""
+    return thread & _TID_BITS
+
+
+@frozen(eq=False)
+class Ranges:
+    """NVTX ranges, a row each; `style` is 0 for push/pop, 1 for start/end; `payload` is NULL where none."""
+
+    range_id: Ints
+    name: Codes
+    domain: Codes
+    style: Ints
+    thread: Ints
+    end_thread: Ints
+    start: Ints
+    end: Ints
+    payload: Ints
+    truncated: Bools
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    @cached_property
+    def of_process(self) -> Bools:
+        """True where a range belongs to its process: it was ended by another thread than began it."""
+        shared: Bools = (self.style == 1) & (self.end_thread != NULL) & (self.end_thread != self.thread)
+        return shared
+
+
+@frozen(eq=False)
+class Calls:
+    """CUDA API calls, runtime and driver, a row each."""
+
+    start: Ints
+    end: Ints
+    thread: Ints
+    correlation: Ints
+    name: Codes
+    result: Ints
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+@frozen(eq=False)
+class Kernels:
+    """Kernels, a row each; after them the graph replays that were traced as a whole (`is_graph`)."""
+
+    start: Ints
+    end: Ints
+    process: Ints
+    correlation: Ints
+    device: Ints
+    context: Ints
+    stream: Ints
+    name: Codes
+    short_name: Codes
+    graph_node: Ints
+    grid: Ints
+    block: Ints
+    registers: Ints
+    shared_memory: Ints
+    is_graph: Bools
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+@frozen(eq=False)
+class MemOps:
+    """Memory copies and sets, a row each; `kind` is the copy's kind, -1 for a set; memory kinds NULL if unknown."""
+
+    start: Ints
+    end: Ints
+    process: Ints
+    correlation: Ints
+    device: Ints
+    context: Ints
+    stream: Ints
+    kind: Ints
+    bytes: Ints
+    source: Ints
+    destination: Ints
+    graph_node: Ints
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+@frozen(eq=False)
+class Operations:
+    """All GPU operations: the kernels first (``[:kernels]``), then the memory operations."""
+
+    kernels: int
+    start: Ints
+    end: Ints
+    process: Ints
+    correlation: Ints
+    device: Ints
+    stream: Ints
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+@frozen
+class Gpu:
+    """A CUDA device of the machine that was profiled; rates are what the report says, 0 where it does not."""
+
+    device: int
+    name: str
+    compute_capability: str = ""
+    sm_count: int = 0
+    clock_hz: int = 0
+    memory_bandwidth_bytes_per_s: int = 0
+    memory_bytes: int = 0
+
+
+@frozen
+class Report:
+    """What the report says of itself; no environment, no paths, no process list."""
+
+    file: str
+    sha256: str = ""
+    exporter: str = ""
+    schema: str = ""
+    driver: str = ""
+    cuda_driver: str = ""
+    duration_ns: int = 0
+    graph_mode: str = ""
+    gpus: tuple[Gpu, ...] = ()
+    missing: tuple[str, ...] = ()
+    diagnostics: tuple[str, ...] = ()
+
+
+@frozen(eq=False)
+class Trace:
+    """One report in columns, and its own check."""
+
+    report: Report
+    names: tuple[str, ...]
+    ranges: Ranges
+    calls: Calls
+    kernels: Kernels
+    memops: MemOps
+
+    @cached_property
+    def operations(self) -> Operations:
+        """Kernels and memory operations in one set of columns."""
+        both = (self.kernels, self.memops)
+        columns = {
+            field.name: np.concatenate([getattr(part, field.name) for part in both])
+            for field in attrs.fields(Operations)
+            if field.name != "kernels"
+        }
+        return Operations(kernels=len(self.kernels), **columns)
+
+    @cached_property
+    def processes(self) -> Ints:
+        """Distinct ``globalPid`` of everything recorded."""
+        threads = np.concatenate([distinct(self.ranges.thread), distinct(self.calls.thread)])
+        return np.unique(np.concatenate([process_of(threads), distinct(self.operations.process)]))
+
+    def named(self, *prefixes: str) -> Bools:
+        """For each entry of `names`: does it begin with one of the prefixes?"""
+        return np.fromiter((name.startswith(prefixes) for name in self.names), np.bool_, len(self.names))
+
+    @cached_property
+    def call_synchronizes(self) -> Bools:
+        """True for the API calls that only wait: stream, event, device and context synchronization."""
+        return self.named(*_SYNCHRONIZING)[self.calls.name]
+
+    @cached_property
+    def call_launches(self) -> Bools:
+        """True for the API calls that must have put a kernel on the GPU: succeeded, and not under capture."""
+        candidate = self.named(*_LAUNCHING)[self.calls.name] & np.isin(self.calls.result, (0, NULL))
+        return candidate & ~self._under_capture()
+
+    def _under_capture(self) -> Bools:
+        """True for the calls that a thread made between the begin and the end of a stream capture."""
+        begins, ends = (self.named(*which)[self.calls.name] for which in (_CAPTURE_BEGIN, _CAPTURE_END))
+        if not begins.any():
+            return np.zeros(len(self.calls), np.bool_)
+        order = np.lexsort((self.calls.start, self.calls.thread))
+        depth = np.cumsum(begins[order].astype(np.int64) - ends[order])
+        thread = self.calls.thread[order]
+        heads = np.flatnonzero(np.append(True, thread[1:] != thread[:-1]))
+        before = np.append(0, depth[heads[1:] - 1])
+        inside = np.zeros(len(self.calls), np.bool_)
+        inside[order] = depth - np.repeat(before, np.diff(np.append(heads, len(order)))) > 0
+        return inside
+
+    def check(self) -> list[Finding]:
+        """What this report lacks or hides, before any attribution."""
+        hidden, truncated = int(self.kernels.is_graph.sum()), int(self.ranges.truncated.sum())
+        found = []
+        if not len(self.ranges):
+            found.append(findings.no_nvtx())
+        if not len(self.operations):
+            found.append(findings.no_cuda())
+        elif not len(self.calls):
+            found.append(findings.no_api())
+        if hidden:
+            found.append(findings.graphs_hidden(hidden))
+        if truncated:
+            found.append(findings.truncated_ranges(truncated))
+        return found
+
+    def lost(self, call_of_op: Ints) -> list[Finding]:
+        """Launches without an operation and operations without a launch, by process.
+
+        `call_of_op`: the API call of each operation, -1 for none.
+        """
+        launched = np.zeros(len(self.calls), np.bool_)
+        launched[call_of_op[call_of_op >= 0]] = True
+        caller, orphan = process_of(self.calls.thread), call_of_op < 0
+        found = []
+        for process in self.processes if len(self.calls) else ():
+            pid = int(pid_of(process))
+            expected = self.call_launches & (caller == process)
+            lost, orphans = (
+                int((expected & ~launched).sum()),
+                int((orphan & (self.operations.process == process)).sum()),
+            )
+            if lost > _LOST_SHARE * int(expected.sum()):
+                found.append(findings.lost_kernels(lost, int(expected.sum()), pid))
+            if orphans:
+                found.append(findings.orphan_operations(orphans, pid))
+        return found
+
+
+#: CUPTI's copy kinds as Nsight's reports word them, by number.
+_COPY_KINDS = (
+    "Unknown", "Host-to-Device", "Device-to-Host", "Host-to-Array", "Array-to-Host", "Array-to-Array",
+    "Array-to-Device", "Device-to-Array", "Device-to-Device", "Host-to-Host", "Peer-to-Peer",
+    "Unified Host-to-Device", "Unified Device-to-Host", "Unified Device-to-Device",
+)  # fmt: skip
+_OPERATIONS = (*(f"[CUDA memcpy {kind}]" for kind in _COPY_KINDS), "[CUDA memset]")
+#: CUPTI's memory kinds as Nsight words them, by number.
+MEMORY_KINDS = (
+    "Pageable",
+    "Pinned",
+    "Device",
+    "Array",
+    "Managed",
+    "Device Static",
+    "Managed Static",
+    "Unknown",
+)
+
+#: Bits of the y and z dimension of a grid or block in one packed number; CUDA allows 16 in either.
+_AXIS_BITS = 16
+
+
+def operation_names(kind: Ints) -> tuple[Ints, tuple[str, ...]]:
+    """Memory operations in Nsight's words: codes and strings; `kind` as in `MemOps`."""
+    known = (kind >= 0) & (kind < len(_COPY_KINDS))
+    return np.where(kind == -1, len(_COPY_KINDS), np.where(known, kind, 0)), _OPERATIONS
+
+
+def pack_dimensions(x: Ints, y: Ints, z: Ints) -> Ints:
+    """A grid or block in one number; NULL where a dimension is."""
+    known = (x != NULL) & (y != NULL) & (z != NULL)
+    x, y, z = (np.where(known, axis, 0) for axis in (x, y, z))
+    return np.where(known, (((x << _AXIS_BITS) | y) << _AXIS_BITS) | z, NULL)
+
+
+def dimensions(packed: Ints) -> tuple[Ints, tuple[str, ...]]:
+    """Packed grids or blocks as text ``x,y,z``: codes (-1 for unknown) and strings."""
+    distinct_sizes, codes = np.unique(packed, return_inverse=True)
+    mask = (1 << _AXIS_BITS) - 1
+    strings = tuple(
+        f"{size >> 2 * _AXIS_BITS},{size >> _AXIS_BITS & mask},{size & mask}" for size in distinct_sizes.tolist()
+    )
+    return np.where(packed == NULL, -1, codes.reshape(-1)), strings

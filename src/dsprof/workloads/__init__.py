@@ -1,0 +1,1 @@
+"""What runs inside the profiled process: it stays light, and imports none of the analysis."""
