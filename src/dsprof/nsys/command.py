@@ -6,9 +6,11 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from attrs import frozen
@@ -26,6 +28,10 @@ _USUAL_PLACES = (
     "~/.cache/dsprof/nsys/*/nsys",
 )
 _INSTALL = "Install NVIDIA Nsight Systems, or name it with --nsys or DSPROF_NSYS (`make nsys` installs Debian's)."
+#: How nsys says that a report is newer than it is: from 2023 on, and in 2022.
+_NEWER = re.compile(r"newer than your current version|Version number is invalid: \d")
+#: Exporters from 2022 on write what they are into one of these; a partial export may lack it.
+_VERSION_TABLES = ("EXPORT_META_DATA", "META_DATA_EXPORT")
 #: Seconds for an export of any size that we have seen, with room; a hung importer is ended after it.
 EXPORT_LIMIT_S = 3600.0
 
@@ -52,7 +58,9 @@ def find_nsys(named: str | None = None) -> Path:
     installed = [path for pattern in _USUAL_PLACES for path in _glob(pattern) if os.access(path, os.X_OK)]
     if not installed:
         raise NsysMissing("This needs nsys, and none was found.", _INSTALL)
-    return max(installed, key=lambda path: _numbers(str(path)))
+    if len(installed) == 1:
+        return installed[0]
+    return max(installed, key=lambda path: _numbers(nsys_version(path)))
 
 
 def _glob(pattern: str) -> list[Path]:
@@ -130,9 +138,21 @@ def export(report: Path, target: Path, nsys: Path) -> None:
             str(report.resolve()),
         ]
         outcome = run_nsys(nsys, arguments, EXPORT_LIMIT_S)
-        if outcome.code != 0 or not partial.is_file():
+        if outcome.code != 0 or not _is_whole(partial):
             raise _export_error(report, nsys, outcome)
         partial.replace(target)
+
+
+def _is_whole(exported: Path) -> bool:
+    """Is it an export to its end? nsys leaves the first tables of a damaged report behind."""
+    if not exported.is_file():
+        return False
+    try:
+        with closing(sqlite3.connect(f"file:{exported}?mode=ro", uri=True)) as database:
+            names = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+    except sqlite3.DatabaseError:
+        return False
+    return not names.isdisjoint(_VERSION_TABLES)
 
 
 def _export_error(report: Path, nsys: Path, outcome: Outcome) -> ExportFailed | NsysTooOld:
@@ -151,7 +171,3 @@ def _export_error(report: Path, nsys: Path, outcome: Outcome) -> ExportFailed | 
         f"nsys {version} could not export {report.name} (exit code {outcome.code}): {reason[:300]}",
         "See whether the report is whole and the disk has room, then try again.",
     )
-
-
-#: How different versions of nsys say that a report is newer than they are.
-_NEWER = re.compile(r"newer version|later version|unsupported version|not supported by this version", re.IGNORECASE)

@@ -8,14 +8,18 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 from dsprof.errors import NoReportInFolder, NotAReport, OutputRefused, ReportDamaged, ReportEmpty, ReportMissing
 from dsprof.nsys.command import export, find_nsys
 from dsprof.nsys.reader import Progress
 
 _SQLITE = b"SQLite format 3\x00"
-_PACKED: dict[bytes, Callable[[Path], IO[bytes]]] = {b"\xfd7zXZ\x00": lzma.LZMAFile, b"\x1f\x8b": gzip.GzipFile}
+_PACKED: dict[bytes, Callable[[Path], lzma.LZMAFile | gzip.GzipFile]] = {
+    b"\xfd7zXZ\x00": lzma.LZMAFile,
+    b"\x1f\x8b": gzip.GzipFile,
+}
+#: How a .nsys-rep or .qdrep begins, in every version seen.
+_REPORT = b"NVIDIA Tegra Profiler Report"
 _REPORT_SUFFIXES = (".nsys-rep", ".qdrep")
 _RECORD = "Record one with `nsys profile --trace=cuda,nvtx`."
 
@@ -82,6 +86,8 @@ def _refuse_others(path: Path, head: bytes) -> None:
             f"{path.name} is a raw capture that was never imported.",
             "Import it with the QdstrmImporter of the nsys that recorded it.",
         )
+    if head.startswith(_REPORT):
+        return
     if b"\x00" not in head:
         raise NotAReport(f"{path.name} is a text file, not an Nsight Systems report.", _RECORD)
     if path.suffix not in _REPORT_SUFFIXES:
@@ -98,7 +104,7 @@ def _is_current(target: Path, report: Path) -> bool:
     return head.startswith(_SQLITE) and target.stat().st_size >= (65536 if page == 1 else page) * pages
 
 
-def _unpack(opener: Callable[[Path], IO[bytes]], packed: Path, target: Path) -> None:
+def _unpack(opener: Callable[[Path], lzma.LZMAFile | gzip.GzipFile], packed: Path, target: Path) -> None:
     """Unpack into a temporary name beside the target, then rename."""
     try:
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:

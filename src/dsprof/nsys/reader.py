@@ -209,9 +209,9 @@ def _text(raw: object) -> str:
 def _ranges(export: _Export, names: _Names) -> Ranges:
     where = f"WHERE eventType IN ({', '.join(map(str, schema.RANGE_TYPES))})"
     raw = export.integers(schema.RANGES, where, extra=("rowid", "payload"))
-    last = _last_moment(export, raw)
-    open_ended = raw["end"] == NULL
-    end = np.where(open_ended, last, raw["end"])
+    duration = _duration(export)
+    unclosed = (raw["end"] == NULL) | ((raw["end"] == duration) & (duration > 0))
+    end = np.where(raw["end"] == NULL, max(duration, _last_moment(raw)), raw["end"])
     domains, domain = _domains(export, names)
     key = np.where(raw["domainId"] == NULL, 0, raw["domainId"])
     return Ranges(
@@ -224,12 +224,12 @@ def _ranges(export: _Export, names: _Names) -> Ranges:
         start=raw["start"],
         end=np.maximum(end, raw["start"]),
         payload=raw["payload"],
-        truncated=open_ended,
+        truncated=unclosed,
     )
 
 
-def _last_moment(export: _Export, raw: Columns) -> int:
-    """The end of the capture, as far as ranges tell: the end of what was never closed."""
+def _last_moment(raw: Columns) -> int:
+    """The last time that the ranges tell."""
     ends = [int(raw[name].max()) for name in ("start", "end") if len(raw[name])]
     return max(ends, default=0)
 
@@ -382,7 +382,9 @@ def _report(export: _Export) -> Report:
 
 
 def _driver(version: str) -> str:
-    """The driver's version with its dots, which older exporters leave out (52510517 is 525.105.17)."""
+    """The driver's version with its dots, which older exporters leave out (52510517); empty for none (0)."""
+    if version == "0":
+        return ""
     return f"{version[:3]}.{version[3:6]}.{version[6:]}" if len(version) == 8 and version.isdigit() else version
 
 
@@ -403,6 +405,7 @@ def _pairs(export: _Export, table: str, wanted: tuple[str, ...]) -> dict[str, st
 
 
 def _duration(export: _Export) -> int:
+    """Length of the capture; Nsight gives ranges that were never closed this very time as their end."""
     if not export.has("ANALYSIS_DETAILS", "duration"):
         return 0
     rows = export.rows("SELECT max(duration) FROM ANALYSIS_DETAILS")

@@ -38,7 +38,7 @@ def headline(summary: Summary) -> list[tuple[str, str]]:
     report, counts = summary.report, summary.counts
     gpus = list(dict.fromkeys(gpu.name for gpu in report.gpus))
     many = f"{len(report.gpus)} x " if len(report.gpus) > 1 and len(gpus) == 1 else ""
-    driver = f"driver {report.driver}" if report.driver else "driver unknown"
+    driver = f", driver {report.driver}" if report.driver else ""
     exporter = f"exported by nsys {report.exporter or 'unknown'} (schema {report.schema or 'unknown'})"
     processes = f"{len(counts.processes)} process{'es' * (len(counts.processes) != 1)}, {counts.threads} threads"
     if counts.threads == 1:
@@ -48,7 +48,7 @@ def headline(summary: Summary) -> list[tuple[str, str]]:
     events = ", ".join(f"{units.count(number)} {what}" for number, what in held)
     return [
         ("report", f"{report.file}, {units.time(report.duration_ns or None)}, {processes}"),
-        ("GPU", f"{many}{', '.join(gpus)}, {driver}" if gpus else f"not named in the report, {driver}"),
+        ("GPU", f"{many}{', '.join(gpus) or 'none named in the report'}{driver}"),
         ("nsys", exporter),
         ("events", events),
     ]
