@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 NSYS_HOME ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dsprof/nsys
 READY := $(VENV)/.ready
 
-.PHONY: help demo test check lint types contracts format nsys clean
+.PHONY: help demo test check lint types contracts format readme nsys clean
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made
@@ -38,6 +38,9 @@ contracts: $(READY) ## Who may import whom
 format: $(READY) ## Put the code into its one format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+readme: $(READY) ## Make the generated parts of the README anew
+	$(BIN)/python tests/readme.py
 
 nsys: ## Install Debian's nsys into a folder, without root (two versions, for the tests)
 	.ci/install-nsys "$(NSYS_HOME)/trixie" trixie

@@ -30,7 +30,7 @@ class StageLine:
     tokens: int | None
     tokens_per_s: float | None
     wall_total_ns: int | None
-    duration_mean_ns: float | None
+    wall_mean_ns: float | None
     gpu_busy_total_ns: int
     busy_pct: float | None
     kernels_total: int

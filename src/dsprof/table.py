@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from attrs import frozen
 
-from dsprof.attribution import NULL, Ints
+from dsprof.attribution import NULL, Bools, Ints
 from dsprof.stats import Floats, Groups
 
 if TYPE_CHECKING:
@@ -112,12 +112,27 @@ def _array(column: Column, values: Any) -> pa.Array:
     if column.kind == "name":
         return _dictionary(values)
     if column.kind == "bool":
-        return pa.array(values, pa.bool_())
+        bits = np.packbits(np.asarray(values, np.bool_), bitorder="little")
+        return pa.Array.from_buffers(pa.bool_(), len(values), [None, pa.py_buffer(bits)])
     if column.kind == "float":
-        return pa.array(np.asarray(values, np.float64), pa.float64(), from_pandas=column.nullable)
+        values = np.asarray(values, np.float64)
+        return _numbers(pa.float64(), values, np.isnan(values) if column.nullable else None)
     values = np.asarray(values, np.int64)
-    missing = values == NULL if column.nullable else None
-    return pa.array(values, pa.int64(), mask=missing)
+    return _numbers(pa.int64(), values, values == NULL if column.nullable else None)
+
+
+def _numbers(kind: pa.DataType, values: npt.NDArray[Any], missing: Bools | None) -> pa.Array:
+    """An Arrow array over numpy's own memory. `pa.array` would do, but it loads pandas to ask a question."""
+    valid = None if missing is None or not missing.any() else np.packbits(~missing, bitorder="little")
+    buffers = [None if valid is None else pa.py_buffer(valid), pa.py_buffer(np.ascontiguousarray(values))]
+    return pa.Array.from_buffers(kind, len(values), buffers)
+
+
+def _strings(texts: list[str]) -> pa.Array:
+    encoded = [text.encode() for text in texts]
+    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    data = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(pa.string(), len(texts), data)
 
 
 def _dictionary(values: Coded) -> pa.DictionaryArray:
@@ -128,5 +143,5 @@ def _dictionary(values: Coded) -> pa.DictionaryArray:
     kept = np.flatnonzero(used)
     dense = np.cumsum(used, dtype=np.int32) - 1
     indices = dense[np.maximum(codes, 0)] if len(dense) else np.zeros(len(codes), np.int32)
-    strings = pa.array([values.strings[code] for code in kept.tolist()], pa.string())
-    return pa.DictionaryArray.from_arrays(pa.array(indices, pa.int32(), mask=codes < 0), strings)
+    strings = _strings([values.strings[code] for code in kept.tolist()])
+    return pa.DictionaryArray.from_arrays(_numbers(pa.int32(), indices.astype(np.int32), codes < 0), strings)

@@ -77,7 +77,9 @@ class _Export:
         self.columns: dict[str, list[str]] = {}
 
     def __enter__(self) -> _Export:
-        from adbc_driver_sqlite import dbapi
+        # The low-level interface: the DB-API one loads pandas, which costs more than reading a small report.
+        import adbc_driver_manager as adbc
+        import adbc_driver_sqlite
 
         with self.guarded():
             self._sql = sqlite3.connect(self._uri, uri=True)
@@ -85,13 +87,15 @@ class _Export:
             for (table,) in self._sql.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')"):
                 rows = self._sql.execute("SELECT name FROM pragma_table_info(?)", (table,))
                 self.columns[table] = [name for (name,) in rows]
-            self._arrow = dbapi.connect(self._uri)
+            self._database = adbc_driver_sqlite.connect(self._uri)
+            self._arrow = adbc.AdbcConnection(self._database)
+            self._new_statement = adbc.AdbcStatement
         return self
 
     def __exit__(self, *error: object) -> None:
         self._sql.close()
-        if hasattr(self, "_arrow"):
-            self._arrow.close()
+        self._arrow.close()
+        self._database.close()
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -134,10 +138,11 @@ class _Export:
 
     def arrow(self, query: str) -> pa.Table:
         """A large query, as an Arrow table."""
-        with self.guarded(), self._arrow.cursor() as cursor:
-            cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": _BATCH_ROWS})
-            cursor.execute(query)
-            return cursor.fetch_arrow_table()
+        with self.guarded(), closing(self._new_statement(self._arrow)) as statement:
+            statement.set_options(**{"adbc.sqlite.query.batch_rows": _BATCH_ROWS})
+            statement.set_sql_query(query)
+            stream, _ = statement.execute_query()
+            return pa.RecordBatchReader.from_stream(stream).read_all()
 
     def has(self, table: str, *columns: str) -> bool:
         """Is there such a table, with all these columns?"""
@@ -161,8 +166,9 @@ class _Export:
         if not pa.types.is_int64(column.type):
             with self.guarded():
                 column = pc.cast(column, pa.int64(), safe=False)
-        values: Ints = column.to_numpy()
-        return values
+        return np.concatenate(
+            [np.zeros(0, np.int64), *(np.from_dlpack(chunk) for chunk in column.chunks if len(chunk))]
+        )
 
 
 def _payload_sql(export: _Export) -> str:
@@ -245,7 +251,8 @@ def _range_names(export: _Export, names: _Names, text_id: Ints, where: str) -> C
         text = text.combine_chunks()
     values = text.dictionary.to_pylist()
     own = np.array([names.code(_text(value)) for value in values], np.int32)
-    return np.where(own[text.indices.to_numpy()] != 0, own[text.indices.to_numpy()], code).astype(np.int32)
+    inline = own[np.from_dlpack(text.indices)]
+    return np.where(inline != 0, inline, code).astype(np.int32)
 
 
 def _domains(export: _Export, names: _Names) -> tuple[dict[tuple[int, int], int], int]:

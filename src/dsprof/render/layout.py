@@ -81,7 +81,7 @@ def _stages(lines: Sequence[StageLine], on_gpu: bool) -> Grid:
     ]
     rows = [[
         x.stage, units.count(x.instances), units.count(x.tokens), units.rate(x.tokens_per_s),
-        units.time(x.wall_total_ns), units.time(x.duration_mean_ns), units.time(x.gpu_busy_total_ns),
+        units.time(x.wall_total_ns), units.time(x.wall_mean_ns), units.time(x.gpu_busy_total_ns),
         units.percent(x.busy_pct), units.count(x.kernels_total), units.count(x.launches_total),
         units.time(x.memcpy_total_ns),
     ] for x in lines if x.instances or x.stage == NO_STAGE]  # fmt: skip
