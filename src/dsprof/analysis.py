@@ -117,7 +117,7 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
         checked = (
             ("kern_sum", "instances", "total_ns"),
             ("stage_kern_sum", "instances", "total_ns"),
-            ("stage_sum", "kernels_total", "kernel_total_total_ns"),
+            ("stage_sum", "kernels_total", "kernel_total_ns"),
         )
         sums = [
             (name, (_sum(self.arrow(name), count), _sum(self.arrow(name), total))) for name, count, total in checked

@@ -118,6 +118,7 @@ def table(
     report: Report,
     name: Annotated[str, typer.Argument(help="Name of the table; `dsprof tables` lists them.")],
     format_: Annotated[TableFormat, typer.Option("--format", help="How to print it.")] = TableFormat.RICH,
+    rows: Annotated[int, typer.Option(min=1, help="Rows to show; the other formats print all.")] = 20,
     stage: Stage = None,
     step: Step = None,
     threads: Threads = ThreadsOption.THREAD,
@@ -132,7 +133,7 @@ def table(
     if format_ is TableFormat.PARQUET:
         _parquet_to_stdout(analysis, name)
     elif format_ is TableFormat.RICH:
-        terminal.print_table(name, found, terminal.console())
+        terminal.print_table(name, found, terminal.console(), rows)
     elif format_ is TableFormat.CSV:
         typer.echo(plain.to_csv(found), nl=False)
     else:

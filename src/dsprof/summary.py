@@ -34,7 +34,7 @@ class StageLine:
     gpu_busy_total_ns: int
     busy_pct: float | None
     kernels_total: int
-    kernel_total_total_ns: int
+    kernel_total_ns: int
     launches_total: int
     memcpy_total_ns: int
     memcpy_total_bytes: int | None

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pyarrow as pa
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from dsprof.names import short_kernel_name
 from dsprof.render.layout import Grid, coverage, grids, headline
 from dsprof.render.plain import cells
 from dsprof.summary import Summary
 
 #: Width of what goes into a pipe or a file.
 _PIPE_WIDTH = 120
-#: Rows of a table that are shown on a terminal; the other formats give all.
-_MOST_ROWS = 60
+#: Widest text in a column of a table, and the space between two columns.
+_NAME_WIDTH, _GAP = 48, 2
 
 
 def console(stderr: bool = False) -> Console:
@@ -54,17 +57,62 @@ def _table(grid: Grid) -> RichTable:
     return table
 
 
-def print_table(name: str, table: pa.Table, out: Console) -> None:
-    """The first rows of a table; where columns do not fit, rich folds them."""
-    shown = cells(table.slice(0, _MOST_ROWS))
-    numeric = [pa.types.is_integer(field.type) or pa.types.is_floating(field.type) for field in table.schema]
-    made = RichTable(title=f"{name}: {table.num_rows} rows", title_justify="left", title_style="bold", box=None,
-                     pad_edge=False, padding=(0, 1))  # fmt: skip
-    for field, right in zip(table.schema, numeric, strict=True):
-        made.add_column(field.name, justify="right" if right else "left", header_style="dim", overflow="ellipsis",
-                        no_wrap=True)  # fmt: skip
-    for row in shown:
-        made.add_row(*(Text(cell) for cell in row))
-    out.print(made)
-    if table.num_rows > _MOST_ROWS:
-        out.print(Text(f"… {table.num_rows - _MOST_ROWS} more rows: --format csv gives all", "dim"))
+def print_table(name: str, table: pa.Table, out: Console, rows: int) -> None:
+    """The first `rows` rows of a table; columns that do not fit beside each other follow below, under row numbers.
+
+    Kernel names are shortened here, and in full in every other format.
+    """
+    shown = table.slice(0, rows)
+    columns = [
+        _Shown(field.name, _is_number(field.type), cells)
+        for field, cells in zip(shown.schema, _texts(shown), strict=True)
+    ]
+    out.print(Text(f"{name}: {table.num_rows} rows", "bold"))
+    for block in _blocks(columns, out.width - len(str(rows)) - _GAP):
+        made = RichTable(box=None, pad_edge=False, padding=(0, 1))
+        made.add_column("", justify="right", style="dim", no_wrap=True)
+        for column in block:
+            made.add_column(column.name, justify="right" if column.number else "left", header_style="dim", no_wrap=True)
+        for number, row in enumerate(zip(*(column.cells for column in block), strict=True)):
+            made.add_row(str(number), *(Text(cell) for cell in row))
+        out.print(made)
+    if table.num_rows > rows:
+        out.print(Text(f"… {table.num_rows - rows} more rows: --rows shows more, --format csv gives all", "dim"))
+
+
+class _Shown(NamedTuple):
+    """A column as it is shown."""
+
+    name: str
+    number: bool
+    cells: list[str]
+
+    @property
+    def width(self) -> int:
+        return max(map(len, [self.name, *self.cells])) + _GAP
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _texts(table: pa.Table) -> list[list[str]]:
+    columns = [list(column) for column in zip(*cells(table), strict=True)] or [[] for _ in table.column_names]
+    return [
+        [short_kernel_name(cell, _NAME_WIDTH) if name == "kernel" else _fit(cell) for cell in column]
+        for name, column in zip(table.column_names, columns, strict=True)
+    ]
+
+
+def _fit(cell: str) -> str:
+    return cell if len(cell) <= _NAME_WIDTH else cell[: _NAME_WIDTH - 1] + "…"
+
+
+def _blocks(columns: list[_Shown], width: int) -> list[list[_Shown]]:
+    """The columns in order, in as few blocks as fit the width."""
+    blocks: list[list[_Shown]] = [[]]
+    for column in columns:
+        if blocks[-1] and sum(one.width for one in [*blocks[-1], column]) > width:
+            blocks.append([])
+        blocks[-1].append(column)
+    return blocks

@@ -38,7 +38,7 @@ def build(a: Attributed) -> dict[str, Any]:
     values: dict[str, Any] = {"stage": Coded(np.arange(stages), a.stage_names), "instances": instances}
     for (stem, unit, _), (rows, outside) in zip(_METRICS, _measured(a), strict=True):
         totals, spread = _totals(rows, of_row, stages - 1), _spread(rows, of_row, stages - 1)
-        values[f"{stem}_total{unit}"] = np.append(totals, outside if stem in _EVERYWHERE else NULL)
+        values[_total_name(stem, unit)] = np.append(totals, outside if stem in _EVERYWHERE else NULL)
         for word, column in zip(_SPREAD, spread, strict=True):
             values[f"{stem}_{word}{unit}"] = np.append(column, np.nan)
     tokens = _totals(a.tokens, of_row, stages - 1)
@@ -50,6 +50,11 @@ def build(a: Attributed) -> dict[str, Any]:
     busy, wall = values["gpu_busy_total_ns"][:-1], values["wall_total_ns"][:-1]
     values["busy_pct"] = np.append(np.where(wall > 0, share_pct(busy, wall), np.nan), np.nan)
     return values
+
+
+def _total_name(stem: str, unit: str) -> str:
+    """Name of a metric's sum; what is a total in each instance is a total of all."""
+    return f"{stem.removesuffix('_total')}_total{unit}"
 
 
 def _measured(a: Attributed) -> list[tuple[Ints, int]]:
@@ -90,7 +95,7 @@ def _columns() -> list[Column]:
              "p99": "99th percentile"}  # fmt: skip
     columns = []
     for stem, unit, text in _METRICS:
-        columns.append(integer(f"{stem}_total{unit}", f"Sum of the instances' {text}.", True))
+        columns.append(integer(_total_name(stem, unit), f"Sum of the instances' {text}.", True))
         columns += [
             real(f"{stem}_{word}{unit}", f"{said} of the instances' {text}.", True) for word, said in words.items()
         ]
