@@ -122,5 +122,10 @@ def unreconciled(table: str, found: tuple[int, int], whole: tuple[int, int]) -> 
     )
 
 
+def nsys_says(sentence: str) -> Finding:
+    """A warning of Nsight Systems itself about the capture."""
+    return _finding("nsys-says", f"Nsight Systems says of this capture: {sentence}")
+
+
 def _s(number: int) -> str:
     return " was" if number == 1 else "s were"

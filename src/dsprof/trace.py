@@ -249,7 +249,7 @@ class Trace:
             found.append(findings.graphs_hidden(hidden))
         if truncated:
             found.append(findings.truncated_ranges(truncated))
-        return found
+        return [*found, *map(findings.nsys_says, self.report.diagnostics)]
 
     def lost(self, call_of_op: Ints) -> list[Finding]:
         """Launches without an operation and operations without a launch, by process.

@@ -7,6 +7,7 @@ the standard library. The file is opened read-only and as immutable: nothing is 
 from __future__ import annotations
 
 import hashlib
+import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -437,9 +438,15 @@ def _gpus(export: _Export) -> tuple[Gpu, ...]:
     )  # fmt: skip
 
 
+#: What Nsight says of a capture that explains missing data; the rest of its diagnostics is noise.
+_TELLING = re.compile(r"not supported|could not|lost|dropped", re.IGNORECASE)
+_PATH = re.compile(r"(?<!\w)/[\w.+-]+(?:/[\w.+-]*)+")
+
+
 def _diagnostics(export: _Export) -> tuple[str, ...]:
-    """Nsight's own errors of the capture (severity 3 and up), which explain what is missing."""
+    """Nsight's own warnings that explain missing data, without the paths in them."""
     if not export.has("DIAGNOSTIC_EVENT", "severity", "text"):
         return ()
-    rows = export.rows("SELECT DISTINCT text FROM DIAGNOSTIC_EVENT WHERE severity >= 3 LIMIT 5")
-    return tuple(_text(text).splitlines()[0] for (text,) in rows if text)
+    rows = export.rows("SELECT DISTINCT text FROM DIAGNOSTIC_EVENT WHERE severity IN (2, 3) AND text IS NOT NULL")
+    lines = [_text(text).partition("\n")[0].strip() for (text,) in rows]
+    return tuple(_PATH.sub("<path>", line) for line in lines if _TELLING.search(line))
