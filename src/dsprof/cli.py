@@ -19,6 +19,8 @@ import typer
 from dsprof.errors import DsprofError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
     from dsprof.analysis import Analysis
     from dsprof.summary import Summary
 
@@ -215,15 +217,17 @@ def _parquet_to_stdout(analysis: Analysis, name: str) -> None:
 
 
 class Progress(AbstractContextManager["Progress"]):
-    """Says on a terminal's stderr what is being done, once it has taken longer than a second."""
+    """A bar on a terminal's stderr that says what is being done, once it has taken longer than a second."""
 
     _PATIENCE_S = 1.0
+    #: Sentences that an analysis says: what it reads, and the tables that it writes.
+    _SENTENCES = 16
 
     def __init__(self) -> None:
-        self._sentence = "reading"
+        self._sentence, self._said = "reading", 0
         self._lock = threading.Lock()
-        self._stop: Callable[[], None] | None = None
-        self._update: Callable[[str], None] = lambda sentence: None
+        self._over = False
+        self._bar: RichProgress | None = None
         self._timer = threading.Timer(self._PATIENCE_S, self._start)
         self._timer.daemon = True
 
@@ -235,24 +239,26 @@ class Progress(AbstractContextManager["Progress"]):
     def __exit__(self, *error: object) -> None:
         self._timer.cancel()
         with self._lock:
-            if self._stop:
-                self._stop()
-            self._stop = lambda: None
+            self._over = True
+            if self._bar is not None:
+                self._bar.stop()
 
     def __call__(self, sentence: str) -> None:
         """Tell what is being done now."""
-        self._sentence = sentence
-        self._update(sentence)
+        with self._lock:
+            self._sentence, self._said = sentence, self._said + 1
+            if self._bar is not None:
+                self._bar.update(self._bar.task_ids[0], description=sentence, completed=self._said)
 
     def _start(self) -> None:
-        from dsprof.render.terminal import console
+        from dsprof.render.terminal import progress_bar
 
         with self._lock:
-            if self._stop is not None:
+            if self._over:
                 return
-            status = console(stderr=True).status(self._sentence)
-            status.start()
-            self._stop, self._update = status.stop, status.update
+            self._bar = progress_bar()
+            self._bar.add_task(self._sentence, total=self._SENTENCES, completed=self._said)
+            self._bar.start()
 
 
 def main() -> None:

@@ -12,10 +12,12 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import quote
 
 from attrs import frozen
 
 from dsprof.errors import ExportFailed, NsysMissing, NsysTooOld, OutputRefused
+from dsprof.nsys.schema import VERSION_TABLES
 
 #: Where NVIDIA's packages, Nsight Compute's folder and `make nsys` put an nsys; the newest is taken.
 _USUAL_PLACES = (
@@ -30,8 +32,6 @@ _USUAL_PLACES = (
 _INSTALL = "Install NVIDIA Nsight Systems, or name it with --nsys or DSPROF_NSYS (`make nsys` installs Debian's)."
 #: How nsys says that a report is newer than it is: from 2023 on, and in 2022.
 _NEWER = re.compile(r"newer than your current version|Version number is invalid: \d")
-#: Exporters from 2022 on write what they are into one of these; a partial export may lack it.
-_VERSION_TABLES = ("EXPORT_META_DATA", "META_DATA_EXPORT")
 #: Seconds for an export of any size that we have seen, with room; a hung importer is ended after it.
 EXPORT_LIMIT_S = 3600.0
 
@@ -138,21 +138,29 @@ def export(report: Path, target: Path, nsys: Path) -> None:
             str(report.resolve()),
         ]
         outcome = run_nsys(nsys, arguments, EXPORT_LIMIT_S)
-        if outcome.code != 0 or not _is_whole(partial):
+        if outcome.code != 0 or not is_whole(partial):
             raise _export_error(report, nsys, outcome)
         partial.replace(target)
 
 
-def _is_whole(exported: Path) -> bool:
-    """Is it an export to its end? nsys leaves the first tables of a damaged report behind."""
-    if not exported.is_file():
+def is_whole(exported: Path) -> bool:
+    """Is it an SQLite export to its end? nsys leaves the first tables of a damaged report, a full disk a stump."""
+    if not exported.is_file() or exported.stat().st_size < stated_size(exported):
         return False
     try:
-        with closing(sqlite3.connect(f"file:{exported}?mode=ro", uri=True)) as database:
+        with closing(sqlite3.connect(f"file:{quote(str(exported))}?mode=ro&immutable=1", uri=True)) as database:
             names = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
     except sqlite3.DatabaseError:
         return False
-    return not names.isdisjoint(_VERSION_TABLES)
+    return not names.isdisjoint(VERSION_TABLES)
+
+
+def stated_size(database: Path) -> int:
+    """Bytes that an SQLite file says it has: its page size times its pages."""
+    with database.open("rb") as file:
+        head = file.read(32)
+    page = int.from_bytes(head[16:18], "big")
+    return (65536 if page == 1 else page) * int.from_bytes(head[28:32], "big")
 
 
 def _export_error(report: Path, nsys: Path, outcome: Outcome) -> ExportFailed | NsysTooOld:

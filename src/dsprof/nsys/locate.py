@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dsprof.errors import NoReportInFolder, NotAReport, OutputRefused, ReportDamaged, ReportEmpty, ReportMissing
-from dsprof.nsys.command import export, find_nsys
+from dsprof.nsys.command import export, find_nsys, is_whole
 from dsprof.nsys.reader import Progress
 
 _SQLITE = b"SQLite format 3\x00"
@@ -96,12 +96,7 @@ def _refuse_others(path: Path, head: bytes) -> None:
 
 def _is_current(target: Path, report: Path) -> bool:
     """Is there a whole export that is newer than the report?"""
-    if not target.is_file() or target.stat().st_mtime_ns < report.stat().st_mtime_ns:
-        return False
-    head = _head(target)
-    page = int.from_bytes(head[16:18], "big")
-    pages = int.from_bytes(head[28:32], "big")
-    return head.startswith(_SQLITE) and target.stat().st_size >= (65536 if page == 1 else page) * pages
+    return target.is_file() and target.stat().st_mtime_ns >= report.stat().st_mtime_ns and is_whole(target)
 
 
 def _unpack(opener: Callable[[Path], lzma.LZMAFile | gzip.GzipFile], packed: Path, target: Path) -> None:

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from dsprof.attribution import NULL, Ints, distinct, join_calls
 from dsprof.errors import NothingRecorded, NvprofDatabase, ReportDamaged
 from dsprof.nsys import schema
+from dsprof.nsys.command import stated_size
 from dsprof.stages import CUDA_GRAPH
 from dsprof.trace import (
     Calls,
@@ -119,13 +120,9 @@ class _Export:
 
     def sniff(self) -> None:
         """Refuse what is no whole export: a file shorter than it says, an nvprof database."""
-        with self.path.open("rb") as file:
-            head = file.read(100)
-        page = int.from_bytes(head[16:18], "big")
-        expected = (65536 if page == 1 else page) * int.from_bytes(head[28:32], "big")
-        size = self.path.stat().st_size
-        if size < expected:
-            raise self.damaged(f"{size} bytes of {expected}")
+        size, stated = self.path.stat().st_size, stated_size(self.path)
+        if size < stated:
+            raise self.damaged(f"{size} bytes of {stated}")
         if "StringTable" in self.columns and schema.STRINGS not in self.columns:
             raise NvprofDatabase(
                 f"{self.path.name} is an nvprof database, not an Nsight Systems report.",

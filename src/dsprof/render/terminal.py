@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -18,6 +19,12 @@ from dsprof.summary import Summary
 _PIPE_WIDTH = 120
 #: Widest text in a column of a table, and the space between two columns.
 _NAME_WIDTH, _GAP = 48, 2
+
+
+def progress_bar() -> Progress:
+    """A bar on stderr that vanishes when it is stopped."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console(stderr=True), transient=True)
 
 
 def console(stderr: bool = False) -> Console:
@@ -40,8 +47,8 @@ def print_summary(summary: Summary, out: Console) -> None:
     out.print()
     out.print(Text(coverage(summary)))
     for found in summary.findings:
-        mark = Text("! ", "bold yellow") if found.strict_exit else Text("i ", "bold cyan")
-        out.print(mark + Text(str(found)))
+        mark = ("! ", "bold yellow") if found.strict_exit else ("i ", "bold cyan")
+        out.print(Text.assemble(mark, str(found)))
 
 
 def _table(grid: Grid) -> RichTable:
