@@ -215,7 +215,8 @@ def _ranges(export: _Export, names: _Names) -> Ranges:
     raw = export.integers(schema.RANGES, where, extra=("rowid", "payload"))
     duration = _duration(export)
     unclosed = (raw["end"] == NULL) | ((raw["end"] == duration) & (duration > 0))
-    end = np.where(raw["end"] == NULL, max(duration, _last_moment(raw)), raw["end"])
+    last = max(duration, _last_moment(export, raw)) if unclosed.any() else duration
+    end = np.where(raw["end"] == NULL, last, raw["end"])
     domains, domain = _domains(export, names)
     key = np.where(raw["domainId"] == NULL, 0, raw["domainId"])
     return Ranges(
@@ -232,10 +233,10 @@ def _ranges(export: _Export, names: _Names) -> Ranges:
     )
 
 
-def _last_moment(raw: Columns) -> int:
-    """The last time that the ranges tell."""
-    ends = [int(raw[name].max()) for name in ("start", "end") if len(raw[name])]
-    return max(ends, default=0)
+def _last_moment(export: _Export, ranges: Columns) -> int:
+    """The last time that ranges and API calls tell, for a report that does not say how long it is."""
+    times = (ranges["start"], ranges["end"], export.integers(schema.CALLS)["end"])
+    return max((int(column.max()) for column in times if len(column)), default=0)
 
 
 def _range_names(export: _Export, names: _Names, text_id: Ints, where: str) -> Codes:

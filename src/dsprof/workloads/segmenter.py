@@ -1,0 +1,237 @@
+"""Stages, steps and modules of any transformers model with `generate()`, as NVTX ranges, without touching its code.
+
+::
+
+    request                      from the entry of generate() to its end
+      prefill                    … until all of the prompt was seen: vision tower, first forward, first token
+        forward > module:…
+      decode
+        decode.step 1            the second token's forward, and its sampling
+          forward > module:…
+        decode.step 2 …
+
+A forward begins where `generate()` prepares its inputs. Prefill ends when the tokens seen reach the prompt's
+length, not after the first forward: a chunked prefill has several. Nothing is synchronized: attribution is by
+launch, so a range may end before its kernels run.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from attrs import define, field
+
+from dsprof.stages import DECODE, PREFILL, REQUEST, STEP
+from dsprof.workloads.ranges import Domain, open_domain
+from dsprof.workloads.timing import RequestTiming, StageTiming
+
+FORWARD = "forward"
+_VISION = r"(vision_tower|vision_model|visual|sam_model|sam_encoder|vision_encoder|multi_modal_projector|projector)$"
+_HEAD = r"(^|\.)lm_head$"
+_LAYER = r"(^|\.)(layers|blocks|h)\.\d+"
+_PARTS = r"(\.(self_attn|attn|attention|mlp|mlp\.experts|mlp\.gate|mlp\.shared_experts))?$"
+#: Which submodules get a range, by the name of a level; anything else is a regular expression on their names.
+LEVELS = {
+    "none": "",
+    "stages": f"{_VISION}|{_HEAD}",
+    "layers": f"{_VISION}|{_HEAD}|{_LAYER}$",
+    "all": f"{_VISION}|{_HEAD}|{_LAYER}{_PARTS}",
+}
+
+
+class NoDomain:
+    """Stands for an NVTX domain where none is wanted: the host's times are still taken."""
+
+    def push(self, name: str, payload: int | None = None) -> None:
+        """Do nothing."""
+
+    def pop(self) -> None:
+        """Do nothing."""
+
+
+@define
+class _Stack:
+    """The open ranges, so that every push has its pop whatever is raised between them."""
+
+    domain: Domain
+    names: list[str] = field(factory=list)
+
+    def push(self, name: str, payload: int | None = None) -> None:
+        self.names.append(name)
+        self.domain.push(name, payload)
+
+    def pop_to(self, depth: int) -> None:
+        while len(self.names) > depth:
+            self.names.pop()
+            self.domain.pop()
+
+    def pop_through(self, name: str) -> None:
+        """Close the innermost range of that name and what is still open inside it."""
+        for depth in range(len(self.names) - 1, -1, -1):
+            if self.names[depth] == name:
+                self.pop_to(depth)
+                return
+
+
+@define
+class _Request:
+    """What is known of the request that runs now."""
+
+    prompt_tokens: int | None
+    base: int
+    timing: RequestTiming
+    seen: int = 0
+    forwards: int = 0
+    stage: str = PREFILL
+
+
+class Segmenter:
+    """Ranges around `model.generate()` while the context is open; the output stays what it is without.
+
+    `modules`: a level of `LEVELS`, or a regular expression searched for in the qualified names of submodules.
+    Of a compiled model modules get no ranges: hooks would break its graph. `timings` holds the host's times
+    of each request. Raises `TypeError` for a model without `generate`.
+    """
+
+    def __init__(self, model: Any, modules: str = "none", domain: Domain | None = None) -> None:
+        if not callable(getattr(model, "generate", None)):
+            raise TypeError(f"{type(model).__name__} has no generate(): it cannot be split into prefill and decode.")
+        self.timings: list[RequestTiming] = []
+        self._model = model
+        self._pattern = re.compile(LEVELS.get(modules, modules)) if modules != "none" else None
+        self._stack = _Stack(domain if domain is not None else open_domain())
+        self._request: _Request | None = None
+        self._undo: list[Callable[[], None]] = []
+
+    def __enter__(self) -> Segmenter:
+        self._wrap("generate", self._generate)
+        if hasattr(self._model, "prepare_inputs_for_generation"):
+            self._wrap("prepare_inputs_for_generation", self._prepare)
+        if self._pattern is not None and not _is_compiled(self._model):
+            self._hook(self._model, FORWARD)
+            for name, module in self._model.named_modules():
+                if name and self._pattern.search(name):
+                    self._hook(module, f"module:{name}")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        while self._undo:
+            self._undo.pop()()
+        self._stack.pop_to(0)
+        self._request = None
+
+    # -- what is wrapped --------------------------------------------------------------------------------
+
+    def _wrap(self, name: str, wrapper: Callable[..., Any]) -> None:
+        """Set an attribute of the instance before the method; code that calls `self.generate` meets it too."""
+        original = getattr(self._model, name)
+        had = name in vars(self._model)
+
+        @functools.wraps(original)
+        def wrapped(*arguments: Any, **keywords: Any) -> Any:
+            return wrapper(original, *arguments, **keywords)
+
+        object.__setattr__(self._model, name, wrapped)
+        self._undo.append(functools.partial(_restore, self._model, name, original if had else None))
+
+    def _hook(self, module: Any, label: str) -> None:
+        before = module.register_forward_pre_hook(lambda *_: self._enter_module(label), prepend=True)
+        after = module.register_forward_hook(lambda *_: self._leave_module(label), always_call=True)
+        self._undo += [before.remove, after.remove]
+
+    def _enter_module(self, label: str) -> None:
+        if self._request is not None:
+            self._stack.push(label)
+
+    def _leave_module(self, label: str) -> None:
+        if self._request is not None:
+            self._stack.pop_through(label)
+
+    def _generate(self, original: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+        if self._request is not None:  # an assistant model's generate() inside ours
+            return original(*arguments, **keywords)
+        with self._one_request(_prompt_tokens(arguments, keywords)):
+            return original(*arguments, **keywords)
+
+    def _prepare(self, original: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+        inputs = original(*arguments, **keywords)
+        if self._request is not None:
+            self._begin_forward(self._request, _query_tokens(inputs))
+        return inputs
+
+    # -- stages -----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _one_request(self, prompt_tokens: int | None) -> Iterator[None]:
+        timing = RequestTiming(request=len(self.timings), prompt_tokens=prompt_tokens, start_ns=time.perf_counter_ns())
+        self._request = _Request(prompt_tokens, len(self._stack.names), timing)
+        self._stack.push(REQUEST, timing.request)
+        self._begin_stage(self._request, PREFILL, prompt_tokens)
+        try:
+            yield
+        finally:
+            self._end_stage(self._request)
+            timing.duration_ns = time.perf_counter_ns() - timing.start_ns
+            self.timings.append(timing)
+            self._stack.pop_to(self._request.base)
+            self._request = None
+
+    def _begin_forward(self, request: _Request, tokens: int) -> None:
+        whole_prompt_seen = request.prompt_tokens is None or request.seen >= request.prompt_tokens
+        if request.forwards and whole_prompt_seen:
+            if request.stage == PREFILL:
+                self._end_stage(request)
+                self._begin_stage(request, DECODE)
+            self._stack.pop_to(request.base + 2)
+            step = len(request.timing.steps_ns) + 1
+            request.timing.steps_ns.append(time.perf_counter_ns())
+            self._stack.push(STEP, step)
+        request.seen += tokens
+        request.forwards += 1
+
+    def _begin_stage(self, request: _Request, stage: str, tokens: int | None = None) -> None:
+        self._stack.pop_to(request.base + 1)
+        self._stack.push(stage, tokens)
+        request.stage = stage
+        request.timing.stages.append(
+            StageTiming(stage=stage, request=request.timing.request, start_ns=time.perf_counter_ns(), tokens=tokens)
+        )
+
+    def _end_stage(self, request: _Request) -> None:
+        now, timing = time.perf_counter_ns(), request.timing
+        stage = timing.stages[-1]
+        stage.duration_ns = now - stage.start_ns
+        if stage.stage == DECODE:
+            begun = [*timing.steps_ns, now]
+            timing.steps_ns = [after - before for before, after in zip(begun, begun[1:], strict=False)]
+            stage.tokens = len(timing.steps_ns)
+
+
+def _restore(model: Any, name: str, original: Any) -> None:
+    if original is None:
+        vars(model).pop(name, None)
+    else:
+        object.__setattr__(model, name, original)
+
+
+def _is_compiled(model: Any) -> bool:
+    return getattr(model, "_compiled_call_impl", None) is not None or hasattr(model, "_orig_mod")
+
+
+def _prompt_tokens(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> int | None:
+    """Length of the prompt that `generate` was given; None where it was given embeddings or nothing."""
+    ids = keywords.get("input_ids", keywords.get("inputs", arguments[0] if arguments else None))
+    return int(ids.shape[-1]) if getattr(ids, "ndim", 0) == 2 else None
+
+
+def _query_tokens(inputs: Any) -> int:
+    """Tokens that a forward was prepared for; 0 where that cannot be told."""
+    tokens = inputs.get("input_ids")
+    if tokens is None:
+        tokens = inputs.get("inputs_embeds")
+    return int(tokens.shape[1]) if getattr(tokens, "ndim", 0) >= 2 else 0
