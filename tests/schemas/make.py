@@ -1,9 +1,9 @@
 """Write down what the SQLite exports of one nsys look like: names and types of every table, no data.
 
-    usage: python tests/schemas/make.py NSYS|EXPORT.sqlite OUT_FOLDER
+    usage: python tests/schemas/make.py NSYS|EXPORT.sqlite… OUT_FOLDER
 
 Given an nsys executable, it captures a short program that needs no GPU and exports the report with every table that
-this nsys knows (``--lazy=false``). Given an export, it takes the tables which that one holds (``"lazy": true``).
+this nsys knows (``--lazy=false``). Given exports of one version, it takes the tables that they hold (``"lazy": true``).
 The result is ``OUT_FOLDER/<version of the exporter>.json``:
 
 ``version``  of the exporter, as ``2023.4.4``
@@ -27,6 +27,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from sqlite3 import Connection, connect
+from typing import Any
 
 VERSION_TABLES = ("META_DATA_EXPORT", "EXPORT_META_DATA")
 VERSION_ROWS = ("EXPORT_PRODUCT_", "EXPORT_SCHEMA_")
@@ -36,6 +37,7 @@ LIMIT_S = 120
 # What nsys wrote, as JSON takes it.
 Columns = list[list[str | int]]
 Enum = dict[str, list[str]]
+Tables = dict[str, Columns]
 
 
 def export_of(nsys: Path, folder: Path) -> Path:
@@ -102,7 +104,18 @@ def meta(database: Connection, found: Iterable[str]) -> dict[str, dict[str, str]
     return {}
 
 
-def schema(export: Path, *, lazy: bool) -> dict[str, object]:
+def merged(exports: list[Path]) -> dict[str, Any]:
+    """The tables of several exports of one version, each of which lacks what it had no rows for."""
+    documents = [schema(export, lazy=True) for export in exports]
+    if len({document["version"] for document in documents}) != 1:
+        raise SystemExit("the exports must be of one version")
+    every: Tables = {}
+    for document in documents:
+        every |= document["tables"]
+    return {**documents[0], "tables": dict(sorted(every.items()))}
+
+
+def schema(export: Path, *, lazy: bool) -> dict[str, Any]:
     """All that is written about one export."""
     with closing(connect(f"{export.resolve().as_uri()}?mode=ro", uri=True)) as database:
         found = tables(database)
@@ -135,14 +148,14 @@ def is_database(path: Path) -> bool:
 
 def main(arguments: list[str]) -> None:
     """Write the schema of one nsys, or of one export."""
-    if len(arguments) != 2:
-        raise SystemExit("usage: make.py NSYS|EXPORT.sqlite OUT_FOLDER")
-    source, out = (Path(argument) for argument in arguments)
-    if is_database(source):
-        document = schema(source, lazy=True)
+    if len(arguments) < 2:
+        raise SystemExit("usage: make.py NSYS|EXPORT.sqlite… OUT_FOLDER")
+    *sources, out = (Path(argument) for argument in arguments)
+    if all(map(is_database, sources)):
+        document = merged(sources)
     else:
         with tempfile.TemporaryDirectory(prefix="dsprof-schema-") as folder:
-            document = schema(export_of(source, Path(folder)), lazy=False)
+            document = schema(export_of(sources[0], Path(folder)), lazy=False)
     target = out / f"{document['version']}.json"
     target.write_text(compact(document), encoding="utf-8")
     print(target)

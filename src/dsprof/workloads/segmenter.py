@@ -18,6 +18,7 @@ launch, so a range may end before its kernels run.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -208,7 +209,7 @@ class Segmenter:
         stage.duration_ns = now - stage.start_ns
         if stage.stage == DECODE:
             begun = [*timing.steps_ns, now]
-            timing.steps_ns = [after - before for before, after in zip(begun, begun[1:], strict=False)]
+            timing.steps_ns = [after - before for before, after in itertools.pairwise(begun)]
             stage.tokens = len(timing.steps_ns)
 
 
@@ -225,13 +226,13 @@ def _is_compiled(model: Any) -> bool:
 
 def _prompt_tokens(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> int | None:
     """Length of the prompt that `generate` was given; None where it was given embeddings or nothing."""
-    ids = keywords.get("input_ids", keywords.get("inputs", arguments[0] if arguments else None))
+    ids: Any = keywords.get("input_ids", keywords.get("inputs", arguments[0] if arguments else None))
     return int(ids.shape[-1]) if getattr(ids, "ndim", 0) == 2 else None
 
 
 def _query_tokens(inputs: Any) -> int:
     """Tokens that a forward was prepared for; 0 where that cannot be told."""
-    tokens = inputs.get("input_ids")
+    tokens: Any = inputs.get("input_ids")
     if tokens is None:
         tokens = inputs.get("inputs_embeds")
     return int(tokens.shape[1]) if getattr(tokens, "ndim", 0) >= 2 else 0
