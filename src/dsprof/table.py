@@ -140,8 +140,9 @@ def _dictionary(values: Coded) -> pa.DictionaryArray:
     codes = np.asarray(values.codes, np.int64)
     used = np.zeros(len(values.strings), np.bool_)
     used[codes[codes >= 0]] = True
-    kept = np.flatnonzero(used)
-    dense = np.cumsum(used, dtype=np.int32) - 1
-    indices = dense[np.maximum(codes, 0)] if len(dense) else np.zeros(len(codes), np.int32)
-    strings = _strings([values.strings[code] for code in kept.tolist()])
+    slots: dict[str, int] = {}  # two codes may stand for one text, and a dictionary holds a text once
+    slot = np.zeros(len(used), np.int32)
+    slot[used] = [slots.setdefault(values.strings[code], len(slots)) for code in np.flatnonzero(used).tolist()]
+    indices = slot[np.maximum(codes, 0)] if len(slot) else np.zeros(len(codes), np.int32)
+    strings = _strings(list(slots))
     return pa.DictionaryArray.from_arrays(_numbers(pa.int32(), indices.astype(np.int32), codes < 0), strings)
