@@ -14,7 +14,12 @@
     ├── NsysTooOld             11   the report is newer than the installed nsys
     ├── ExportFailed           12   nsys could not export the report
     ├── OutputRefused          13   the tables could not be written there
-    └── UnknownTable           14   no table of that name
+    ├── UnknownTable           14   no table of that name
+    ├── ImageUnusable          36   an image to read is missing, or is no image
+    ├── ModelUnusable          37   the model is missing, does not load, or has no generate()
+    ├── AttentionUnavailable   38   the attention that was asked for cannot be had here
+    ├── WorkloadFailed         39   the profiled session ended with an error of its own
+    └── NothingCaptured        40   a capture without our ranges, or without kernels of a GPU that worked
 
 Exit code 2 is the command line's own (a wrong option); 20 and above are findings under ``--strict``,
 see `dsprof.findings`.
@@ -107,3 +112,33 @@ class UnknownTable(DsprofError):
     """There is no table of that name."""
 
     exit_code = 14
+
+
+class ImageUnusable(DsprofError):
+    """An image to read is missing, or is no image."""
+
+    exit_code = 36
+
+
+class ModelUnusable(DsprofError):
+    """The model's folder is missing, does not load, or holds a model without ``generate()``."""
+
+    exit_code = 37
+
+
+class AttentionUnavailable(DsprofError):
+    """The attention implementation that was asked for cannot be had here."""
+
+    exit_code = 38
+
+
+class WorkloadFailed(DsprofError):
+    """The profiled session ended with an error of its own."""
+
+    exit_code = 39
+
+
+class NothingCaptured(DsprofError):
+    """The capture holds none of the ranges that the session opened, or no kernel where a GPU worked."""
+
+    exit_code = 40

@@ -96,14 +96,14 @@ class Segmenter:
 
     `modules`: a level of `LEVELS`, or a regular expression searched for in the qualified names of submodules.
     Of a compiled model modules get no ranges: hooks would break its graph. `timings` holds the host's times
-    of each request. Raises `TypeError` for a model without `generate`.
+    of each request; they are numbered from `first_request`. Raises `TypeError` for a model without `generate`.
     """
 
-    def __init__(self, model: Any, modules: str = "none", domain: Domain | None = None) -> None:
+    def __init__(self, model: Any, modules: str = "none", domain: Domain | None = None, first_request: int = 0) -> None:
         if not callable(getattr(model, "generate", None)):
             raise TypeError(f"{type(model).__name__} has no generate(): it cannot be split into prefill and decode.")
         self.timings: list[RequestTiming] = []
-        self._model = model
+        self._model, self._first_request = model, first_request
         self._pattern = re.compile(LEVELS.get(modules, modules)) if modules != "none" else None
         self._stack = _Stack(domain if domain is not None else open_domain())
         self._request: _Request | None = None
@@ -169,7 +169,8 @@ class Segmenter:
 
     @contextmanager
     def _one_request(self, prompt_tokens: int | None) -> Iterator[None]:
-        timing = RequestTiming(request=len(self.timings), prompt_tokens=prompt_tokens, start_ns=time.perf_counter_ns())
+        number = self._first_request + len(self.timings)
+        timing = RequestTiming(request=number, prompt_tokens=prompt_tokens, start_ns=time.perf_counter_ns())
         self._request = _Request(prompt_tokens, len(self._stack.names), timing)
         self._stack.push(REQUEST, timing.request)
         self._begin_stage(self._request, PREFILL, prompt_tokens)

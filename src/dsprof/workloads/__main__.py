@@ -1,0 +1,75 @@
+"""The profiled process: ``python -m dsprof.workloads FOLDER`` does the job in that folder and says how it went."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from dsprof.errors import DsprofError
+from dsprof.workloads.deepseek_ocr import DeepSeekOCRSession
+from dsprof.workloads.job import JOB, OUTCOME, Job, Outcome, RequestRecord, read_job, write_json
+from dsprof.workloads.ranges import open_domain
+from dsprof.workloads.tiny import SIZES
+
+_PACKAGES = ("torch", "transformers", "nvtx", "flash-attn")
+
+
+def main(folder: Path) -> int:
+    """Do the job; the exit code is 0, or that of the error which is also in the outcome."""
+    job, outcome = read_job(folder / JOB), Outcome(versions=_versions())
+    try:
+        run(job, outcome)
+    except DsprofError as error:
+        outcome.error = [type(error).__name__, error.message, error.hint]
+        print(f"dsprof: {error}", file=sys.stderr)
+        return error.exit_code
+    finally:
+        write_json(folder / OUTCOME, outcome)
+    return 0
+
+
+def run(job: Job, outcome: Outcome) -> None:
+    """Load the model, warm up without ranges, then serve the requests; what is known goes to `outcome` at once."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    session = _session(job)
+    outcome.device, outcome.attention = session.device, session.attention
+    outcome.device_name = _device_name(session.device)
+    outcome.parameters = sum(weights.numel() for weights in session.model.parameters())
+    for _ in range(job.warmup):
+        session.run_inference(job.images[0], job.prompt, job.max_new_tokens)
+    session.domain, session.modules, session.served = open_domain(), job.modules, 0
+    for image in [image for image in job.images for _ in range(job.repeat)]:
+        result = session.run_inference(image, job.prompt, job.max_new_tokens)
+        outcome.requests.append(
+            RequestRecord(Path(image).name, result.prompt_tokens, len(result.token_ids), result.text, result.timing)
+        )
+
+
+def _session(job: Job) -> DeepSeekOCRSession:
+    if job.model in SIZES:
+        return DeepSeekOCRSession.from_random(job.model, job.seed, job.device, job.dtype)
+    return DeepSeekOCRSession.from_local(job.model, job.device, job.use_flash_attn, job.dtype, job.trust_remote_code)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _device_name(device: str) -> str:
+    if not device.startswith("cuda"):
+        return ""
+    import torch
+
+    return str(torch.cuda.get_device_name(device))
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,276 @@
+"""A DeepSeek-OCR session: load once, read images, know what each request took on the host.
+
+The second DeepSeek-OCR is a class of transformers; the first is code that comes with its checkpoint and runs
+only where it is trusted.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+
+from dsprof.errors import AttentionUnavailable, ImageUnusable, ModelUnusable
+from dsprof.workloads import tiny
+from dsprof.workloads.ranges import Domain
+from dsprof.workloads.segmenter import NoDomain, Segmenter
+from dsprof.workloads.timing import RequestTiming, StageTiming
+
+PROMPT = "<image>\nFree OCR. "
+#: The second DeepSeek-OCR refuses flash-attention as a whole: only its language model has it.
+_FLASH_TEXT = {"text_config": "flash_attention_2"}
+
+
+@define
+class InferenceResult:
+    """What one request gave: text, the new tokens' ids, and the host's times."""
+
+    text: str
+    token_ids: list[int]
+    prompt_tokens: int
+    timing: RequestTiming
+
+
+@define
+class DeepSeekOCRSession:
+    """A loaded model and how it reads; make it with `from_local` or `from_random`.
+
+    `attention`: the implementation that each part of the model resolved to. `modules` and `domain`: which
+    ranges `run_inference` opens (see `Segmenter`), none by default. `served` counts the requests.
+    """
+
+    model: Any
+    processor: Any
+    device: str
+    attention: dict[str, str]
+    modules: str = "none"
+    domain: Domain = field(factory=NoDomain)
+    served: int = 0
+
+    @classmethod
+    def from_local(
+        cls,
+        model_path: str | os.PathLike[str],
+        device: str = "auto",
+        use_flash_attn: bool | None = None,
+        dtype: str = "auto",
+        trust_remote_code: bool = False,
+    ) -> DeepSeekOCRSession:
+        """Load a checkpoint folder; nothing is fetched.
+
+        `device`: ``auto`` is the GPU where there is one. `dtype`: ``auto`` is bfloat16 there, float32 on a CPU.
+        `use_flash_attn`: None takes it where it can be had, True insists, False refuses. Raises `ModelUnusable`,
+        `AttentionUnavailable`.
+        """
+        path = Path(model_path)
+        config = _config(path)
+        place, number = _device(device), _dtype(dtype, _device(device))
+        attention = _attention(use_flash_attn, place, number, remote="auto_map" in config)
+        if "auto_map" in config:
+            if not trust_remote_code:
+                raise ModelUnusable(
+                    f"The model in {path} is code of its own, which is not run unasked.",
+                    "Read that code, then allow it with --trust-remote-code.",
+                )
+            return _load_remote(path, place, number, attention)
+        return _load_native(path, place, number, attention)
+
+    @classmethod
+    def from_random(
+        cls, size: str = "tiny", seed: int = 0, device: str = "auto", dtype: str = "auto"
+    ) -> DeepSeekOCRSession:
+        """The true architecture with random weights, built in place; `size` is one of `tiny.SIZES`."""
+        place = _device(device)
+        model, processor = tiny.build(size, seed, _dtype(dtype, place), place)
+        return cls(model, processor, place, _resolved(model))
+
+    def run_inference(
+        self, image_path: str | os.PathLike[str], prompt: str = PROMPT, max_new_tokens: int = 64
+    ) -> InferenceResult:
+        """Read one image, greedily. Raises `ImageUnusable`."""
+        image = open_image(image_path)
+        with Segmenter(self.model, self.modules, self.domain, self.served) as segmenter:
+            if hasattr(self.model, "infer"):
+                text, prompt_tokens, ids = self._infer(image_path, prompt, max_new_tokens)
+            else:
+                text, prompt_tokens, ids = self._generate(image, prompt, max_new_tokens)
+        self.served += 1
+        return InferenceResult(text, ids, prompt_tokens, segmenter.timings[0])
+
+    def _generate(self, image: Any, prompt: str, max_new_tokens: int) -> tuple[str, int, list[int]]:
+        import torch
+
+        inputs = self.processor(images=image, text=prompt, return_tensors="pt")
+        inputs = inputs.to(self.device, dtype=self.model.dtype)
+        with torch.inference_mode():
+            output = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        length = inputs["input_ids"].shape[1]
+        ids = output[0, length:].tolist()
+        return self.processor.tokenizer.decode(ids, skip_special_tokens=True), length, ids
+
+    def _infer(
+        self, image_path: str | os.PathLike[str], prompt: str, max_new_tokens: int
+    ) -> tuple[str, int, list[int]]:
+        """The first DeepSeek-OCR's own way in, which takes a file and gives text."""
+        with tempfile.TemporaryDirectory() as folder, _limited(self.model, max_new_tokens) as seen:
+            text = self.model.infer(
+                self.processor, prompt=prompt, image_file=str(image_path), output_path=folder, base_size=1024,
+                image_size=640, crop_mode=True, save_results=False, eval_mode=True,
+            )  # fmt: skip
+        return str(text or ""), seen["prompt_tokens"], seen["token_ids"]
+
+
+def run_once(
+    session: DeepSeekOCRSession,
+    image_path: str | os.PathLike[str],
+    prompt: str = PROMPT,
+    max_new_tokens: int = 64,
+) -> list[StageTiming]:
+    """One request's stages as the host saw them."""
+    return session.run_inference(image_path, prompt, max_new_tokens).timing.stages
+
+
+def open_image(path: str | os.PathLike[str]) -> Any:
+    """The image as RGB. Raises `ImageUnusable` for a missing file and for one that is no image."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError as error:
+        raise ImageUnusable(f"There is no image {path}.", "See whether its name is spelled right.") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ImageUnusable(f"{path} cannot be read as an image ({error}).", "PNG and JPEG always work.") from error
+
+
+def _config(path: Path) -> dict[str, Any]:
+    file = path / "config.json"
+    if not file.is_file():
+        raise ModelUnusable(
+            f"{path} is no model folder: it has no config.json.",
+            "Name the folder of a downloaded checkpoint, or take --model tiny.",
+        )
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelUnusable(f"{file} is no JSON ({error}).", "Download the checkpoint again.") from error
+    return config if isinstance(config, dict) else {}
+
+
+def _device(device: str) -> str:
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _dtype(dtype: str, device: str) -> str:
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if device.startswith("cuda") else "float32"
+
+
+def _attention(use_flash_attn: bool | None, device: str, dtype: str, remote: bool) -> Any:
+    """What to ask transformers for: flash-attention where it can be had and is not refused, else sdpa or eager."""
+    from transformers.utils import is_flash_attn_2_available
+
+    can = device.startswith("cuda") and dtype in ("bfloat16", "float16") and is_flash_attn_2_available()
+    if use_flash_attn and not can:
+        raise AttentionUnavailable(
+            f"flash-attention cannot be had here (device {device}, {dtype}).",
+            "It needs the package flash-attn, an NVIDIA GPU and bfloat16 or float16; --no-flash-attn does without.",
+        )
+    if can and use_flash_attn is not False:
+        return "flash_attention_2" if remote else _FLASH_TEXT
+    return "eager" if remote else "sdpa"
+
+
+def _load_native(path: Path, device: str, dtype: str, attention: Any) -> DeepSeekOCRSession:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            path, local_files_only=True, attn_implementation=attention, **_dtype_keyword(dtype)
+        )
+        processor = AutoProcessor.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        raise _not_loaded(path, error) from error
+    if not hasattr(model, "generate"):
+        raise ModelUnusable(f"{type(model).__name__} in {path} has no generate().", "Name an image-to-text model.")
+    return DeepSeekOCRSession(model.to(device).eval(), processor, device, _resolved(model))
+
+
+def _load_remote(path: Path, device: str, dtype: str, attention: str) -> DeepSeekOCRSession:
+    from transformers import AutoModel, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=True)
+        model = AutoModel.from_pretrained(
+            path, local_files_only=True, trust_remote_code=True, attn_implementation=attention, **_dtype_keyword(dtype)
+        )
+    except (OSError, ValueError, ImportError, AttributeError, KeyError, RuntimeError) as error:
+        raise _not_loaded(path, error) from error
+    if not hasattr(model, "infer") or not hasattr(model, "generate"):
+        raise ModelUnusable(
+            f"{type(model).__name__} in {path} has no infer() and generate().", "Name a DeepSeek-OCR checkpoint."
+        )
+    return DeepSeekOCRSession(model.to(device).eval(), tokenizer, device, _resolved(model))
+
+
+def _not_loaded(path: Path, error: Exception) -> ModelUnusable:
+    import transformers
+
+    reason = str(error).strip().partition("\n")[0]
+    return ModelUnusable(
+        f"The model in {path} does not load with transformers {transformers.__version__}: {reason}",
+        "DeepSeek-OCR-2 needs transformers 5.23 or newer; the first DeepSeek-OCR wants 4.46.3.",
+    )
+
+
+def _dtype_keyword(dtype: str) -> dict[str, Any]:
+    """The keyword for the weights' type, which transformers renamed in 4.56."""
+    import torch
+    import transformers
+
+    major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
+    return {"dtype" if (major, minor) >= (4, 56) else "torch_dtype": getattr(torch, dtype)}
+
+
+def _resolved(model: Any) -> dict[str, str]:
+    """The attention that the model and the parts of its configuration really use."""
+    parts = {"model": model.config}
+    parts |= {name: part for name in ("text_config", "vision_config") if (part := getattr(model.config, name, None))}
+    return {name: str(getattr(part, "_attn_implementation", None) or "eager") for name, part in parts.items()}
+
+
+@contextmanager
+def _limited(model: Any, max_new_tokens: int) -> Iterator[dict[str, Any]]:
+    """`model.generate` with a limit that the caller in the checkpoint's code does not know; what it gave is kept."""
+    seen: dict[str, Any] = {"prompt_tokens": 0, "token_ids": []}
+    original = model.generate
+    had = "generate" in vars(model)
+
+    @functools.wraps(original)
+    def generate(*arguments: Any, **keywords: Any) -> Any:
+        output = original(*arguments, **{**keywords, "max_new_tokens": max_new_tokens})
+        ids = keywords.get("input_ids", keywords.get("inputs", arguments[0] if arguments else None))
+        length = 0 if ids is None else int(ids.shape[-1])
+        seen.update(prompt_tokens=length, token_ids=output[0, length:].tolist())
+        return output
+
+    object.__setattr__(model, "generate", generate)
+    try:
+        yield seen
+    finally:
+        if had:
+            object.__setattr__(model, "generate", original)
+        else:
+            vars(model).pop("generate", None)
