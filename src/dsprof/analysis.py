@@ -21,6 +21,7 @@ from dsprof.findings import Finding
 from dsprof.nsys.locate import locate
 from dsprof.nsys.reader import Progress, read
 from dsprof.summary import Summary, summarize
+from dsprof.table import Table
 from dsprof.tables import all_tables
 from dsprof.trace import Trace
 
@@ -73,10 +74,9 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
 
     def arrow(self, name: str) -> pa.Table:
         """The table `name` as Arrow, units and sentences in its fields' metadata. Raises `UnknownTable`."""
-        if name not in all_tables():
-            raise UnknownTable(f"There is no table {name}.", f"There are: {', '.join(all_tables())}.")
+        table = known_table(name)
         if name not in self._arrow:
-            self._arrow[name] = all_tables()[name].arrow(self.attributed, self._metadata)
+            self._arrow[name] = table.arrow(self.attributed, self._metadata)
         return self._arrow[name]
 
     def __getitem__(self, name: str) -> pd.DataFrame:
@@ -167,6 +167,13 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
         return target
 
 
+def known_table(name: str) -> Table:
+    """The table of that name. Raises `UnknownTable`."""
+    if name not in all_tables():
+        raise UnknownTable(f"There is no table {name}.", f"There are: {', '.join(all_tables())}.")
+    return all_tables()[name]
+
+
 def _sum(table: pa.Table, column: str) -> int:
     return pc.sum(table.column(column)).as_py() or 0
 
@@ -177,7 +184,6 @@ def write_parquet(table: pa.Table, path: Path) -> None:
 
     names = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
     integers = {field.name: "DELTA_BINARY_PACKED" for field in table.schema if pa.types.is_int64(field.type)}
-    with contextlib.closing(
-        pq.ParquetWriter(path, table.schema, compression="zstd", use_dictionary=names, column_encoding=integers)
-    ) as writer:
+    options = {"compression": "zstd", "use_dictionary": names, "column_encoding": integers}
+    with path.open("wb") as file, contextlib.closing(pq.ParquetWriter(file, table.schema, **options)) as writer:
         writer.write_table(table)

@@ -91,7 +91,7 @@ class Attributed:
         op = np.flatnonzero(self.call_of_op >= 0)
         call = self.call_of_op[op]
         number, launch = scope_of_call[call], self.trace.calls.start[call]
-        order = np.lexsort((launch, number))
+        order = np.lexsort((call, launch, number))
         return Scope(number[order], launch[order], op[order])
 
     # -- ranges -----------------------------------------------------------------------------------------
@@ -153,9 +153,17 @@ class Attributed:
             other = self._innermost(extra, self._process_number(ranges.thread[extra]), process, time)
             better = (other >= 0) & (found < 0)
             if not only_empty:
-                better |= (other >= 0) & (found >= 0) & (ranges.start[other] >= ranges.start[found])
+                better |= (other >= 0) & (found >= 0) & (self._nearness[other] > self._nearness[found])
             found, via = np.where(better, other, found), np.where(better, 2, via)
         return found, via
+
+    @cached_property
+    def _nearness(self) -> Ints:
+        """Which of two ranges around a point is inside: later start, then shorter, then later row."""
+        ranges = self.trace.ranges
+        rank = np.empty(len(ranges), np.int64)
+        rank[np.lexsort((-ranges.end, ranges.start))] = np.arange(len(ranges))
+        return rank
 
     def _innermost(self, candidates: Ints, scope: Ints, at_scope: Ints, time: Ints) -> Ints:
         ranges = self.trace.ranges
@@ -181,14 +189,21 @@ class Attributed:
         """Per range: API calls with operations that start in it and end after it; shape (ranges,)."""
         ranges, calls = self.trace.ranges, self.trace.calls
         count = np.zeros(len(ranges), np.int64)
-        outside = at.containers(self.range_thread, ranges.start, ranges.end)
-        call = np.unique(self.call_of_op[self.call_of_op >= 0])
-        current, call_end = self.range_of_call[call], calls.end[call]
-        while len(inside := np.flatnonzero(current >= 0)):
-            current, call_end = current[inside], call_end[inside]
-            over = call_end > ranges.end[current]
-            count += np.bincount(current[over], minlength=len(ranges))
-            current, call_end = outside[current[over]], call_end[over]
+        for order, which, low, high in self.covered(np.arange(len(ranges))):
+            call = self.call_of_op[order.op]
+            first = np.append(True, call[1:] != call[:-1])[: len(call)]
+            rank = np.append(0, np.cumsum(first))
+            low, last, number = rank[low], rank[high] - 1, order.number[first]
+            call_end, range_end = calls.end[call[first]], ranges.end[which]
+            keys = at.Keys(int(number.max(initial=0)) + 1, call_end, range_end)
+            reach = np.maximum.accumulate(keys.pack(number, call_end))
+            active = np.arange(len(which))
+            # From the slice's last call backwards, as far as any earlier call ends after the range.
+            while len(active := active[last[active] >= low[active]]):
+                limit = keys.pack(number[last[active]], range_end[active])
+                active = active[reach[last[active]] > limit]
+                count[which[active]] += call_end[last[active]] > range_end[active]
+                last[active] -= 1
         return count
 
     # -- stages -----------------------------------------------------------------------------------------
@@ -268,7 +283,8 @@ class Attributed:
     def stage_of_step(self) -> Ints:
         """The stage range around each of `step_ranges`, -1 for none."""
         ranges = self.trace.ranges
-        return self.enclosing(self.stage_ranges, ranges.thread[self.step_ranges], ranges.start[self.step_ranges])[0]
+        steps, widen = self.step_ranges, self.rules.threads == "process"
+        return self.enclosing(self.stage_ranges, ranges.thread[steps], ranges.start[steps], widen)[0]
 
     @cached_property
     def step_number(self) -> Ints:
@@ -283,11 +299,12 @@ class Attributed:
 
     @cached_property
     def step_of_op(self) -> Ints:
-        """Step number around each operation's launch, NULL for none."""
-        calls, number = self.trace.calls, np.full(len(self.trace.ranges) + 1, NULL, np.int64)
+        """Number of the step around each operation's launch, NULL for none, or for a step of another stage."""
+        calls, rows = self.trace.calls, len(self.trace.ranges) + 1
+        number, stage = np.full(rows, NULL, np.int64), np.full(rows, -1, np.int64)
+        number[self.step_ranges], stage[self.step_ranges] = self.step_number, self.stage_of_step
         found = self.enclosing(self.step_ranges, calls.thread, calls.start, self.rules.threads == "process")[0]
-        number[self.step_ranges] = self.step_number
-        return self.of_op(number[found], missing=NULL)
+        return self.of_op(np.where(stage[found] == self.stage_range_of_call, number[found], NULL), missing=NULL)
 
     @cached_property
     def request_of_stage(self) -> Ints:
@@ -373,3 +390,12 @@ def _extremes(group: Ints, start: Ints, end: Ints, groups: int) -> tuple[Ints, I
     np.minimum.at(first, group, start)
     np.maximum.at(last, group, end)
     return np.where(last == NULL, NULL, first), last
+
+
+def wall_time(start: Ints, end: Ints, proj_start: Ints, proj_end: Ints) -> Ints:
+    """From the first begin until host and GPU are both done; the projection is NULL where there is none.
+
+    A GPU operation begins before its stage only where the two clocks disagree; then the wall begins with it.
+    """
+    begin = np.where(proj_end == NULL, start, np.minimum(start, proj_start))
+    return np.maximum(end, proj_end) - begin

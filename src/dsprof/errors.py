@@ -15,6 +15,8 @@
     ├── ExportFailed           12   nsys could not export the report
     ├── OutputRefused          13   the tables could not be written there
     ├── UnknownTable           14   no table of that name
+    ├── ScrubRefused           34   a report that cannot be cleaned as asked, or a target that is there
+    ├── ScrubFailed            35   the cleaned copy could not be written, or did not stand the check
     ├── ImageUnusable          36   an image to read is missing, or is no image
     ├── ModelUnusable          37   the model is missing, does not load, or has no generate()
     ├── AttentionUnavailable   38   the attention that was asked for cannot be had here
@@ -112,6 +114,18 @@ class UnknownTable(DsprofError):
     """There is no table of that name."""
 
     exit_code = 14
+
+
+class ScrubRefused(DsprofError):
+    """The report cannot be cleaned of personal data in this form, or the copy would overwrite a file."""
+
+    exit_code = 34
+
+
+class ScrubFailed(DsprofError):
+    """The cleaned copy could not be written, or did not stand the check; nothing is left of it."""
+
+    exit_code = 35
 
 
 class ImageUnusable(DsprofError):

@@ -8,7 +8,7 @@ import re
 _NOISE = re.compile(
     r"^(void|int|long|float|double|bool|char|short|unsigned|const|size_t|operator|lambda|instance|unnamed|_|T\d*|"
     r"array|Array|tuple|BFloat16|Half|bfloat16_t|half_t|__nv_bfloat16|__half|gpu_kernel_impl\w*|gpu_index_kernel|"
-    r"ReduceOp|[AB]?UnaryFunctor|BinaryFunctor|func_wrapper_t|OpaqueType|Kernel2?|policy_hub|Policy\w*|Params|"
+    r"ReduceOp|C|SortOrder|[AB]?UnaryFunctor|BinaryFunctor|func_wrapper_t|OpaqueType|Kernel2?|policy_hub|Policy\w*|Params|"
     r"TensorIterator\w*|Tensor(Base|Info)?|Scalar|ArrayRef|\w*OffsetCalculator|(Load|Store)With(out)?Cast)$"
 )
 #: An identifier that is not the namespace of another.
@@ -34,7 +34,7 @@ def short_kernel_name(name: str, width: int = 60) -> str:
 
 
 def _functor(arguments: str) -> str:
-    """The last telling identifier within the outermost template arguments; empty where there is none."""
+    """The first telling identifier within the outermost template arguments; empty where there is none."""
     depth, end = 0, len(arguments)
     for position, character in enumerate(arguments):
         depth += (character == "<") - (character == ">")

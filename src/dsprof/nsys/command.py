@@ -48,7 +48,7 @@ def find_nsys(named: str | None = None) -> Path:
     """The nsys to use: `named`, else ``DSPROF_NSYS``, PATH, the usual folders. Raises `NsysMissing`."""
     for source, choice in (("--nsys", named), ("DSPROF_NSYS", os.environ.get("DSPROF_NSYS"))):
         if choice:
-            found = shutil.which(str(Path(choice).expanduser()))
+            found = shutil.which(os.path.expanduser(choice))  # noqa: PTH111  Path drops the ./ that says: not PATH
             if found is None:
                 raise NsysMissing(f"{source} names {choice}, which is no program that can be run.", _INSTALL)
             return Path(found)
@@ -64,7 +64,7 @@ def find_nsys(named: str | None = None) -> Path:
 
 
 def _glob(pattern: str) -> list[Path]:
-    whole = Path(pattern).expanduser()
+    whole = Path(os.path.expanduser(pattern))  # noqa: PTH111  Path raises where there is no home
     return sorted(Path(whole.anchor).glob(str(whole.relative_to(whole.anchor))))
 
 
@@ -74,7 +74,11 @@ def _numbers(text: str) -> list[int]:
 
 def nsys_version(nsys: Path) -> str:
     """The version as nsys prints it, like ``2025.3.1.90``; empty where it prints none."""
-    found = re.search(r"version (\d+(?:\.\d+)+)", run_nsys(nsys, ["--version"], limit_s=60).said)
+    try:
+        said = run_nsys(nsys, ["--version"], limit_s=60).said
+    except NsysMissing:
+        return ""
+    found = re.search(r"version (\d+(?:\.\d+)+)", said)
     return found.group(1) if found else ""
 
 
@@ -85,14 +89,17 @@ def run_nsys(nsys: Path, arguments: Sequence[str], limit_s: float) -> Outcome:
     process group, so that its helpers end with it.
     """
     with tempfile.TemporaryDirectory(prefix="dsprof-") as folder:
-        process = subprocess.Popen(
-            [str(nsys), *arguments],
-            env={**os.environ, "TMPDIR": folder},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        try:
+            process = subprocess.Popen(
+                [str(nsys), *arguments],
+                env={**os.environ, "TMPDIR": folder},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise NsysMissing(f"{nsys} cannot be run ({error.strerror}).", _INSTALL) from error
         try:
             said, _ = process.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired:
@@ -140,7 +147,13 @@ def export(report: Path, target: Path, nsys: Path) -> None:
         outcome = run_nsys(nsys, arguments, EXPORT_LIMIT_S)
         if outcome.code != 0 or not is_whole(partial):
             raise _export_error(report, nsys, outcome)
-        partial.replace(target)
+        try:
+            partial.replace(target)
+        except OSError as error:
+            raise OutputRefused(
+                f"The export of {report.name} cannot be written to {target} ({error.strerror}).",
+                "Move away what is there, or copy the report to another folder.",
+            ) from error
 
 
 def is_whole(exported: Path) -> bool:
@@ -148,7 +161,7 @@ def is_whole(exported: Path) -> bool:
     if not exported.is_file() or exported.stat().st_size < stated_size(exported):
         return False
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(exported))}?mode=ro&immutable=1", uri=True)) as database:
+        with closing(sqlite3.connect(f"file:{quote(os.fsencode(exported))}?mode=ro&immutable=1", uri=True)) as database:
             names = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
     except sqlite3.DatabaseError:
         return False
@@ -164,7 +177,7 @@ def stated_size(database: Path) -> int:
 
 
 def _export_error(report: Path, nsys: Path, outcome: Outcome) -> ExportFailed | NsysTooOld:
-    lines = [line.strip() for line in re.split(r"[\r\n]+", outcome.said) if line.strip()]
+    lines = [line.strip() for line in re.split(r"[\r\n]+", outcome.said) if line.strip() and "%" not in line]
     version = nsys_version(nsys) or "of unknown version"
     if any(_NEWER.search(line) for line in lines):
         return NsysTooOld(
@@ -176,6 +189,6 @@ def _export_error(report: Path, nsys: Path, outcome: Outcome) -> ExportFailed | 
         lines[-1] if lines else "it said nothing",
     )
     return ExportFailed(
-        f"nsys {version} could not export {report.name} (exit code {outcome.code}): {reason[:300]}",
+        f"nsys {version} could not export {report.name} (exit code {outcome.code}): {reason[:300].rstrip('.')}.",
         "See whether the report is whole and the disk has room, then try again.",
     )

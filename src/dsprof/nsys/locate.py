@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,7 +33,7 @@ def locate(path: Path, nsys: str | None = None, progress: Progress = lambda sent
     is there already is used only while it is newer and whole. Raises `ReportMissing`, `NoReportInFolder`,
     `ReportEmpty`, `NotAReport`, and what `export` raises.
     """
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110  Path raises for a name that is too long
         raise ReportMissing(f"There is no file or folder {path}.", "See whether its name is spelled right.")
     report = _in_folder(path) if path.is_dir() else path
     head = _head(report)
@@ -106,8 +108,12 @@ def _unpack(opener: Callable[[Path], lzma.LZMAFile | gzip.GzipFile], packed: Pat
             partial = Path(folder, target.name)
             with opener(packed) as source, partial.open("wb") as copy:
                 shutil.copyfileobj(source, copy, 1 << 20)
+            if not _head(partial).startswith(_SQLITE):
+                raise NotAReport(
+                    f"{packed.name} holds no SQLite export.", "Unpack it, and name the report that is in it."
+                )
             partial.replace(target)
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
         raise ReportDamaged(f"{packed.name} is cut or damaged ({error}).", "Copy it again.") from error
     except OSError as error:
         raise OutputRefused(

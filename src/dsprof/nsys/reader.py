@@ -7,6 +7,7 @@ the standard library. The file is opened read-only and as immutable: nothing is 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dsprof.attribution import NULL, Ints, distinct, join_calls
-from dsprof.errors import NothingRecorded, NvprofDatabase, ReportDamaged
+from dsprof.errors import NotAReport, NothingRecorded, NvprofDatabase, ReportDamaged
 from dsprof.nsys import schema
 from dsprof.nsys.command import stated_size
 from dsprof.stages import CUDA_GRAPH
@@ -75,7 +76,7 @@ class _Export:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._uri = f"file:{quote(str(path.resolve()))}?mode=ro&immutable=1"
+        self._uri = f"file:{quote(os.fsencode(path.resolve()))}?mode=ro&immutable=1"
         self.columns: dict[str, list[str]] = {}
 
     def __enter__(self) -> _Export:
@@ -83,6 +84,7 @@ class _Export:
         import adbc_driver_manager as adbc
         import adbc_driver_sqlite
 
+        self._refuse_unfinished()
         with self.guarded():
             self._sql = sqlite3.connect(self._uri, uri=True)
             self._sql.text_factory = lambda raw: raw.decode("utf-8", "replace")
@@ -104,7 +106,7 @@ class _Export:
         """Turn the two drivers' errors into the one that users see."""
         try:
             yield
-        except (sqlite3.DatabaseError, pa.ArrowInvalid, OSError) as error:
+        except (sqlite3.DatabaseError, pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
             raise self.damaged(error) from error
         except Exception as error:
             if type(error).__module__.startswith("adbc_driver_manager"):
@@ -118,6 +120,20 @@ class _Export:
             "Export the report again with `nsys export --type=sqlite`, and see whether the disk is full.",
         )
 
+    def _refuse_unfinished(self) -> None:
+        """Refuse a file whose last changes are beside it: read as immutable, it would be an older or a torn one."""
+        for suffix in ("-wal", "-journal"):
+            beside = self.path.with_name(self.path.name + suffix)
+            if not beside.is_file():
+                continue
+            with beside.open("rb") as file:
+                begins = file.read(1)
+            if begins not in (b"", b"\0"):  # SQLite empties the one, and clears the head of the other
+                raise ReportDamaged(
+                    f"{self.path.name} is being written, or a program that wrote it broke off: there is {beside.name}.",
+                    "Let that program end, or open the file once with sqlite3, or export the report again.",
+                )
+
     def sniff(self) -> None:
         """Refuse what is no whole export: a file shorter than it says, an nvprof database."""
         size, stated = self.path.stat().st_size, stated_size(self.path)
@@ -127,6 +143,11 @@ class _Export:
             raise NvprofDatabase(
                 f"{self.path.name} is an nvprof database, not an Nsight Systems report.",
                 "Record the program again with `nsys profile --trace=cuda,nvtx`.",
+            )
+        if not any(name in self.columns for name in (schema.STRINGS, *schema.VERSION_TABLES, *schema.EXPECTED)):
+            raise NotAReport(
+                f"{self.path.name} is an SQLite database, but no Nsight Systems export.",
+                "Name a .nsys-rep, or what `nsys export --type=sqlite` made of it.",
             )
 
     def rows(self, query: str, parameters: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
@@ -414,7 +435,7 @@ def _duration(export: _Export) -> int:
     """Length of the capture; Nsight gives ranges that were never closed this very time as their end."""
     if not export.has("ANALYSIS_DETAILS", "duration"):
         return 0
-    rows = export.rows("SELECT max(duration) FROM ANALYSIS_DETAILS")
+    rows = export.rows("SELECT max(CAST(duration AS INTEGER)) FROM ANALYSIS_DETAILS")
     return int(rows[0][0] or 0)
 
 
@@ -427,7 +448,10 @@ def _gpus(export: _Export) -> tuple[Gpu, ...]:
     """The CUDA devices; the table also lists adapters that are none, some of them as device 0."""
     if not export.has("TARGET_INFO_GPU", "cuDevice", "computeMajor"):
         return ()
-    chosen = ", ".join(name if export.has("TARGET_INFO_GPU", name) else "NULL" for name in _GPU_COLUMNS)
+    chosen = ", ".join(
+        (name if name == "name" else f"CAST({name} AS INTEGER)") if export.has("TARGET_INFO_GPU", name) else "NULL"
+        for name in _GPU_COLUMNS
+    )
     rows = export.rows(f"SELECT {chosen} FROM TARGET_INFO_GPU WHERE computeMajor > 0 ORDER BY cuDevice")
     return tuple(
         Gpu(int(device or 0), str(name or ""), f"{major}.{minor or 0}", int(sms or 0), int(clock or 0),

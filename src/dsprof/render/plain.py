@@ -72,5 +72,5 @@ def summary_markdown(summary: Summary) -> str:
 
 def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[bool]) -> str:
     rule = ["---:" if right else "---" for right in numeric]
-    lines = [header, rule, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    lines = [header, rule, *([" ".join(cell.replace("|", "\\|").splitlines()) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -62,9 +62,9 @@ def _where(in_range: Any, column: Any, head: Ints, otherwise: int) -> Ints:
 
 
 def _groups(a: Attributed) -> tuple[Ints, Ints]:
-    """A first range of each (name, domain, style, thread, reach), and the group of every range."""
+    """A first range of each (name, domain, style, thread), and the group of every range."""
     ranges = a.trace.ranges
-    parts = (ranges.name, ranges.domain, ranges.style, a.range_thread, ranges.of_process)
+    parts = (ranges.name, ranges.domain, ranges.style, a.range_thread)
     return at.group_rows(*(part.astype(np.int64) for part in parts))
 
 
@@ -81,7 +81,11 @@ def _enclosed(a: Attributed, group_of_range: Ints) -> _Pairs:
         distinct = np.unique(which[whole] * len(a.trace.names) + kernels.name[kernel[place]])
         of_range, of_name = np.divmod(distinct, len(a.trace.names))
         found.append(_Pairs(group[owner], kernel[position], group_of_range[of_range], of_name))
-    return _Pairs(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+    pairs = _Pairs(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+    if len(found) == 1:
+        return pairs
+    group, kernel = np.divmod(np.unique(pairs.group * len(kernels) + pairs.kernel), max(len(kernels), 1))
+    return pairs._replace(group=group, kernel=kernel)
 
 
 class _Outside(NamedTuple):

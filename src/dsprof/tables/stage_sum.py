@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dsprof.attributed import Attributed
+from dsprof.attributed import Attributed, wall_time
 from dsprof.attribution import NULL, Ints
 from dsprof.table import Coded, Column, Table, integer, name, real, share_pct
 
@@ -62,7 +62,7 @@ def _measured(a: Attributed) -> list[tuple[Ints, int]]:
     ranges, rows, totals = a.trace.ranges, a.stage_ranges, a.totals
     start, end = ranges.start[rows], ranges.end[rows]
     proj_end = totals.proj_end_ns[:-1]
-    wall = np.maximum(end, proj_end) - start
+    wall = wall_time(start, end, totals.proj_start_ns[:-1], proj_end)
     projection = np.where(proj_end == NULL, 0, proj_end - totals.proj_start_ns[:-1])
     columns = (
         np.append(end - start, 0), np.append(wall, 0), np.append(projection, 0), totals.gpu_busy_ns,

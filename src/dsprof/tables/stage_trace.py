@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dsprof.attributed import Attributed
+from dsprof.attributed import Attributed, wall_time
 from dsprof.attribution import NULL
 from dsprof.table import Coded, Table, integer, name, real, share_pct
 from dsprof.trace import pid_of, tid_of
@@ -24,7 +24,7 @@ def build(a: Attributed) -> dict[str, Any]:
     ranges, rows, totals = a.trace.ranges, a.stage_ranges, a.totals
     start, end = ranges.start[rows], ranges.end[rows]
     proj_start, proj_end, busy = totals.proj_start_ns[:-1], totals.proj_end_ns[:-1], totals.gpu_busy_ns[:-1]
-    wall = np.maximum(end, proj_end) - start
+    wall = wall_time(start, end, proj_start, proj_end)
     return {
         "stage": Coded(a.stage_of_range[rows], a.stage_names),
         "instance": a.instance_of_range[rows],
@@ -70,7 +70,7 @@ TABLE = Table(
         integer("proj_start_ns", "Start of its first GPU operation.", True),
         integer("proj_end_ns", "End of its last GPU operation.", True),
         integer("proj_duration_ns", "Length of its GPU projection.", True),
-        integer("wall_ns", "From its begin on the host until host and GPU are both done with it."),
+        integer("wall_ns", "From its begin, on the host as a rule, until host and GPU are both done with it."),
         integer("gpu_busy_ns", "Time covered by at least one of its GPU operations."),
         integer("gpu_idle_ns", "wall_ns - gpu_busy_ns."),
         real("busy_pct", "gpu_busy_ns in percent of wall_ns."),

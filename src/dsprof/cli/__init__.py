@@ -1,0 +1,51 @@
+"""The command line, and the one place that catches `DsprofError`.
+
+Heavy modules are imported inside the commands, so that ``dsprof --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from contextlib import suppress
+from typing import NoReturn
+
+import typer
+
+from dsprof.cli import reports
+from dsprof.cli.options import app
+from dsprof.errors import DsprofError, OutputRefused
+
+__all__ = ["app", "main", "reports"]
+
+
+def main() -> None:
+    """Run the command line; the exit codes are listed in `dsprof.errors` and `dsprof.findings`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to stop
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        app()
+    except DsprofError as error:
+        _fail(error)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
+    except KeyboardInterrupt:
+        typer.echo("dsprof: interrupted.", err=True)
+        raise SystemExit(130) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO):
+            raise
+        with suppress(OSError):  # what is left in the buffer cannot be written either
+            sys.stdout.close()
+        _fail(OutputRefused(f"The output cannot be written ({error.strerror}).", "See whether the disk is full."))
+
+
+def _fail(error: DsprofError) -> NoReturn:
+    typer.echo(f"dsprof: {error.message}", err=True)
+    if error.hint:
+        typer.echo(f"        {error.hint}", err=True)
+    raise SystemExit(error.exit_code) from None

@@ -1,0 +1,114 @@
+"""The application, and the options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dsprof.stages import NO_STAGE
+
+if TYPE_CHECKING:
+    from dsprof.analysis import Analysis
+
+app = typer.Typer(
+    name="dsprof",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="From an Nsight Systems report to what prefill and decode did on the GPU.",
+)
+
+
+class SummaryFormat(StrEnum):
+    """How `analyze` prints its summary."""
+
+    RICH = "rich"
+    JSON = "json"
+    MARKDOWN = "markdown"
+
+
+class TableFormat(StrEnum):
+    """How `table` prints a table."""
+
+    RICH = "rich"
+    CSV = "csv"
+    JSON = "json"
+    MARKDOWN = "markdown"
+    PARQUET = "parquet"
+
+
+class ThreadsOption(StrEnum):
+    """Whose launches a stage encloses."""
+
+    THREAD = "thread"
+    PROCESS = "process"
+
+
+Report = Annotated[Path, typer.Argument(metavar="REPORT", help="A .nsys-rep, .qdrep or .sqlite, or a session folder.")]
+Stage = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=REGEX", help="Ranges whose name holds REGEX are stage NAME. Can be repeated."),
+]
+Step = Annotated[str | None, typer.Option(metavar="REGEX", help="Ranges whose name holds REGEX are decode steps.")]
+Threads = Annotated[
+    ThreadsOption,
+    typer.Option(help="process: a stage also takes the launches of its process's other threads."),
+]
+Nsys = Annotated[str | None, typer.Option(metavar="PATH", help="The nsys that exports a .nsys-rep.")]
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """From an Nsight Systems report to what prefill and decode did on the GPU."""
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"dsprof {installed('dsprof')}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def analysis_of(
+    report: Path,
+    stage: list[str] | None,
+    step: str | None,
+    threads: ThreadsOption,
+    nsys: str | None,
+    progress: Callable[[str], None],
+) -> Analysis:
+    """Analyze a report as the options say; wrong patterns are usage errors."""
+    from dsprof.analysis import analyze as run
+
+    return run(report, stages=stages_of(stage), step=_pattern("--step", step), threads=threads.value, nsys=nsys,
+               progress=progress)  # fmt: skip
+
+
+def stages_of(options: list[str] | None) -> dict[str, str]:
+    """``NAME=REGEX`` options as a dictionary; a wrong one is a usage error."""
+    stages = {}
+    for option in options or []:
+        name, separator, pattern = option.partition("=")
+        if not (name and separator and pattern) or name == NO_STAGE:
+            raise typer.BadParameter(f"'{option}' is not NAME=REGEX, like prefill=^my_prefill$.")
+        stages[name] = _pattern("--stage", pattern) or ""
+    return stages
+
+
+def _pattern(option: str, pattern: str | None) -> str | None:
+    import re
+
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise typer.BadParameter(f"{option} '{pattern}' is no regular expression: {error}.") from error
+    return pattern

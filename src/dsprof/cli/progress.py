@@ -1,0 +1,56 @@
+"""Says on stderr what takes long."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+
+class Progress(AbstractContextManager["Progress"]):
+    """A bar on a terminal's stderr that says what is being done, once it has taken longer than a second."""
+
+    _PATIENCE_S = 1.0
+    #: Sentences that an analysis says: what it reads, and the tables that it writes.
+    _SENTENCES = 16
+
+    def __init__(self) -> None:
+        self._sentence, self._said = "reading", 0
+        self._lock = threading.Lock()
+        self._over = False
+        self._bar: RichProgress | None = None
+        self._timer = threading.Timer(self._PATIENCE_S, self._start)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            self._timer.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._timer.cancel()
+        with self._lock:
+            self._over = True
+            if self._bar is not None:
+                self._bar.stop()
+
+    def __call__(self, sentence: str) -> None:
+        """Tell what is being done now."""
+        with self._lock:
+            self._sentence, self._said = sentence, self._said + 1
+            if self._bar is not None:
+                self._bar.update(self._bar.task_ids[0], description=sentence, completed=self._said)
+
+    def _start(self) -> None:
+        from dsprof.render.terminal import progress_bar
+
+        with self._lock:
+            if self._over:
+                return
+            self._bar = progress_bar()
+            self._bar.add_task(self._sentence, total=self._SENTENCES, completed=self._said)
+            self._bar.start()

@@ -1,0 +1,444 @@
+"""The rules of attribution as anyone would write them first: loops over plain objects, nothing clever, no numpy.
+
+Written from the rules' text and not from `dsprof`, of which it imports nothing, so that the two can be held
+against each other. Times are plain integers, a missing value is None, and a table is a list of dicts.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+NO_STAGE, NO_RANGE, GRAPH = "(no stage)", "(no range)", "(CUDA graph)"
+PUSH_POP, START_END = "PushPop", "StartEnd"
+KERNEL, COPY, SET = "kernel", "copy", "set"
+COPY_KINDS = {1: "Host-to-Device", 2: "Device-to-Host", 8: "Device-to-Device"}
+
+
+@dataclass(frozen=True)
+class Range:
+    row: int
+    name: str
+    domain: str
+    style: str
+    thread: int
+    ended_by: int | None
+    start: int
+    end: int
+    payload: int | None = None
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
+class Call:
+    row: int
+    name: str
+    thread: int
+    correlation: int | None
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Op:
+    """`what`: KERNEL (of the name `name`), COPY (of the kind `kind`) or SET."""
+
+    row: int
+    what: str
+    process: int
+    correlation: int | None
+    start: int
+    end: int
+    device: int
+    stream: int
+    name: str = ""
+    kind: int = -1
+    bytes: int = 0
+
+    @property
+    def duration(self) -> int:
+        return self.end - self.start
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A whole report; `ops` holds the kernels first, as a trace does."""
+
+    ranges: list[Range]
+    calls: list[Call]
+    ops: list[Op]
+
+    @property
+    def kernels(self) -> list[Op]:
+        return [op for op in self.ops if op.what == KERNEL]
+
+    @property
+    def memops(self) -> list[Op]:
+        return [op for op in self.ops if op.what != KERNEL]
+
+
+# -- identities -------------------------------------------------------------------------------------------
+
+
+def process_of(thread: int) -> int:
+    return thread - thread % 2**24
+
+
+def pid(thread: int) -> int:
+    return thread // 2**24 % 2**24
+
+
+def tid(thread: int) -> int:
+    return thread % 2**24
+
+
+# -- one launch, one range --------------------------------------------------------------------------------
+
+
+def call_of(op: Op, calls: list[Call]) -> Call | None:
+    """Rule 1: the API call with the same process and correlation id, the earliest of several."""
+    same = [
+        call
+        for call in calls
+        if op.correlation is not None and call.correlation == op.correlation and process_of(call.thread) == op.process
+    ]
+    return min(same, key=lambda call: (call.start, call.row), default=None)
+
+
+def of_process(one: Range) -> bool:
+    """A start/end range that another thread ended belongs to its process."""
+    return one.style == START_END and one.ended_by is not None and one.ended_by != one.thread
+
+
+def covers(one: Range, time: int) -> bool:
+    return one.start <= time < one.end
+
+
+def encloses(one: Range, call: Call) -> bool:
+    """Rule 2: the call starts in a range of its thread, or in one that belongs to its process."""
+    if of_process(one):
+        return process_of(one.thread) == process_of(call.thread) and covers(one, call.start)
+    return one.thread == call.thread and covers(one, call.start)
+
+
+def nearest(ranges: Iterable[Range]) -> Range | None:
+    """The latest-starting one; of equal starts the shorter; of equal intervals the later row."""
+    return max(ranges, key=lambda one: (one.start, -one.end, one.row), default=None)
+
+
+def innermost(call: Call, ranges: list[Range]) -> Range | None:
+    return nearest(one for one in ranges if encloses(one, call))
+
+
+def nearest_with_via(thread: int, time: int, candidates: list[Range], anywhere: bool) -> tuple[Range | None, str]:
+    """Rule 6: by the own thread; `anywhere`: else by what was open on any thread of the process."""
+    point = Call(-1, "", thread, None, time, time)
+    found = nearest(one for one in candidates if encloses(one, point))
+    if found is not None:
+        return found, "process" if of_process(found) else "thread"
+    if anywhere:
+        neighbours = [one for one in candidates if process_of(one.thread) == process_of(thread)]
+        found = nearest(one for one in neighbours if covers(one, time))
+    return found, "none" if found is None else "process"
+
+
+def parent_of(one: Range, ranges: list[Range]) -> Range | None:
+    """The nearest range of the same thread, domain and style that contains the whole of this one."""
+    containers = []
+    for other in ranges:
+        same_lane = (other.thread, other.domain, other.style) == (one.thread, one.domain, one.style)
+        contains = other.start <= one.start and one.end <= other.end
+        same_interval = (other.start, other.end) == (one.start, one.end)
+        if same_lane and contains and (not same_interval or other.row < one.row):
+            containers.append(other)
+    return nearest(containers)
+
+
+def level_of(one: Range, ranges: list[Range]) -> int:
+    parent = parent_of(one, ranges)
+    return 0 if parent is None else 1 + level_of(parent, ranges)
+
+
+# -- sums -------------------------------------------------------------------------------------------------
+
+
+def busy(ops: Iterable[Op]) -> int:
+    """How many nanoseconds at least one of the operations covers, by ticking them off."""
+    ticked: set[int] = set()
+    for op in ops:
+        ticked.update(range(op.start, op.end))
+    return len(ticked)
+
+
+def covered_length(intervals: Iterable[tuple[int, int]]) -> int:
+    """The same for intervals too long to tick off."""
+    total, reached = 0, None
+    for start, end in sorted(intervals):
+        if reached is None or start > reached:
+            reached = start
+        if end > reached:
+            total += end - reached
+            reached = end
+    return total
+
+
+def total(ops: Iterable[Op]) -> int:
+    return sum(op.duration for op in ops)
+
+
+def figures(values: list[int]) -> dict[str, float]:
+    """Nsight's statistics of some durations."""
+    return {
+        "instances": len(values),
+        "total_ns": sum(values),
+        "avg_ns": statistics.mean(values),
+        "med_ns": statistics.median(values),
+        "min_ns": min(values),
+        "max_ns": max(values),
+        "stddev_ns": statistics.stdev(values) if len(values) > 1 else 0.0,
+    }
+
+
+def percentile(values: list[int], percent: int) -> float:
+    if len(values) == 1:
+        return values[0]
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
+
+
+def projection(ops: list[Op]) -> dict[str, int | None]:
+    first = min((op.start for op in ops), default=None)
+    last = max((op.end for op in ops), default=None)
+    return {
+        "proj_start_ns": first,
+        "proj_end_ns": last,
+        "proj_duration_ns": None if first is None else last - first,
+    }
+
+
+# -- tables -----------------------------------------------------------------------------------------------
+
+
+def launched(rec: Recording) -> list[tuple[Op, Call]]:
+    """Every operation that has an API call, with it."""
+    pairs = [(op, call_of(op, rec.calls)) for op in rec.ops]
+    return [(op, call) for op, call in pairs if call is not None]
+
+
+def by_start(rows: list) -> list:
+    return sorted(rows, key=lambda one: (one.start, one.row))
+
+
+def range_trace(rec: Recording) -> list[dict]:
+    rows = []
+    pairs = launched(rec)
+    for one in by_start(rec.ranges):
+        inside = [(op, call) for op, call in pairs if encloses(one, call)]
+        ops, calls = [op for op, _ in inside], {call for _, call in inside}
+        kernels = [op for op in ops if op.what == KERNEL]
+        parent = parent_of(one, rec.ranges)
+        rows.append(
+            {
+                "row": one.row,
+                "parent_row": None if parent is None else parent.row,
+                "level": level_of(one, rec.ranges),
+                "name": one.name,
+                "domain": one.domain,
+                "style": one.style,
+                "pid": pid(one.thread),
+                "tid": tid(one.thread),
+                "start_ns": one.start,
+                "end_ns": one.end,
+                "duration_ns": one.end - one.start,
+                "payload": one.payload,
+                "truncated": one.truncated,
+                **projection(ops),
+                "api_calls": len(calls),
+                "straddling_calls": sum(call.end > one.end for call in calls),
+                "gpu_ops": len(ops),
+                "kernels": len(kernels),
+                "kernel_total_ns": total(kernels),
+                "gpu_busy_ns": busy(ops),
+            }
+        )
+    return rows
+
+
+class Staged:
+    """A recording with `stage_names` (range names that are stages), and what each launch belongs to."""
+
+    def __init__(self, rec: Recording, stage_names: tuple[str, ...], threads: str) -> None:
+        self.rec, self.stage_names, self.anywhere = rec, stage_names, threads == "process"
+        self.stages = by_start([one for one in rec.ranges if one.name in stage_names])
+        self.steps = by_start([one for one in rec.ranges if one.name == "decode.step"])
+        self.requests = by_start([one for one in rec.ranges if one.name == "request"])
+        self.call = {op.row: call_of(op, rec.calls) for op in rec.ops}
+
+    def of_call(self, call: Call) -> tuple[Range | None, str]:
+        return nearest_with_via(call.thread, call.start, self.stages, self.anywhere)
+
+    def of_op(self, op: Op) -> tuple[Range | None, str]:
+        call = self.call[op.row]
+        return (None, "none") if call is None else self.of_call(call)
+
+    def stage_of(self, op: Op) -> str:
+        stage = self.of_op(op)[0]
+        return NO_STAGE if stage is None else stage.name
+
+    def instance(self, stage: Range) -> int:
+        return [one for one in self.stages if one.name == stage.name].index(stage)
+
+    def stage_of_step(self, step: Range) -> Range | None:
+        return nearest_with_via(step.thread, step.start, self.stages, self.anywhere)[0]
+
+    def step_number(self, step: Range) -> int:
+        """The payload, else the ordinal among the steps of the same stage, from 1."""
+        if step.payload is not None:
+            return step.payload
+        stage = self.stage_of_step(step)
+        return [one for one in self.steps if self.stage_of_step(one) == stage].index(step) + 1
+
+    def step_of(self, op: Op) -> int | None:
+        call = self.call[op.row]
+        if call is None:
+            return None
+        step = nearest_with_via(call.thread, call.start, self.steps, self.anywhere)[0]
+        if step is None or self.stage_of_step(step) != self.of_call(call)[0]:
+            return None
+        return self.step_number(step)
+
+    def request_of(self, stage: Range) -> int | None:
+        request = nearest_with_via(stage.thread, stage.start, self.requests, True)[0]
+        if request is None:
+            return None
+        return self.requests.index(request) if request.payload is None else request.payload
+
+    def tokens(self, stage: Range) -> int | None:
+        steps = [step for step in self.steps if self.stage_of_step(step) == stage]
+        return len(steps) if steps else stage.payload
+
+    def sums(self, stage: Range | None) -> dict[str, int | None]:
+        """What was launched in a stage range, or in none."""
+        ops = [op for op in self.rec.ops if self.of_op(op)[0] == stage]
+        calls = [call for call in self.rec.calls if self.of_call(call)[0] == stage]
+        kernels = [op for op in ops if op.what == KERNEL]
+        copies = [op for op in ops if op.what == COPY]
+        behind = list(self.call.values())
+        return {
+            **projection(ops),
+            "gpu_busy_ns": busy(ops),
+            "launches": sum(call in behind for call in calls),
+            "gpu_ops": len(ops),
+            "kernels": len(kernels),
+            "kernel_total_ns": total(kernels),
+            "memcpy_ns": total(copies),
+            "memcpy_bytes": sum(op.bytes for op in copies),
+            "sync_ns": sum(call.end - call.start for call in calls if "Synchronize" in call.name),
+        }
+
+    def op_trace(self, ops: list[Op]) -> list[dict]:
+        """What `kern_trace` and `mem_trace` have in common."""
+        rows = []
+        for op in by_start(ops):
+            call, (stage, via) = self.call[op.row], self.of_op(op)
+            inner = None if call is None else innermost(call, self.rec.ranges)
+            rows.append(
+                {
+                    "start_ns": op.start,
+                    "end_ns": op.end,
+                    "duration_ns": op.duration,
+                    "device_id": op.device,
+                    "stream_id": op.stream,
+                    "pid": pid(op.process),
+                    "tid": None if call is None else tid(call.thread),
+                    "correlation_id": op.correlation,
+                    "api_name": None if call is None else call.name,
+                    "api_start_ns": None if call is None else call.start,
+                    "api_ns": None if call is None else call.end - call.start,
+                    "queue_ns": None if call is None else max(op.start - call.end, 0),
+                    "range_row": None if inner is None else inner.row,
+                    "stage": NO_STAGE if stage is None else stage.name,
+                    "stage_instance": None if stage is None else self.instance(stage),
+                    "step": self.step_of(op),
+                    "via": via,
+                }
+            )
+        return rows
+
+    def stage_trace(self) -> list[dict]:
+        rows = []
+        for stage in self.stages:
+            sums = self.sums(stage)
+            done = stage.end if sums["proj_end_ns"] is None else max(stage.end, sums["proj_end_ns"])
+            wall = done - stage.start
+            rows.append(
+                {
+                    "stage": stage.name,
+                    "instance": self.instance(stage),
+                    "request": self.request_of(stage),
+                    "pid": pid(stage.thread),
+                    "tid": tid(stage.thread),
+                    "range_row": stage.row,
+                    "start_ns": stage.start,
+                    "end_ns": stage.end,
+                    "duration_ns": stage.end - stage.start,
+                    "tokens": self.tokens(stage),
+                    "wall_ns": wall,
+                    "gpu_idle_ns": wall - sums["gpu_busy_ns"],
+                    **sums,
+                }
+            )
+        return rows
+
+    def kern_sum(self, stage: str | None = None) -> dict[str, dict[str, float]]:
+        """Statistics by kernel name, of one stage or of everything."""
+        values: dict[str, list[int]] = {}
+        for op in self.rec.kernels:
+            if stage is None or self.stage_of(op) == stage:
+                values.setdefault(op.name, []).append(op.duration)
+        return {name: figures(durations) for name, durations in values.items()}
+
+    def stage_stream_sum(self) -> dict[tuple, dict[str, int]]:
+        """By (stage, pid, device, stream), and by (stage, pid, device, None) for the whole device."""
+        groups: dict[tuple, list[Op]] = {}
+        for op in self.rec.ops:
+            for stream in (op.stream, None):
+                groups.setdefault((self.stage_of(op), pid(op.process), op.device, stream), []).append(op)
+        return {
+            key: {
+                "gpu_ops": len(ops),
+                "kernels": sum(op.what == KERNEL for op in ops),
+                "kernel_total_ns": total(op for op in ops if op.what == KERNEL),
+                "gpu_total_ns": total(ops),
+                "gpu_busy_ns": busy(ops),
+            }
+            for key, ops in groups.items()
+        }
+
+
+def range_kern_sum(rec: Recording) -> dict[tuple, dict[str, float]]:
+    """By (name, domain, style, pid, tid, kernel); a kernel counts once, however many such ranges hold it."""
+    groups: dict[tuple, list[tuple[Op, Range | None]]] = {}
+    inner: dict[int, Range | None] = {}
+    for op in rec.kernels:
+        call = call_of(op, rec.calls)
+        around = [one for one in rec.ranges if call is not None and encloses(one, call)]
+        inner[op.row] = nearest(around)
+        for one in around:
+            key = (one.name, one.domain, one.style, pid(one.thread), tid(one.thread), op.name)
+            groups.setdefault(key, []).append((op, one))
+        if not around:
+            key = (NO_RANGE, "", None, pid(op.process), None if call is None else tid(call.thread), op.name)
+            groups.setdefault(key, []).append((op, None))
+    rows = {}
+    for key, pairs in groups.items():
+        ranges = {one for _, one in pairs if one is not None}
+        kernels = {op for op, _ in pairs}
+        exclusive = [op for op in kernels if inner[op.row] is None or inner[op.row] in ranges]
+        rows[key] = {
+            "range_instances": len(ranges),
+            **figures([op.duration for op in kernels]),
+            "exclusive_instances": len(exclusive),
+            "exclusive_total_ns": total(exclusive),
+        }
+    return rows
