@@ -14,7 +14,7 @@ help: ## Show what can be made
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable . --group dev
+	$(BIN)/python -m pip install --quiet --editable . --group dev --group models
 	@touch $@
 
 demo: $(READY) ## Record and analyze a small report under the real nsys, then the sample of a GPU

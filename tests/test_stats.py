@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 from collections import Counter
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import slow_reference as slow
-from dsprof.stats import count_by, describe, sum_by
+from dsprof.stats import count_by, describe, mean_std, mfu, sum_by
 
 some = settings(max_examples=150, deadline=None, derandomize="CI" in os.environ)
 HOUR = 3_600_000_000_000
@@ -75,3 +76,18 @@ def test_sums_are_exact_as_far_as_they_say():
     day = 24 * HOUR
     sums = sum_by(np.array([0, 0, 1]), np.array([103 * day, 1, 7]), 2)
     assert sums.tolist() == [103 * day + 1, 7]
+
+
+def test_mean_std_is_that_of_the_statistics_module():
+    assert mean_std([3.0, 5.0, 10.0]) == pytest.approx((6.0, statistics.stdev([3.0, 5.0, 10.0])))
+    assert mean_std([7.0]) == (7.0, 0.0)
+    with pytest.raises(ValueError, match="at least one"):
+        mean_std([])
+
+
+def test_mfu_is_a_share_and_never_more_than_the_whole():
+    assert mfu(5e12, 1.0, 1e13) == 0.5
+    assert mfu(1e13, 1.0, 1e13) == 1.0
+    for flops, seconds, peak in ((2e13, 1.0, 1e13), (1.0, 0.0, 1.0), (1.0, 1.0, 0.0)):
+        with pytest.raises(ValueError, match=r"cannot be|positive"):
+            mfu(flops, seconds, peak)

@@ -13,11 +13,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dsprof.analysis import Analysis, analyze
     from dsprof.errors import DsprofError
+    from dsprof.session import Session, capture_command, capture_images, converter
+    from dsprof.stats import mean_std, mfu
     from dsprof.summary import Summary
+    from dsprof.workloads.deepseek_ocr import DeepSeekOCRSession, run_once
+    from dsprof.workloads.ranges import decode_range, prefill_range
+    from dsprof.workloads.segmenter import Segmenter
+    from dsprof.workloads.timing import StageTiming
 
-__all__ = ["Analysis", "DsprofError", "Summary", "analyze"]
+__all__ = [
+    "Analysis", "DeepSeekOCRSession", "DsprofError", "Segmenter", "Session", "StageTiming", "Summary", "analyze",
+    "capture_command", "capture_images", "converter", "decode_range", "mean_std", "mfu", "prefill_range", "run_once",
+]  # fmt: skip
 
-_HOME = {"Analysis": "analysis", "analyze": "analysis", "DsprofError": "errors", "Summary": "summary"}
+_MODULES = {
+    "analysis": ("Analysis", "analyze"),
+    "errors": ("DsprofError",),
+    "session": ("Session", "capture_command", "capture_images", "converter"),
+    "stats": ("mean_std", "mfu"),
+    "summary": ("Summary",),
+    "workloads.deepseek_ocr": ("DeepSeekOCRSession", "run_once"),
+    "workloads.ranges": ("decode_range", "prefill_range"),
+    "workloads.segmenter": ("Segmenter",),
+    "workloads.timing": ("StageTiming",),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

@@ -15,6 +15,10 @@
     ├── ExportFailed           12   nsys could not export the report
     ├── OutputRefused          13   the tables could not be written there
     ├── UnknownTable           14   no table of that name
+    ├── OutputExists           30   a recording is there already, and --force was not given
+    ├── NoSpace                31   too little room on the disk to record, or it became full
+    ├── ProfileFailed          32   nsys ended without a report of the program
+    ├── ImportHung             33   nsys hung while it imported the recording, and again when asked once more
     ├── ScrubRefused           34   a report that cannot be cleaned as asked, or a target that is there
     ├── ScrubFailed            35   the cleaned copy could not be written, or did not stand the check
     ├── ImageUnusable          36   an image to read is missing, or is no image
@@ -156,3 +160,27 @@ class NothingCaptured(DsprofError):
     """The capture holds none of the ranges that the session opened, or no kernel where a GPU worked."""
 
     exit_code = 40
+
+
+class OutputExists(DsprofError):
+    """The output folder holds a recording already, and overwriting it was not asked for."""
+
+    exit_code = 30
+
+
+class NoSpace(DsprofError):
+    """The disk has too little room for a recording, or became full during one."""
+
+    exit_code = 31
+
+
+class ProfileFailed(DsprofError):
+    """``nsys profile`` ended without a usable report, whatever its exit code said."""
+
+    exit_code = 32
+
+
+class ImportHung(DsprofError):
+    """nsys hung while it imported what it had recorded, and the second try did not end either."""
+
+    exit_code = 33

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -59,3 +60,25 @@ def sum_by(group: Ints, values: Ints, groups: int) -> Ints:
 def count_by(group: Ints, groups: int) -> Ints:
     """Number of rows by group, shape ``(groups,)``."""
     return np.bincount(group, minlength=groups).astype(np.int64)
+
+
+def mean_std(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation; the latter is 0 for a single value. Raises ValueError for none."""
+    if not len(values):
+        raise ValueError("mean_std needs at least one value.")
+    array = np.asarray(values, np.float64)
+    return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else 0.0
+
+
+def mfu(flops: float, seconds: float, peak_flops_per_s: float) -> float:
+    """Model FLOPs utilization: the model's analytic FLOPs by what the device could have done, from 0 to 1.
+
+    Raises ValueError for times and peaks that are not positive, and for a result above 1, which says that one
+    of the three is wrong. Source of the term: Chowdhery et al., PaLM, 2022, appendix B.
+    """
+    if seconds <= 0 or peak_flops_per_s <= 0:
+        raise ValueError("mfu needs a positive time and a positive peak.")
+    share = flops / (seconds * peak_flops_per_s)
+    if share > 1:
+        raise ValueError(f"A utilization of {share:.3f} cannot be: the FLOPs, the time or the peak is wrong.")
+    return share

@@ -14,11 +14,11 @@ from typing import NoReturn
 
 import typer
 
-from dsprof.cli import reports
+from dsprof.cli import captures, reports
 from dsprof.cli.options import app
 from dsprof.errors import DsprofError, OutputRefused
 
-__all__ = ["app", "main", "reports"]
+__all__ = ["app", "captures", "main", "reports"]
 
 
 def main() -> None:
@@ -26,8 +26,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to stop
             stream.reconfigure(errors="backslashreplace")
+    arguments, command = _split(sys.argv[1:])
     try:
-        app()
+        app(args=arguments, obj=command)
     except DsprofError as error:
         _fail(error)
     except BrokenPipeError:
@@ -42,6 +43,14 @@ def main() -> None:
         with suppress(OSError):  # what is left in the buffer cannot be written either
             sys.stdout.close()
         _fail(OutputRefused(f"The output cannot be written ({error.strerror}).", "See whether the disk is full."))
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """What is ours, and the command behind ``--`` of a capture, which the parser would mix with the images."""
+    if arguments[:1] == ["capture"] and "--" in arguments:
+        at = arguments.index("--")
+        return arguments[:at], arguments[at + 1 :]
+    return arguments, []
 
 
 def _fail(error: DsprofError) -> NoReturn:

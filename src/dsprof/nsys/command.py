@@ -10,14 +10,14 @@ import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
 
 from attrs import frozen
 
 from dsprof.errors import ExportFailed, NsysMissing, NsysTooOld, OutputRefused
-from dsprof.nsys.schema import VERSION_TABLES
+from dsprof.nsys.schema import STRINGS, VERSION_TABLES
 
 #: Where NVIDIA's packages, Nsight Compute's folder and `make nsys` put an nsys; the newest is taken.
 _USUAL_PLACES = (
@@ -126,6 +126,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def export(report: Path, target: Path, nsys: Path) -> None:
     """Export `report` to the SQLite file `target`, which is there afterwards whole or not at all.
 
+    The report keeps the environments of the machine's processes, tokens included; the export does not.
     Raises `NsysTooOld`, `ExportFailed`, `OutputRefused`.
     """
     try:
@@ -147,6 +148,7 @@ def export(report: Path, target: Path, nsys: Path) -> None:
         outcome = run_nsys(nsys, arguments, EXPORT_LIMIT_S)
         if outcome.code != 0 or not is_whole(partial):
             raise _export_error(report, nsys, outcome)
+        _forget_environments(partial)
         try:
             partial.replace(target)
         except OSError as error:
@@ -154,6 +156,18 @@ def export(report: Path, target: Path, nsys: Path) -> None:
                 f"The export of {report.name} cannot be written to {target} ({error.strerror}).",
                 "Move away what is there, or copy the report to another folder.",
             ) from error
+
+
+def _forget_environments(exported: Path) -> None:
+    """Blank the environments in a fresh export: nsys records those of every process that it may look at.
+
+    They stand in StringIds, a variable after each NUL; no name of a kernel, call or range holds one.
+    """
+    with closing(sqlite3.connect(exported)) as database, suppress(sqlite3.OperationalError), database:
+        database.execute("PRAGMA secure_delete = ON")
+        database.execute(
+            f"UPDATE {STRINGS} SET value = '' WHERE instr(CAST(value AS BLOB), x'00') AND instr(value, '=')"  # noqa: S608
+        )
 
 
 def is_whole(exported: Path) -> bool:

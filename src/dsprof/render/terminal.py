@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 from rich.console import Console
@@ -14,6 +15,9 @@ from dsprof.names import short_kernel_name
 from dsprof.render.layout import Grid, coverage, grids, headline
 from dsprof.render.plain import cells
 from dsprof.summary import Summary
+
+if TYPE_CHECKING:
+    from dsprof.doctor import Check
 
 #: Width of what goes into a pipe or a file.
 _PIPE_WIDTH = 120
@@ -62,6 +66,21 @@ def _table(grid: Grid) -> RichTable:
     for row in grid.rows:
         table.add_row(*(Text(cell) for cell in row))
     return table
+
+
+#: How a check's state is marked, and in which colour.
+_MARKS = {"ok": ("ok", "green"), "warning": ("!", "yellow"), "failed": ("FAILED", "bold red"), "absent": ("-", "dim")}
+
+
+def print_checks(checks: Sequence[Check], out: Console) -> None:
+    """A line for each check of the doctor, and the remedy below where there is one."""
+    table = RichTable.grid(padding=(0, 2))
+    for check in checks:
+        word, style = _MARKS[check.state]
+        table.add_row(Text(word, style), Text(check.name, "bold"), Text(check.found))
+        if check.remedy and check.state != "ok":
+            table.add_row("", "", Text(check.remedy, "italic"))
+    out.print(table)
 
 
 def print_table(name: str, table: pa.Table, out: Console, rows: int) -> None:

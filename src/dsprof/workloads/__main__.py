@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from dsprof.errors import DsprofError
+from dsprof.errors import DsprofError, ModelUnusable
 from dsprof.workloads.deepseek_ocr import DeepSeekOCRSession
 from dsprof.workloads.job import JOB, OUTCOME, Job, Outcome, RequestRecord, read_job, write_json
 from dsprof.workloads.ranges import open_domain
@@ -23,6 +24,8 @@ def main(folder: Path) -> int:
         run(job, outcome)
     except DsprofError as error:
         outcome.error = [type(error).__name__, error.message, error.hint]
+        if isinstance(error, ModelUnusable) and error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)  # for the log: one sentence cannot say where it broke
         print(f"dsprof: {error}", file=sys.stderr)
         return error.exit_code
     finally:
@@ -49,7 +52,7 @@ def run(job: Job, outcome: Outcome) -> None:
 
 def _session(job: Job) -> DeepSeekOCRSession:
     if job.model in SIZES:
-        return DeepSeekOCRSession.from_random(job.model, job.seed, job.device, job.dtype)
+        return DeepSeekOCRSession.from_random(job.model, job.seed, job.device, job.dtype, job.use_flash_attn)
     return DeepSeekOCRSession.from_local(job.model, job.device, job.use_flash_attn, job.dtype, job.trust_remote_code)
 
 

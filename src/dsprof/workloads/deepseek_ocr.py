@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,11 +85,22 @@ class DeepSeekOCRSession:
 
     @classmethod
     def from_random(
-        cls, size: str = "tiny", seed: int = 0, device: str = "auto", dtype: str = "auto"
+        cls,
+        size: str = "tiny",
+        seed: int = 0,
+        device: str = "auto",
+        dtype: str = "auto",
+        use_flash_attn: bool | None = None,
     ) -> DeepSeekOCRSession:
-        """The true architecture with random weights, built in place; `size` is one of `tiny.SIZES`."""
-        place = _device(device)
-        model, processor = tiny.build(size, seed, _dtype(dtype, place), place)
+        """The true architecture with random weights, built in place; `size` is one of `tiny.SIZES`.
+
+        The rest is as in `from_local`. Raises `AttentionUnavailable`.
+        """
+        place, number = _device(device), _dtype(dtype, _device(device))
+        attention = _attention(use_flash_attn, place, number, remote=False)
+        model, processor = tiny.build(size, seed, number, place)
+        if attention != "sdpa":
+            model.set_attn_implementation(attention)
         return cls(model, processor, place, _resolved(model))
 
     def run_inference(
@@ -201,7 +213,7 @@ def _load_native(path: Path, device: str, dtype: str, attention: Any) -> DeepSee
             path, local_files_only=True, attn_implementation=attention, **_dtype_keyword(dtype)
         )
         processor = AutoProcessor.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+    except Exception as error:  # whatever a broken file makes of the libraries that read it
         raise _not_loaded(path, error) from error
     if not hasattr(model, "generate"):
         raise ModelUnusable(f"{type(model).__name__} in {path} has no generate().", "Name an image-to-text model.")
@@ -216,7 +228,7 @@ def _load_remote(path: Path, device: str, dtype: str, attention: str) -> DeepSee
         model = AutoModel.from_pretrained(
             path, local_files_only=True, trust_remote_code=True, attn_implementation=attention, **_dtype_keyword(dtype)
         )
-    except (OSError, ValueError, ImportError, AttributeError, KeyError, RuntimeError) as error:
+    except Exception as error:  # the checkpoint's own code may raise anything
         raise _not_loaded(path, error) from error
     if not hasattr(model, "infer") or not hasattr(model, "generate"):
         raise ModelUnusable(
@@ -228,7 +240,7 @@ def _load_remote(path: Path, device: str, dtype: str, attention: str) -> DeepSee
 def _not_loaded(path: Path, error: Exception) -> ModelUnusable:
     import transformers
 
-    reason = str(error).strip().partition("\n")[0]
+    reason = textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" …")
     return ModelUnusable(
         f"The model in {path} does not load with transformers {transformers.__version__}: {reason}",
         "DeepSeek-OCR-2 needs transformers 5.23 or newer; the first DeepSeek-OCR wants 4.46.3.",

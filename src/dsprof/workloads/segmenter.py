@@ -20,6 +20,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ from dsprof.workloads.ranges import Domain, open_domain
 from dsprof.workloads.timing import RequestTiming, StageTiming
 
 FORWARD = "forward"
+#: More tokens than any prompt has.
+_ALL = sys.maxsize
 _VISION = r"(vision_tower|vision_model|visual|sam_model|sam_encoder|vision_encoder|multi_modal_projector|projector)$"
 _HEAD = r"(^|\.)lm_head$"
 _LAYER = r"(^|\.)(layers|blocks|h)\.\d+"
@@ -88,6 +91,7 @@ class _Request:
     timing: RequestTiming
     seen: int = 0
     forwards: int = 0
+    nested: int = 0
     stage: str = PREFILL
 
 
@@ -95,7 +99,7 @@ class Segmenter:
     """Ranges around `model.generate()` while the context is open; the output stays what it is without.
 
     `modules`: a level of `LEVELS`, or a regular expression searched for in the qualified names of submodules.
-    Of a compiled model modules get no ranges: hooks would break its graph. `timings` holds the host's times
+    Modules that are compiled get no ranges: hooks would break their graph. `timings` holds the host's times
     of each request; they are numbered from `first_request`. Raises `TypeError` for a model without `generate`.
     """
 
@@ -103,7 +107,8 @@ class Segmenter:
         if not callable(getattr(model, "generate", None)):
             raise TypeError(f"{type(model).__name__} has no generate(): it cannot be split into prefill and decode.")
         self.timings: list[RequestTiming] = []
-        self._model, self._first_request = model, first_request
+        self._model, self._compiled = getattr(model, "_orig_mod", model), _is_compiled(model)
+        self._first_request = first_request
         self._pattern = re.compile(LEVELS.get(modules, modules)) if modules != "none" else None
         self._stack = _Stack(domain if domain is not None else open_domain())
         self._request: _Request | None = None
@@ -113,7 +118,7 @@ class Segmenter:
         self._wrap("generate", self._generate)
         if hasattr(self._model, "prepare_inputs_for_generation"):
             self._wrap("prepare_inputs_for_generation", self._prepare)
-        if self._pattern is not None and not _is_compiled(self._model):
+        if self._pattern is not None and not self._compiled:
             self._hook(self._model, FORWARD)
             for name, module in self._model.named_modules():
                 if name and self._pattern.search(name):
@@ -141,8 +146,18 @@ class Segmenter:
         self._undo.append(functools.partial(_restore, self._model, name, original if had else None))
 
     def _hook(self, module: Any, label: str) -> None:
-        before = module.register_forward_pre_hook(lambda *_: self._enter_module(label), prepend=True)
-        after = module.register_forward_hook(lambda *_: self._leave_module(label), always_call=True)
+        from torch.compiler import is_compiling  # a constant to the compiler, to which the hooks are then empty
+
+        def enter(*_: Any) -> None:
+            if not is_compiling():
+                self._enter_module(label)
+
+        def leave(*_: Any) -> None:
+            if not is_compiling():
+                self._leave_module(label)
+
+        before = module.register_forward_pre_hook(enter, prepend=True)
+        after = module.register_forward_hook(leave, always_call=True)
         self._undo += [before.remove, after.remove]
 
     def _enter_module(self, label: str) -> None:
@@ -154,24 +169,31 @@ class Segmenter:
             self._stack.pop_through(label)
 
     def _generate(self, original: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-        if self._request is not None:  # an assistant model's generate() inside ours
-            return original(*arguments, **keywords)
-        with self._one_request(_prompt_tokens(arguments, keywords)):
+        if self._request is not None:  # the model drafts for itself, inside its own generate()
+            self._request.nested += 1
+            try:
+                return original(*arguments, **keywords)
+            finally:
+                self._request.nested -= 1
+        with self._one_request(_prompt_tokens(arguments, keywords), _cached_tokens(keywords)):
             return original(*arguments, **keywords)
 
     def _prepare(self, original: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+        request = self._request
+        if request is None or request.nested:
+            return original(*arguments, **keywords)
+        self._begin_forward(request)
         inputs = original(*arguments, **keywords)
-        if self._request is not None:
-            self._begin_forward(self._request, _query_tokens(inputs))
+        request.seen += _query_tokens(inputs)
         return inputs
 
     # -- stages -----------------------------------------------------------------------------------------
 
     @contextmanager
-    def _one_request(self, prompt_tokens: int | None) -> Iterator[None]:
+    def _one_request(self, prompt_tokens: int | None, cached_tokens: int) -> Iterator[None]:
         number = self._first_request + len(self.timings)
         timing = RequestTiming(request=number, prompt_tokens=prompt_tokens, start_ns=time.perf_counter_ns())
-        self._request = _Request(prompt_tokens, len(self._stack.names), timing)
+        self._request = _Request(prompt_tokens, len(self._stack.names), timing, cached_tokens)
         self._stack.push(REQUEST, timing.request)
         self._begin_stage(self._request, PREFILL, prompt_tokens)
         try:
@@ -183,7 +205,7 @@ class Segmenter:
             self._stack.pop_to(self._request.base)
             self._request = None
 
-    def _begin_forward(self, request: _Request, tokens: int) -> None:
+    def _begin_forward(self, request: _Request) -> None:
         whole_prompt_seen = request.prompt_tokens is None or request.seen >= request.prompt_tokens
         if request.forwards and whole_prompt_seen:
             if request.stage == PREFILL:
@@ -193,7 +215,6 @@ class Segmenter:
             step = len(request.timing.steps_ns) + 1
             request.timing.steps_ns.append(time.perf_counter_ns())
             self._stack.push(STEP, step)
-        request.seen += tokens
         request.forwards += 1
 
     def _begin_stage(self, request: _Request, stage: str, tokens: int | None = None) -> None:
@@ -222,7 +243,10 @@ def _restore(model: Any, name: str, original: Any) -> None:
 
 
 def _is_compiled(model: Any) -> bool:
-    return getattr(model, "_compiled_call_impl", None) is not None or hasattr(model, "_orig_mod")
+    """By torch in place or as a copy, or by an earlier `generate()`: hooks would have it compiled anew."""
+    return getattr(model, "_compiled_call_impl", None) is not None or any(
+        hasattr(model, name) for name in ("_orig_mod", "_compiled_call")
+    )
 
 
 def _prompt_tokens(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> int | None:
@@ -231,9 +255,15 @@ def _prompt_tokens(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> int 
     return int(ids.shape[-1]) if getattr(ids, "ndim", 0) == 2 else None
 
 
+def _cached_tokens(keywords: dict[str, Any]) -> int:
+    """Tokens of the prompt that the caller's cache holds already: the earlier turns of a conversation."""
+    cache: Any = keywords.get("past_key_values")
+    return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
+
+
 def _query_tokens(inputs: Any) -> int:
-    """Tokens that a forward was prepared for; 0 where that cannot be told."""
+    """Tokens that a forward was prepared for; those of a decoder beside an encoder are no part of the prompt."""
     tokens: Any = inputs.get("input_ids")
     if tokens is None:
         tokens = inputs.get("inputs_embeds")
-    return int(tokens.shape[1]) if getattr(tokens, "ndim", 0) >= 2 else 0
+    return int(tokens.shape[1]) if getattr(tokens, "ndim", 0) >= 2 else _ALL

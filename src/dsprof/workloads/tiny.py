@@ -10,16 +10,18 @@ from typing import Any
 
 #: Tokens that carry no text. Their rows of the language model's head are zero, so that no end is predicted.
 SPECIAL_TOKENS = ("<bos>", "<eos>", "<pad>", "<image>", "<|grounding|>", "<|ref|>", "<|/ref|>", "<|det|>", "<|/det|>")
+#: SAM's configuration says 1e-10, with which nothing of an image comes through.
+_SEEING = {"initializer_range": 0.1}
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 _TINY_VISION: dict[str, Any] = {
     "sam_config": {
         "hidden_size": 32, "output_channels": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 1024,
         "patch_size": 64, "window_size": 14, "global_attn_indexes": [1], "mlp_ratio": 2.0,
-        "downsample_channels": [24, 32],
+        "downsample_channels": [24, 32], **_SEEING,
     },
     "encoder_config": {
         "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "num_key_value_heads": 2, "vocab_size": 8, "max_position_embeddings": 1024, "rope_parameters": _ROPE,
+        "num_key_value_heads": 2, "vocab_size": 8, "max_position_embeddings": 1024, "rope_parameters": _ROPE, **_SEEING,
     },
 }  # fmt: skip
 _TINY_TEXT: dict[str, Any] = {
@@ -28,7 +30,14 @@ _TINY_TEXT: dict[str, Any] = {
     "num_experts_per_tok": 2, "moe_intermediate_size": 32, "mlp_layer_types": ["dense", "sparse", "sparse"],
     "initializer_range": 0.2, "rope_parameters": _ROPE,
 }  # fmt: skip
-#: The language model of DeepSeek-OCR-2 as published; its vision tower is the configuration's default.
+#: DeepSeek-OCR-2 as published: SAM is the configuration's default, the encoder is not (32 layers of 4096 there).
+_FULL_VISION: dict[str, Any] = {
+    "sam_config": _SEEING,
+    "encoder_config": {
+        "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+    },
+}  # fmt: skip
 _FULL_TEXT: dict[str, Any] = {
     "vocab_size": 129280, "hidden_size": 1280, "intermediate_size": 6848, "num_hidden_layers": 12,
     "num_attention_heads": 10, "num_key_value_heads": 10, "n_routed_experts": 64, "n_shared_experts": 2,
@@ -96,7 +105,7 @@ def _config(size: str, tokenizer: Any) -> Any:
     ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<{name}>") for name in ("bos", "eos", "pad")}
     image = {"image_token_id": tokenizer.convert_tokens_to_ids("<image>")}
     if size == "full":
-        return DeepseekOcr2Config(**image, **ids, text_config={**_FULL_TEXT, **ids})
+        return DeepseekOcr2Config(**image, **ids, vision_config=_FULL_VISION, text_config={**_FULL_TEXT, **ids})
     if size == "tiny":
         text = {**_TINY_TEXT, "vocab_size": len(tokenizer), **ids}
         return DeepseekOcr2Config(**image, **ids, vision_config=_TINY_VISION, text_config=text)

@@ -1,0 +1,160 @@
+"""Commands that make a report, or look after one: capture, doctor, scrub, workloads."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dsprof.cli.options import Nsys, Stage, Step, SummaryFormat, Threads, ThreadsOption, app, stages_of
+from dsprof.cli.progress import Progress
+from dsprof.cli.reports import show
+
+if TYPE_CHECKING:
+    from dsprof.session import Capture
+
+_PROMPT = "<image>\nFree OCR. "
+workloads = typer.Typer(
+    no_args_is_help=True,
+    help="Make a model or a page for a capture.",
+    epilog="Example: dsprof workloads page page.png",
+)
+app.add_typer(workloads, name="workloads")
+
+
+@app.command(
+    epilog="Example: dsprof capture page.png --model tiny --repeat 2   or: dsprof capture -- python serve.py",
+    options_metavar="[OPTIONS] [-- COMMAND ...]",
+)
+def capture(
+    context: typer.Context,
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="IMAGE", help="Images, or folders of images, to read; or a command to run."),
+    ] = None,
+    model: Annotated[str, typer.Option(help="A checkpoint's folder; tiny or full: random weights.")] = "tiny",
+    prompt: Annotated[str, typer.Option(help="What is asked of the model.")] = _PROMPT,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 64,
+    repeat: Annotated[int, typer.Option(min=1, help="Requests for each image.")] = 1,
+    warmup: Annotated[int, typer.Option(min=0, help="Requests before, outside of all ranges.")] = 1,
+    modules: Annotated[
+        str, typer.Option(help="Modules that get ranges: none, stages, layers, all, or a regex on their names.")
+    ] = "stages",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    flash_attn: Annotated[
+        bool | None, typer.Option("--flash-attn/--no-flash-attn", help="Insist on it, or do without.")
+    ] = None,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run the code that comes with the checkpoint.")] = False,
+    seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
+    out: Annotated[Path, typer.Option(help="Where the session's folder is made.")] = Path("traces"),
+    name: Annotated[str, typer.Option(help="Name of the session; of the image or program by default.")] = "",
+    limit: Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="End the program then.")] = None,
+    trace: Annotated[str, typer.Option(help="What nsys traces.")] = "cuda,nvtx",
+    cuda_graph_trace: Annotated[
+        str, typer.Option(help="node shows kernels of CUDA graphs; graph is cheaper.")
+    ] = "node",
+    capture_range: Annotated[str | None, typer.Option(help="nsys's --capture-range.")] = None,
+    capture_range_end: Annotated[str | None, typer.Option(help="nsys's --capture-range-end.")] = None,
+    nvtx_capture: Annotated[str | None, typer.Option(help="nsys's --nvtx-capture: range@domain.")] = None,
+    env: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Pass a variable on that looks like a secret.")
+    ] = None,
+    nsys_option: Annotated[list[str] | None, typer.Option(help="A further option for nsys profile.")] = None,
+    stage: Stage = None,
+    step: Step = None,
+    threads: Threads = ThreadsOption.THREAD,
+    top: Annotated[int, typer.Option(min=0, help="Kernels to show for each stage.")] = 5,
+    nsys: Nsys = None,
+) -> None:
+    """Record a DeepSeek-OCR session, or any command, under nsys; analyze it and print the summary."""
+    from dsprof.nsys.profile import ProfileOptions
+    from dsprof.session import Settings, capture_command, capture_images, images_of
+    from dsprof.workloads.job import Job
+
+    command: list[str] = list(context.obj or [])
+    if bool(images) == bool(command):
+        raise typer.BadParameter("name images to read, or a command behind --, and not both.")
+    options = ProfileOptions(
+        trace=trace, cuda_graph_trace=cuda_graph_trace, limit_s=limit, capture_range=capture_range,
+        capture_range_end=capture_range_end, nvtx_capture=nvtx_capture, extra=tuple(nsys_option or ()),
+    )  # fmt: skip
+    settings = Settings(out=out, name=name, nsys=nsys, keep_variables=tuple(env or ()), profile=options)
+    with Progress() as progress:
+        if command:
+            done = capture_command(command, settings, sys.stderr, progress)
+        else:
+            job = Job(
+                images=tuple(str(path.resolve()) for path in images_of(images or [])), prompt=prompt, model=model,
+                max_new_tokens=max_new_tokens, repeat=repeat, warmup=warmup, modules=modules, seed=seed,
+                device=device, dtype=dtype, use_flash_attn=flash_attn, trust_remote_code=trust_remote_code,
+            )  # fmt: skip
+            done = capture_images(job, settings, sys.stderr, progress)
+    _analyze(done, stage, step, threads, top)
+
+
+def _analyze(done: Capture, stage: list[str] | None, step: str | None, threads: ThreadsOption, top: int) -> None:
+    """Tables and summary of every report of a capture; the exit code is the captured program's."""
+    from dsprof.analysis import analyze
+
+    for export in done.exports if done.recorded else ():
+        analysis = analyze(export, stages=stages_of(stage), step=step, threads=threads.value)
+        show(analysis.summary(top), SummaryFormat.RICH, analysis.write())
+    typer.echo(f"Session: {done.folder} (to pass on: the export; a .nsys-rep holds environments of other processes)")
+    if not done.recorded:
+        typer.echo("dsprof: Neither NVTX ranges nor CUDA events were recorded.", err=True)
+    if done.profile.ending != "finished":
+        explained = done.profile.explain()
+        typer.echo(f"dsprof: {explained[0].upper()}{explained[1:]}.", err=True)
+    if done.profile.ending in ("failed", "signalled", "interrupted"):
+        raise typer.Exit(done.session.exit_code)
+
+
+@app.command(epilog="Example: dsprof doctor --nsys /opt/nvidia/nsight-systems/2025.3.1/bin/nsys")
+def doctor(nsys: Nsys = None) -> None:
+    """Say whether a capture would work here, and what to do where it would not."""
+    from dsprof.doctor import examine, works
+    from dsprof.render.terminal import console, print_checks
+
+    checks = examine(nsys)
+    print_checks(checks, console())
+    if not works(checks):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: dsprof scrub run.sqlite -o safe.sqlite")
+def scrub(
+    report: Annotated[Path, typer.Argument(metavar="REPORT.sqlite", help="An SQLite export.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Copy an export without environment, paths, users, hosts and process lists; every event row stays."""
+    from dsprof.nsys.scrub import scrub as run
+
+    done = run(report, output, force=force)
+    typer.echo(f"{done.target}: {sum(done.kept.values())} rows kept, {sum(done.removed.values())} removed.")
+    for what, times in done.found.items():
+        typer.echo(f"  taken out of {times} texts: {what}")
+
+
+@workloads.command(epilog="Example: dsprof workloads tiny checkpoint/ --seed 1")
+def tiny(
+    folder: Annotated[Path, typer.Argument(help="Where the checkpoint is written.")],
+    size: Annotated[str, typer.Option(help="tiny, or full: the real sizes, for a GPU.")] = "tiny",
+    seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16.")] = "float32",
+) -> None:
+    """Write a DeepSeek-OCR-2 checkpoint of the true classes with random weights."""
+    from dsprof.workloads.tiny import save
+
+    typer.echo(f"Checkpoint: {save(folder, size, seed, dtype)}")
+
+
+@workloads.command(epilog="Example: dsprof workloads page page.png")
+def page(path: Annotated[Path, typer.Argument(help="The picture to write.")]) -> None:
+    """Draw a page of text to read."""
+    from dsprof.workloads.page import draw
+
+    typer.echo(f"Page: {draw(path)}")
