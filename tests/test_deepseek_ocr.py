@@ -674,3 +674,16 @@ def test_the_module_is_a_program(folder: Path, images: dict[str, Path]) -> None:
     assert done.returncode == 36
     assert "There is no image" in done.stderr
     assert read_outcome(folder / OUTCOME).error[0] == "ImageUnusable"
+
+
+def test_a_batch_gives_each_image_what_it_gets_alone(tiny_folder, tmp_path):
+    session = DeepSeekOCRSession.from_local(tiny_folder, device="cpu")
+    images = [tmp_path / "white.png", tmp_path / "black.png"]
+    for path in images:
+        Image.new("RGB", (640, 480), path.stem).save(path)
+    alone = [session.run_inference(path, max_new_tokens=5) for path in images]
+    together = session.run_batch(images, max_new_tokens=5)
+    assert [result.token_ids for result in together] == [result.token_ids for result in alone]
+    assert together[0].token_ids != together[1].token_ids
+    assert together[0].timing is together[1].timing
+    assert session.served == 3

@@ -38,6 +38,7 @@ def capture(
     prompt: Annotated[str, typer.Option(help="What is asked of the model.")] = _PROMPT,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 64,
     repeat: Annotated[int, typer.Option(min=1, help="Requests for each image.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Images in one request.")] = 1,
     warmup: Annotated[int, typer.Option(min=0, help="Requests before, outside of all ranges.")] = 1,
     modules: Annotated[
         str, typer.Option(help="Modules that get ranges: none, stages, layers, all, or a regex on their names.")
@@ -88,7 +89,7 @@ def capture(
         else:
             job = Job(
                 images=tuple(str(path.resolve()) for path in images_of(images or [])), prompt=prompt, model=model,
-                max_new_tokens=max_new_tokens, repeat=repeat, warmup=warmup, modules=modules, seed=seed,
+                max_new_tokens=max_new_tokens, repeat=repeat, batch=batch, warmup=warmup, modules=modules, seed=seed,
                 device=device, dtype=dtype, use_flash_attn=flash_attn, trust_remote_code=trust_remote_code,
             )  # fmt: skip
             done = capture_images(job, settings, sys.stderr, progress)

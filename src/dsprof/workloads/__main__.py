@@ -40,14 +40,24 @@ def run(job: Job, outcome: Outcome) -> None:
     outcome.device, outcome.attention = session.device, session.attention
     outcome.device_name = _device_name(session.device)
     outcome.parameters = sum(weights.numel() for weights in session.model.parameters())
+    images = [image for image in job.images for _ in range(job.repeat)]
+    requests = [images[start : start + job.batch] for start in range(0, len(images), job.batch)]
     for _ in range(job.warmup):
-        session.run_inference(job.images[0], job.prompt, job.max_new_tokens)
+        _serve(session, job, requests[0])
     session.domain, session.modules, session.served = open_domain(), job.modules, 0
-    for image in [image for image in job.images for _ in range(job.repeat)]:
-        result = session.run_inference(image, job.prompt, job.max_new_tokens)
-        outcome.requests.append(
-            RequestRecord(Path(image).name, result.prompt_tokens, len(result.token_ids), result.text, result.timing)
-        )
+    for request in requests:
+        outcome.requests += _serve(session, job, request)
+
+
+def _serve(session: DeepSeekOCRSession, job: Job, images: list[str]) -> list[RequestRecord]:
+    if len(images) > 1:
+        results = session.run_batch(images, job.prompt, job.max_new_tokens)
+    else:
+        results = [session.run_inference(images[0], job.prompt, job.max_new_tokens)]
+    return [
+        RequestRecord(Path(image).name, result.prompt_tokens, len(result.token_ids), result.text, result.timing)
+        for image, result in zip(images, results, strict=True)
+    ]
 
 
 def _session(job: Job) -> DeepSeekOCRSession:

@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -107,25 +107,35 @@ class DeepSeekOCRSession:
         self, image_path: str | os.PathLike[str], prompt: str = PROMPT, max_new_tokens: int = 64
     ) -> InferenceResult:
         """Read one image, greedily. Raises `ImageUnusable`."""
-        image = open_image(image_path)
+        if not hasattr(self.model, "infer"):
+            return self.run_batch([image_path], prompt, max_new_tokens)[0]
+        open_image(image_path)
         with Segmenter(self.model, self.modules, self.domain, self.served) as segmenter:
-            if hasattr(self.model, "infer"):
-                text, prompt_tokens, ids = self._infer(image_path, prompt, max_new_tokens)
-            else:
-                text, prompt_tokens, ids = self._generate(image, prompt, max_new_tokens)
+            text, prompt_tokens, ids = self._infer(image_path, prompt, max_new_tokens)
         self.served += 1
         return InferenceResult(text, ids, prompt_tokens, segmenter.timings[0])
 
-    def _generate(self, image: Any, prompt: str, max_new_tokens: int) -> tuple[str, int, list[int]]:
+    def run_batch(
+        self, image_paths: Sequence[str | os.PathLike[str]], prompt: str = PROMPT, max_new_tokens: int = 64
+    ) -> list[InferenceResult]:
+        """Read several images in one request, greedily; the results share its times. Raises `ImageUnusable`.
+
+        The first DeepSeek-OCR reads one image at a time: `TypeError`.
+        """
         import torch
 
-        inputs = self.processor(images=image, text=prompt, return_tensors="pt")
+        if hasattr(self.model, "infer"):
+            raise TypeError(f"{type(self.model).__name__} reads one image at a time.")
+        images = [open_image(path) for path in image_paths]
+        inputs = self.processor(images=images, text=[prompt] * len(images), return_tensors="pt", padding=True)
         inputs = inputs.to(self.device, dtype=self.model.dtype)
-        with torch.inference_mode():
+        with Segmenter(self.model, self.modules, self.domain, self.served) as segmenter, torch.inference_mode():
             output = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        length = inputs["input_ids"].shape[1]
-        ids = output[0, length:].tolist()
-        return self.processor.tokenizer.decode(ids, skip_special_tokens=True), length, ids
+        self.served += 1
+        length, timing = inputs["input_ids"].shape[1], segmenter.timings[0]
+        tokens = [row[length:].tolist() for row in output]
+        decode = self.processor.tokenizer.decode
+        return [InferenceResult(decode(ids, skip_special_tokens=True), ids, length, timing) for ids in tokens]
 
     def _infer(
         self, image_path: str | os.PathLike[str], prompt: str, max_new_tokens: int

@@ -16,13 +16,14 @@ JOB, OUTCOME = "job.json", "outcome.json"
 
 @frozen
 class Job:
-    """One run of the session: `repeat` requests for each image, after `warmup` requests without ranges."""
+    """One run of the session: each image `repeat` times, `batch` images a request, after `warmup` without ranges."""
 
     images: tuple[str, ...]
     prompt: str
     model: str = "tiny"
     max_new_tokens: int = 64
     repeat: int = 1
+    batch: int = 1
     warmup: int = 1
     modules: str = "stages"
     seed: int = 0
