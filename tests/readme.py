@@ -20,7 +20,7 @@ from dsprof.trace import Gpu, Report
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-SAMPLE = ROOT / "traces/samples/h200-dsocr2-layers.sqlite.xz"
+SAMPLE = ROOT / "traces/samples/h200-stages.sqlite.xz"
 WIDTH = 100
 
 

@@ -677,6 +677,8 @@ def test_the_module_is_a_program(folder: Path, images: dict[str, Path]) -> None:
 
 
 def test_a_batch_gives_each_image_what_it_gets_alone(tiny_folder, tmp_path):
+    from PIL import Image
+
     session = DeepSeekOCRSession.from_local(tiny_folder, device="cpu")
     images = [tmp_path / "white.png", tmp_path / "black.png"]
     for path in images:

@@ -41,13 +41,16 @@ from trace_builder import START_END, TraceBuilder
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES, SHARED = ROOT / "traces" / "samples", ROOT.parent / "shared" / "traces"
-#: What NVIDIA's nsys 2025.3.1 printed for the three H200 reports.
-KEPT, KEPT_FOLDER = "2025.3.1 (kept)", SHARED / "nsys-stats"
+#: What NVIDIA's nsys 2025.3.1 printed for the reports that it recorded.
+KEPT, KEPT_FOLDERS = "2025.3.1 (kept)", (SAMPLES / "nsys-stats", SHARED / "nsys-stats")
 
 LAYERS, NODE, GRAPH = "h200-dsocr2-layers", "h200-graph-node", "h200-graph-graph"
 RANKS = "public-h100-2rank-nccl-3.25.0"
 REAL = (LAYERS, NODE, GRAPH, RANKS, "public-h200-fuser-3.17.1", "public-a100-cloverleaf-3.13.2",
         "public-a100-saxpy-mpi-2.9.1")  # fmt: skip
+#: Recorded by `traces/record`, with what the nsys that recorded them printed kept beside them.
+RECORDED = tuple(f"h200-{name}" for name in (
+    "stages", "layers", "batch", "graphs-node", "graphs-graph", "two-processes"))  # fmt: skip
 
 PROJECTION, RANGE_KERNELS, KERNELS = "nvtx_gpu_proj_trace", "nvtx_kern_sum", "cuda_gpu_kern_sum"
 MEMORY_TIME, MEMORY_SIZE, LAUNCHES = "cuda_gpu_mem_time_sum", "cuda_gpu_mem_size_sum", "cuda_kern_exec_trace"
@@ -415,11 +418,11 @@ class Bench:
 
 def kept(report: str, what: str) -> Printed:
     """What NVIDIA's nsys once printed."""
-    for path in (KEPT_FOLDER / f"{report}_{what}.csv", KEPT_FOLDER / f"{report}_{what}.csv.xz"):
+    for path in (folder / f"{report}_{what}.csv{packed}" for folder in KEPT_FOLDERS for packed in ("", ".xz")):
         if path.is_file():
             with (lzma.open if path.suffix == ".xz" else open)(path, "rt", newline="") as file:
                 return Printed(nsys_stats.parse(file))
-    pytest.skip(f"{KEPT_FOLDER} has no {what} of {report}")
+    pytest.skip(f"no {what} of {report} was kept")
 
 
 @pytest.fixture(scope="session")
@@ -436,7 +439,7 @@ def pairs(what: str, *, also_kept: bool = True) -> pytest.MarkDecorator:
         if what not in TOO_SLOW.get((report, source), ()) and (source != MIDDLE or report != LAYERS)
     ]
     if also_kept:
-        params.append(pytest.param(LAYERS, KEPT, id=f"{LAYERS}-kept"))
+        params += [pytest.param(report, KEPT, id=f"{report}-kept") for report in (LAYERS, *RECORDED)]
     return pytest.mark.parametrize(("report", "source"), params)
 
 

@@ -358,12 +358,10 @@ class _Output:
                 try:
                     if log:
                         log.write(data)
-                        log.flush()
                 except OSError:  # a full disk: the program must not notice
                     log = None
                 self._take(self._decode(data))
-            with suppress(OSError):
-                self._take(self._decode(b"", True), at_end=True)
+            self._take(self._decode(b"", True), at_end=True)
 
     def _take(self, text: str, at_end: bool = False) -> None:
         """Split into lines, also those that a carriage return begins; show what is begun and cannot be nsys's."""
@@ -436,7 +434,7 @@ class _Run:
         self._next_step = 0.0
         try:
             self._process = _start(arguments, _environment(options, self.scratch))
-            log = (partial / LOG).open("ab")
+            log = (partial / LOG).open("ab", buffering=0)
         except BaseException:
             shutil.rmtree(self.scratch, ignore_errors=True)
             raise
@@ -559,11 +557,6 @@ class _Run:
 
 
 def _start(arguments: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Start nsys; a SIGINT that we were told to ignore, as shells tell background jobs, must reach the program."""
-    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    ignored = ignored and threading.current_thread() is threading.main_thread()
-    if ignored:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         return subprocess.Popen(
             arguments,
@@ -575,9 +568,6 @@ def _start(arguments: list[str], environment: dict[str, str]) -> subprocess.Pope
         )
     except OSError as error:
         raise ProfileFailed(f"{arguments[0]} cannot be run ({error.strerror}).", "Name another with --nsys.") from error
-    finally:
-        if ignored:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _carriers(scratch: Path) -> list[int]:
