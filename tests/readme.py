@@ -13,7 +13,7 @@ import attrs
 from rich.console import Console
 
 import dsprof
-from dsprof import errors, findings, summary
+from dsprof import errors, findings, summary, verdicts
 from dsprof.render.terminal import print_summary
 from dsprof.tables import all_tables
 from dsprof.trace import Gpu, Report
@@ -48,7 +48,8 @@ def json_fields() -> str:
     """The summary document, part by part."""
     parts = {
         "(top)": summary.Summary, "report": Report, "report.gpus[]": Gpu, "counts": summary.Counts,
-        "stages[]": summary.StageLine, "instances[]": summary.InstanceLine, "top_kernels[]": summary.KernelLine,
+        "verdicts[]": verdicts.Verdict, "stages[]": summary.StageLine, "instances[]": summary.InstanceLine, "families[]": summary.FamilyLine,
+        "top_kernels[]": summary.KernelLine,
         "coverage": summary.Coverage, "findings[]": findings.Finding,
     }  # fmt: skip
     rows = [f"| `{name}` | {_sentence(part)} | {_names(part)} |" for name, part in parts.items()]

@@ -104,6 +104,7 @@ def assert_conserved(analysis: dsprof.Analysis, path: Path) -> None:
     assert sorted(rows(analysis, "mem_trace", "start_ns", "end_ns")) == sorted(memops)
     assert totals(analysis, "kern_sum", "instances", "total_ns") == of_kernels
     assert totals(analysis, "stage_kern_sum", "instances", "total_ns") == of_kernels
+    assert totals(analysis, "stage_family_sum", "instances", "total_ns") == of_kernels
     assert totals(analysis, "range_kern_sum", "exclusive_instances", "exclusive_total_ns") == of_kernels
     assert totals(analysis, "stage_sum", "kernels_total", "kernel_total_ns") == of_kernels
     assert totals(analysis, "mem_sum", "instances", "total_ns") == of_memops
@@ -126,6 +127,11 @@ def assert_stages_part_the_kernels(analysis: dsprof.Analysis) -> None:
         assert (stage == NO_STAGE) == (instance is None) == (via == "none")
         staged[stage, kernel] += duration
         summed[kernel] += duration
+    families = Counter[tuple[str, str]]()
+    for stage, family, total in rows(analysis, "stage_kern_sum", "stage", "family", "total_ns"):
+        families[stage, family] += total
+    by_family = rows(analysis, "stage_family_sum", "stage", "family", "total_ns")
+    assert sorted(by_family) == sorted((*key, total) for key, total in families.items())
     by_stage = rows(analysis, "stage_kern_sum", "stage", "kernel", "total_ns")
     assert sorted(by_stage) == sorted((*key, total) for key, total in staged.items())
     assert sorted(rows(analysis, "kern_sum", "kernel", "total_ns")) == sorted(summed.items())

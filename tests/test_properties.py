@@ -521,6 +521,7 @@ def test_every_table_holds_the_whole_report(threads, rec):
 
     assert sums("kern_sum", "instances", "total_ns") == whole
     assert sums("stage_kern_sum", "instances", "total_ns") == whole
+    assert sums("stage_family_sum", "instances", "total_ns") == whole
     assert sums("stage_sum", "kernels_total", "kernel_total_ns") == whole
     assert sums("range_kern_sum", "exclusive_instances", "exclusive_total_ns") == whole
     assert sums("stage_sum", "gpu_ops_total") == (len(rec.ops),)

@@ -105,6 +105,6 @@ def test_a_notebook_shows_the_same_cells_as_the_terminal(analysis):
 
 def test_markdown_tables_have_as_many_cells_in_every_row(analysis):
     blocks = [block for block in summary_markdown(analysis.summary()).split("\n\n") if block.startswith("|")]
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         assert len({line.replace("\\|", "").count("|") for line in block.splitlines()}) == 1

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from dsprof import findings
 from dsprof.attributed import Attributed, Rules, Threads
 from dsprof.errors import OutputRefused, UnknownTable
+from dsprof.families import read_rules
 from dsprof.findings import Finding
 from dsprof.nsys.locate import locate
 from dsprof.nsys.reader import Progress, read
@@ -38,6 +39,7 @@ def analyze(
     stages: Mapping[str, str] | None = None,
     step: str | None = None,
     threads: Threads = "thread",
+    families: str | os.PathLike[str] | None = None,
     nsys: str | None = None,
     progress: Progress = lambda sentence: None,
 ) -> Analysis:
@@ -46,16 +48,18 @@ def analyze(
     `path`: an SQLite export, a ``.nsys-rep`` or ``.qdrep`` (exported with the nsys that is found, beside the
     report), or a session folder. `stages`: more stages, or other patterns for the usual ones, as regular
     expressions searched for in range names. `step`: the pattern of decode steps. `threads`: ``"process"``
-    gives launches of threads without a stage the one that is open in their process. `progress` is told
-    what is being done. Raises a `DsprofError` that says what to do.
+    gives launches of threads without a stage the one that is open in their process. `families`: a TOML file of
+    rules for kernel families, put before the usual ones. `progress` is told what is being done. Raises a
+    `DsprofError` that says what to do.
 
     >>> analysis = analyze("run.nsys-rep")          # doctest: +SKIP
     >>> analysis["stage_kern_sum"].head()           # doctest: +SKIP
     """
+    own = read_rules(Path(families)) if families is not None else ()
     report, exported = locate(Path(path), nsys, progress)
     trace = read(exported, progress)
     usual = Rules()
-    rules = Rules({**usual.stages, **(stages or {})}, step or usual.step, threads)
+    rules = Rules({**usual.stages, **(stages or {})}, step or usual.step, threads, (*own, *usual.families))
     return Analysis(trace, rules, report)
 
 
@@ -117,6 +121,7 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
         checked = (
             ("kern_sum", "instances", "total_ns"),
             ("stage_kern_sum", "instances", "total_ns"),
+            ("stage_family_sum", "instances", "total_ns"),
             ("stage_sum", "kernels_total", "kernel_total_ns"),
         )
         sums = [
@@ -126,7 +131,8 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
 
     def summary(self, top: int = TOP_KERNELS) -> Summary:
         """The first screen as data, with the `top` kernels of each stage."""
-        tables = {name: self.arrow(name) for name in ("stage_sum", "stage_trace", "stage_kern_sum")}
+        wanted = ("stage_sum", "stage_trace", "stage_kern_sum", "stage_family_sum")
+        tables = {name: self.arrow(name) for name in wanted}
         return summarize(self.attributed, tables, self.findings, version("dsprof"), top)
 
     def _repr_html_(self) -> str:

@@ -12,6 +12,7 @@ from attrs import field, frozen
 from dsprof import attribution as at
 from dsprof import findings
 from dsprof.attribution import NULL, Bools, Ints
+from dsprof.families import OTHER, RULES, Rule, family_of
 from dsprof.findings import Finding
 from dsprof.stages import NO_STAGE, REQUEST, STAGES, STEP
 from dsprof.stats import count_by, sum_by
@@ -28,12 +29,14 @@ class Rules:
 
     `stages` maps a stage to the regular expression that is searched for in a range's name (the domain is
     not part of it); where several fit, the first stage counts. `threads="process"` gives a launch whose
-    own thread has no stage open the one that was open anywhere in its process.
+    own thread has no stage open the one that was open anywhere in its process. `families` are the rules that
+    tell a kernel's family by its name, in order.
     """
 
     stages: dict[str, str] = field(factory=lambda: {name: f"^{re.escape(name)}$" for name in STAGES})
     step: str = f"^{re.escape(STEP)}$"
     threads: Threads = "thread"
+    families: tuple[Rule, ...] = RULES
 
 
 class Scope(NamedTuple):
@@ -93,6 +96,22 @@ class Attributed:
         number, launch = scope_of_call[call], self.trace.calls.start[call]
         order = np.lexsort((call, launch, number))
         return Scope(number[order], launch[order], op[order])
+
+    # -- kernel names -----------------------------------------------------------------------------------
+
+    @cached_property
+    def family_names(self) -> tuple[str, ...]:
+        """The families that the rules know, each once, and ``other`` last."""
+        return (*dict.fromkeys(rule.family for rule in self.rules.families if rule.family != OTHER), OTHER)
+
+    @cached_property
+    def family_of_name(self) -> Ints:
+        """Index into `family_names` for each of the trace's names, -1 for those of no kernel; shape (names,)."""
+        number = {family: code for code, family in enumerate(self.family_names)}
+        used = np.flatnonzero(np.bincount(self.trace.kernels.name, minlength=len(self.trace.names)))
+        code = np.full(len(self.trace.names), -1, np.int64)
+        code[used] = [number[family_of(self.trace.names[name], self.rules.families)] for name in used.tolist()]
+        return code
 
     # -- ranges -----------------------------------------------------------------------------------------
 
@@ -298,13 +317,19 @@ class Attributed:
         return np.where(payload != NULL, payload, ordinal)
 
     @cached_property
-    def step_of_op(self) -> Ints:
-        """Number of the step around each operation's launch, NULL for none, or for a step of another stage."""
-        calls, rows = self.trace.calls, len(self.trace.ranges) + 1
-        number, stage = np.full(rows, NULL, np.int64), np.full(rows, -1, np.int64)
-        number[self.step_ranges], stage[self.step_ranges] = self.step_number, self.stage_of_step
+    def step_range_of_call(self) -> Ints:
+        """The nearest step range around each API call, -1 for none, or for a step of another stage."""
+        calls, stage = self.trace.calls, np.full(len(self.trace.ranges) + 1, -1, np.int64)
+        stage[self.step_ranges] = self.stage_of_step
         found = self.enclosing(self.step_ranges, calls.thread, calls.start, self.rules.threads == "process")[0]
-        return self.of_op(np.where(stage[found] == self.stage_range_of_call, number[found], NULL), missing=NULL)
+        return np.where(stage[found] == self.stage_range_of_call, found, -1)
+
+    @cached_property
+    def step_of_op(self) -> Ints:
+        """Number of the step around each operation's launch, NULL for none."""
+        number = np.full(len(self.trace.ranges) + 1, NULL, np.int64)
+        number[self.step_ranges] = self.step_number
+        return self.of_op(number[self.step_range_of_call], missing=NULL)
 
     @cached_property
     def request_of_stage(self) -> Ints:
@@ -320,7 +345,9 @@ class Attributed:
     @cached_property
     def totals(self) -> StageTotals:
         """What was launched in each stage range and in none."""
-        return stage_totals(self)
+        rows, last = self.stage_ranges, len(self.stage_ranges)
+        of_op = row_in(self, rows, self.stage_range_of_op, last)
+        return totals_of(self, of_op, row_in(self, rows, self.stage_range_of_call, last), last + 1)
 
     @cached_property
     def tokens(self) -> Ints:
@@ -357,13 +384,16 @@ class StageTotals:
     sync_ns: Ints
 
 
-def stage_totals(a: Attributed) -> StageTotals:
-    """Sums over the operations and API calls of each stage range; each column of shape (stages + 1,)."""
+def row_in(a: Attributed, rows: Ints, range_of: Ints, missing: int = -1) -> Ints:
+    """Where in `rows`, a selection of ranges, each entry of a column of ranges stands; `missing` where it does not."""
+    place = np.full(len(a.trace.ranges) + 1, missing)
+    place[rows] = np.arange(len(rows))
+    return place[range_of]
+
+
+def totals_of(a: Attributed, of_op: Ints, of_call: Ints, rows: int) -> StageTotals:
+    """Sums over the operations and API calls of each of `rows` groups; the two columns tell the group of each."""
     ops, calls, copies = a.trace.operations, a.trace.calls, a.trace.memops
-    rows = len(a.stage_ranges) + 1
-    row_of_range = np.full(len(a.trace.ranges) + 1, rows - 1)
-    row_of_range[a.stage_ranges] = np.arange(rows - 1)
-    of_op, of_call = row_of_range[a.stage_range_of_op], row_of_range[a.stage_range_of_call]
     duration = ops.end - ops.start
     of_kernel, of_copy = of_op[: ops.kernels], of_op[ops.kernels :][copies.kind >= 0]
     has_op = np.zeros(len(calls), np.bool_)

@@ -284,3 +284,32 @@ def busy_in_slices(scope: Ints, start: Ints, end: Ints, low: Ints, high: Ints) -
     owner, position = explode(low[mixed], high[mixed])
     busy[mixed] = union_length(owner, start[position], end[position], len(mixed))
     return busy
+
+
+def paint(group: Ints, start: Ints, end: Ints, layer: Ints, groups: int, layers: int) -> Ints:
+    """Nanoseconds that each layer of intervals covers where no lower layer does; shape ``(groups, layers)``.
+
+    ::
+
+        layer 0      |----|      |--|        4 + 2
+        layer 1   |-----------|              3 + 4, what layer 0 leaves
+        layer 2   |-------------------|      3, what both leave
+    """
+    painted = np.zeros((groups, layers), np.int64)
+    filled = np.flatnonzero(end > start)
+    if not len(filled):
+        return painted
+    group, start, end, layer = group[filled], start[filled], end[filled], layer[filled]
+    time, owner = np.concatenate([start, end]), np.concatenate([group, group])
+    order = np.argsort(Keys(groups, time).pack(owner, time), kind="stable")
+    length = np.diff(time[order])  # across two groups nothing is open, so that difference is never counted
+    change = np.concatenate([np.ones(len(start), np.int8), np.full(len(end), -1, np.int8)])[order]
+    of_layer = np.concatenate([layer, layer])[order]
+    free = np.ones(len(length), np.bool_)
+    for one in range(layers):
+        is_open = np.cumsum(np.where(of_layer == one, change, 0), dtype=np.int64)[:-1] > 0
+        painted[:, one] = np.bincount(
+            owner[order][:-1][is_open & free], weights=length[is_open & free], minlength=groups
+        ).astype(np.int64)
+        free &= ~is_open
+    return painted

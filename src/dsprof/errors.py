@@ -15,6 +15,7 @@
     ├── ExportFailed           12   nsys could not export the report
     ├── OutputRefused          13   the tables could not be written there
     ├── UnknownTable           14   no table of that name
+    ├── RulesUnreadable        15   the file of kernel families is missing or wrong
     ├── OutputExists           30   a recording is there already, and --force was not given
     ├── NoSpace                31   too little room on the disk to record, or it became full
     ├── ProfileFailed          32   nsys ended without a report of the program
@@ -118,6 +119,12 @@ class UnknownTable(DsprofError):
     """There is no table of that name."""
 
     exit_code = 14
+
+
+class RulesUnreadable(DsprofError):
+    """The file of kernel families cannot be read, or a rule in it is wrong."""
+
+    exit_code = 15
 
 
 class ScrubRefused(DsprofError):

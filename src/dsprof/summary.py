@@ -17,6 +17,7 @@ from dsprof.findings import Finding
 from dsprof.names import short_kernel_name
 from dsprof.stages import NO_STAGE
 from dsprof.trace import Report, pid_of
+from dsprof.verdicts import Verdict, judge
 
 SCHEMA = "dsprof.summary/1"
 
@@ -74,6 +75,17 @@ class KernelLine:
 
 
 @frozen
+class FamilyLine:
+    """What a family of kernels took in a stage; `other` is what no rule fits."""
+
+    stage: str
+    family: str
+    share_pct: float
+    total_ns: int
+    instances: int
+
+
+@frozen
 class Coverage:
     """How many kernels came by a stage, and how."""
 
@@ -108,8 +120,10 @@ class Summary:
     dsprof: str
     report: Report
     counts: Counts
+    verdicts: tuple[Verdict, ...]
     stages: tuple[StageLine, ...]
     instances: tuple[InstanceLine, ...]
+    families: tuple[FamilyLine, ...]
     top_kernels: tuple[KernelLine, ...]
     coverage: Coverage
     findings: tuple[Finding, ...]
@@ -128,12 +142,22 @@ def summarize(
         dsprof=version,
         report=attributed.trace.report,
         counts=_counts(attributed),
+        verdicts=tuple(_verdicts(tables["stage_trace"])),
         stages=tuple(_lines(StageLine, tables["stage_sum"])),
         instances=tuple(_lines(InstanceLine, tables["stage_trace"])),
+        families=tuple(_families(tables["stage_family_sum"])),
         top_kernels=tuple(_top_kernels(tables["stage_kern_sum"], top)),
         coverage=_coverage(attributed),
         findings=findings,
     )
+
+
+def _verdicts(stage_trace: pa.Table) -> list[Verdict]:
+    """A verdict on each stage whose time has one cause for the better part."""
+    rows = stage_trace.to_pylist()
+    stages = dict.fromkeys(row["stage"] for row in rows)
+    found = (judge(stage, [row for row in rows if row["stage"] == stage]) for stage in stages)
+    return [verdict for verdict in found if verdict is not None]
 
 
 def _lines(line: type[Any], table: pa.Table) -> list[Any]:
@@ -160,13 +184,24 @@ def _coverage(a: Attributed) -> Coverage:
     return Coverage(len(a.trace.kernels), count["thread"], count["process"], count["none"])
 
 
+def _families(table: pa.Table) -> list[FamilyLine]:
+    """Every family of each stage; of ``(no stage)`` too where it is all there is."""
+    lines = _lines(FamilyLine, table)
+    kept = _shown([line.stage for line in lines])
+    return [line for line in lines if line.stage in kept]
+
+
+def _shown(stages: list[str]) -> list[str]:
+    """The stages whose kernels a summary names, in order."""
+    return [stage for stage in dict.fromkeys(stages) if stage != NO_STAGE] or [NO_STAGE]
+
+
 def _top_kernels(table: pa.Table, top: int) -> list[KernelLine]:
     """The first `top` rows of each stage; of ``(no stage)`` too where it is all there is."""
     rows = table.select(["stage", "kernel", "share_pct", "total_ns", "instances", "avg_ns"])
     stages = rows.column("stage").to_pylist()
-    kept = [stage for stage in dict.fromkeys(stages) if stage != NO_STAGE] or [NO_STAGE]
     lines = []
-    for stage in kept:
+    for stage in _shown(stages):
         first = stages.index(stage) if stage in stages else len(stages)
         chosen = rows.slice(first, min(top, stages.count(stage))).to_pylist()
         lines += [KernelLine(short_name=short_kernel_name(row["kernel"]), **row) for row in chosen]

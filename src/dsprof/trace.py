@@ -12,7 +12,7 @@ from functools import cached_property
 import attrs
 import numpy as np
 import numpy.typing as npt
-from attrs import frozen
+from attrs import field, frozen
 
 from dsprof import findings
 from dsprof.attribution import NULL, Bools, Ints, distinct
@@ -133,6 +133,24 @@ class MemOps:
 
 
 @frozen(eq=False)
+class Overheads:
+    """What the profiler itself took of a thread's time, a row each."""
+
+    start: Ints
+    end: Ints
+    thread: Ints
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+def no_overheads() -> Overheads:
+    """No overhead: for reports that say nothing of it."""
+    nothing = np.zeros(0, np.int64)
+    return Overheads(nothing, nothing, nothing)
+
+
+@frozen(eq=False)
 class Operations:
     """All GPU operations: the kernels first (``[:kernels]``), then the memory operations."""
 
@@ -188,15 +206,16 @@ class Trace:
     calls: Calls
     kernels: Kernels
     memops: MemOps
+    overheads: Overheads = field(factory=no_overheads)
 
     @cached_property
     def operations(self) -> Operations:
         """Kernels and memory operations in one set of columns."""
         both = (self.kernels, self.memops)
         columns = {
-            field.name: np.concatenate([getattr(part, field.name) for part in both])
-            for field in attrs.fields(Operations)
-            if field.name != "kernels"
+            one.name: np.concatenate([getattr(part, one.name) for part in both])
+            for one in attrs.fields(Operations)
+            if one.name != "kernels"
         }
         return Operations(kernels=len(self.kernels), **columns)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dsprof.cli.options import Nsys, Stage, Step, SummaryFormat, Threads, ThreadsOption, app, stages_of
+from dsprof.cli.options import Families, Nsys, Stage, Step, SummaryFormat, Threads, ThreadsOption, app, stages_of
 from dsprof.cli.progress import Progress
 from dsprof.cli.reports import show
 
@@ -67,10 +67,12 @@ def capture(
     stage: Stage = None,
     step: Step = None,
     threads: Threads = ThreadsOption.THREAD,
+    families: Families = None,
     top: Annotated[int, typer.Option(min=0, help="Kernels to show for each stage.")] = 5,
     nsys: Nsys = None,
 ) -> None:
     """Record a DeepSeek-OCR session, or any command, under nsys; analyze it and print the summary."""
+    from dsprof.families import read_rules
     from dsprof.nsys.profile import ProfileOptions
     from dsprof.session import Settings, capture_command, capture_images, images_of
     from dsprof.workloads.job import Job
@@ -78,6 +80,8 @@ def capture(
     command: list[str] = list(context.obj or [])
     if bool(images) == bool(command):
         raise typer.BadParameter("name images to read, or a command behind --, and not both.")
+    if families:
+        read_rules(families)  # a wrong file is told before the recording, not after it
     options = ProfileOptions(
         trace=trace, cuda_graph_trace=cuda_graph_trace, limit_s=limit, capture_range=capture_range,
         capture_range_end=capture_range_end, nvtx_capture=nvtx_capture, extra=tuple(nsys_option or ()),
@@ -93,15 +97,17 @@ def capture(
                 device=device, dtype=dtype, use_flash_attn=flash_attn, trust_remote_code=trust_remote_code,
             )  # fmt: skip
             done = capture_images(job, settings, sys.stderr, progress)
-    _analyze(done, stage, step, threads, top)
+    _analyze(done, stage, step, threads, families, top)
 
 
-def _analyze(done: Capture, stage: list[str] | None, step: str | None, threads: ThreadsOption, top: int) -> None:
+def _analyze(
+    done: Capture, stage: list[str] | None, step: str | None, threads: ThreadsOption, families: Path | None, top: int
+) -> None:
     """Tables and summary of every report of a capture; the exit code is the captured program's."""
     from dsprof.analysis import analyze
 
     for export in done.exports if done.recorded else ():
-        analysis = analyze(export, stages=stages_of(stage), step=step, threads=threads.value)
+        analysis = analyze(export, stages=stages_of(stage), step=step, threads=threads.value, families=families)
         show(analysis.summary(top), SummaryFormat.RICH, analysis.write())
     typer.echo(f"Session: {done.folder} (to pass on: the export; a .nsys-rep holds environments of other processes)")
     if not done.recorded:

@@ -60,6 +60,10 @@ Threads = Annotated[
     ThreadsOption,
     typer.Option(help="process: a stage also takes the launches of its process's other threads."),
 ]
+Families = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Rules for kernel families, put before the usual ones: TOML, see the README."),
+]
 Nsys = Annotated[str | None, typer.Option(metavar="PATH", help="The nsys that exports a .nsys-rep.")]
 
 
@@ -83,14 +87,15 @@ def analysis_of(
     stage: list[str] | None,
     step: str | None,
     threads: ThreadsOption,
+    families: Path | None,
     nsys: str | None,
     progress: Callable[[str], None],
 ) -> Analysis:
     """Analyze a report as the options say; wrong patterns are usage errors."""
     from dsprof.analysis import analyze as run
 
-    return run(report, stages=stages_of(stage), step=_pattern("--step", step), threads=threads.value, nsys=nsys,
-               progress=progress)  # fmt: skip
+    return run(report, stages=stages_of(stage), step=_pattern("--step", step), threads=threads.value,
+               families=families, nsys=nsys, progress=progress)  # fmt: skip
 
 
 def stages_of(options: list[str] | None) -> dict[str, str]:

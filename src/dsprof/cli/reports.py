@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dsprof.cli.options import (
+    Families,
     Nsys,
     Report,
     Stage,
@@ -37,11 +38,12 @@ def analyze(
     top: Annotated[int, typer.Option(min=0, help="Kernels to show for each stage.")] = 5,
     format_: Annotated[SummaryFormat, typer.Option("--format", help="How to print the summary.")] = SummaryFormat.RICH,
     strict: Annotated[bool, typer.Option("--strict", help="Fail where data is missing, lost or unreconciled.")] = False,
+    families: Families = None,
     nsys: Nsys = None,
 ) -> None:
     """Attribute a report's kernels to stages, write all tables as Parquet, print a summary."""
     with Progress() as progress:
-        analysis = analysis_of(report, stage, step, threads, nsys, progress)
+        analysis = analysis_of(report, stage, step, threads, families, nsys, progress)
         folder = analysis.write(out, progress)
         summary = analysis.summary(top)
     show(summary, format_, folder)
@@ -59,6 +61,7 @@ def table(
     stage: Stage = None,
     step: Step = None,
     threads: Threads = ThreadsOption.THREAD,
+    families: Families = None,
     nsys: Nsys = None,
 ) -> None:
     """Print one table of a report; --format parquet writes the file to standard output."""
@@ -66,7 +69,7 @@ def table(
 
     known_table(name)
     with Progress() as progress:
-        analysis = analysis_of(report, stage, step, threads, nsys, progress)
+        analysis = analysis_of(report, stage, step, threads, families, nsys, progress)
         found = analysis.arrow(name)
     from dsprof.render import plain, terminal
 

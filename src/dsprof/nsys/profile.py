@@ -49,8 +49,8 @@ _TICK_S, _LAST_PATIENCE_S = 0.25, 10.0
 _GRACE_S = 2.0
 #: Bytes free below which a failure is put down to the full disk.
 _FULL = 1 << 20
-#: Seconds after which an empty session-manager file is a dead one: nsys fills it at once.
-_STALE_S = 30.0
+#: Seconds after which a session-manager file that no process has open is a dead one: nsys opens it at once.
+_STALE_S = 5.0
 
 # What nsys says of itself; all versions from 2022.4 to 2024.2 use the same words.
 _BAR = re.compile(r"\[\d+/\d+\] \[[=\s]*\d+%\s*\].*|Processing \[[=\s]*\d+%\s*\].*")
@@ -265,12 +265,24 @@ def _environment(options: ProfileOptions, scratch: Path) -> dict[str, str]:
 
 
 def _remove_stale_shared_memory() -> None:
-    """Remove empty session-manager files: a killed nsys 2022 leaves one in /dev/shm, and no later one starts."""
+    """Remove session-manager files that no process has open: a killed nsys 2022 leaves one, and no later one starts.
+
+    nsys from 2023 on has this file in TMPDIR, but 2022 in /dev/shm, whatever TMPDIR is.
+    """
     for path in _SHARED_MEMORY.glob("NSys-*"):
         with suppress(OSError):
             status = path.stat()
-            if status.st_size == 0 and status.st_uid == os.geteuid() and time.time() - status.st_mtime > _STALE_S:
+            if status.st_uid == os.geteuid() and time.time() - status.st_mtime > _STALE_S and not _is_mapped(path):
                 path.unlink()
+
+
+def _is_mapped(path: Path) -> bool:
+    """Does any process have this file in its memory?"""
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError):
+            if os.fsencode(path) in maps.read_bytes():
+                return True
+    return False
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from dsprof.trace import (
     Gpu,
     Kernels,
     MemOps,
+    Overheads,
     Ranges,
     Report,
     Trace,
@@ -62,13 +63,14 @@ def read(path: Path, progress: Progress = lambda sentence: None) -> Trace:
         kernels = _kernels(export, names, calls)
         progress("reading copies")
         memops = _memops(export, calls)
+        overheads = _overheads(export)
         report = _report(export)
     if not (len(ranges) or len(calls) or len(kernels) or len(memops)):
         raise NothingRecorded(
             f"{path.name} holds neither NVTX ranges nor CUDA events.",
             "Record with `nsys profile --trace=cuda,nvtx`, and see whether the program ran to its end.",
         )
-    return Trace(report, names.all(), ranges, calls, kernels, memops)
+    return Trace(report, names.all(), ranges, calls, kernels, memops, overheads)
 
 
 class _Export:
@@ -368,6 +370,11 @@ def _memops(export: _Export, calls: Calls) -> MemOps:
         destination=raw["dstKind"],
         graph_node=raw["graphNodeId"],
     )
+
+
+def _overheads(export: _Export) -> Overheads:
+    raw = export.integers(schema.OVERHEADS)
+    return Overheads(start=raw["start"], end=np.maximum(raw["end"], raw["start"]), thread=raw["globalTid"])
 
 
 def _place(raw: Columns, calls: Calls) -> Columns:

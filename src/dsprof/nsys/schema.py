@@ -15,6 +15,7 @@ MEMCPY = "CUPTI_ACTIVITY_KIND_MEMCPY"
 MEMSET = "CUPTI_ACTIVITY_KIND_MEMSET"
 GRAPH = "CUPTI_ACTIVITY_KIND_GRAPH_TRACE"  # from schema 3.11.1
 NVTX = "NVTX_EVENTS"
+OVERHEAD = "PROFILER_OVERHEAD"
 STRINGS = "StringIds"
 #: The version table: none in 2020 and 2021, the first name up to 2023.1.2, the second from 2023.4.4.
 VERSION_TABLES = ("EXPORT_META_DATA", "META_DATA_EXPORT")
@@ -43,6 +44,7 @@ KERNELS = Source(
 GRAPHS = Source(GRAPH, _PLACE)
 COPIES = Source(MEMCPY, (*_PLACE, "bytes", "copyKind", "srcKind", "dstKind", "graphNodeId"))
 SETS = Source(MEMSET, (*_PLACE, "bytes", "memKind", "graphNodeId"))
+OVERHEADS = Source(OVERHEAD, ("start", "end", "globalTid"))
 RANGES = Source(NVTX, ("start", "end", "eventType", "globalTid", "endGlobalTid", "textId", "domainId"))
 #: The integer forms in which a range's payload may arrive; the first that is not NULL counts.
 PAYLOADS = ("int64Value", "uint64Value", "int32Value", "uint32Value")

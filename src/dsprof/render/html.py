@@ -18,8 +18,9 @@ def summary_html(summary: Summary) -> str:
         for label, text in headline(summary)
     )
     notes = "".join(f"<li>{escape(str(found))}</li>" for found in summary.findings)
+    verdicts = "".join(f"<p><b>{escape(one.sentence)}</b> {escape(one.remedy)}</p>" for one in summary.verdicts)
     body = "".join(_grid(grid) for grid in grids(summary))
-    return f"<div><table>{head}</table>{body}<p>{escape(coverage(summary))}</p><ul>{notes}</ul></div>"
+    return f"<div><table>{head}</table>{verdicts}{body}<p>{escape(coverage(summary))}</p><ul>{notes}</ul></div>"
 
 
 def _grid(grid: Grid) -> str:

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 
 from attrs import frozen
 
+from dsprof.families import OTHER
 from dsprof.render import units
 from dsprof.stages import NO_STAGE
-from dsprof.summary import InstanceLine, KernelLine, StageLine, Summary
+from dsprof.summary import FamilyLine, InstanceLine, KernelLine, StageLine, Summary
 
 #: With more instances than this the summary shows the stages only; `stage_trace` holds them all.
 MOST_INSTANCES = 12
+#: How many kernel families the summary names; `stage_family_sum` holds them all.
+MOST_FAMILIES = 6
 
 
 @frozen
@@ -29,6 +32,8 @@ def grids(summary: Summary) -> list[Grid]:
     shown = [_stages(summary.stages, bool(summary.counts.kernels))]
     if 0 < len(summary.instances) <= MOST_INSTANCES:
         shown.append(_instances(summary.instances, bool(summary.counts.kernels)))
+    if summary.families:
+        shown.append(_families(summary.families))
     stages = dict.fromkeys(line.stage for line in summary.top_kernels)
     return shown + [_kernels(stage, [x for x in summary.top_kernels if x.stage == stage]) for stage in stages]
 
@@ -115,6 +120,22 @@ def _without_gpu(title: str, header: list[str], rows: list[list[str]], on_gpu: b
     if not on_gpu:
         header, rows = header[:first], [row[:first] for row in rows if row[0] != NO_STAGE]
     return Grid(title, tuple(header), tuple(tuple(row) for row in rows))
+
+
+def _families(lines: Sequence[FamilyLine]) -> Grid:
+    """Shares of kernel time: a row per family, a column per stage; the last row is what no rule fits."""
+    stages = tuple(dict.fromkeys(x.stage for x in lines))
+    share = {(x.family, x.stage): x.share_pct for x in lines}
+    known = [family for family in dict.fromkeys(x.family for x in lines) if family != OTHER]
+    known.sort(key=lambda family: -sum(share.get((family, stage), 0.0) for stage in stages))
+    rest = known[MOST_FAMILIES:] if len(known) > MOST_FAMILIES + 1 else []
+    named = [(family, [family]) for family in known[: len(known) - len(rest)]]
+    if rest:
+        named.append((f"{len(rest)} more families", rest))
+    named.append((f"{OTHER} (no rule fits)", [OTHER]))
+    rows = [(label, *(units.percent(sum(share.get((family, stage), 0.0) for family in of)) for stage in stages))
+            for label, of in named]  # fmt: skip
+    return Grid("Kernel families", ("share of kernel time", *stages), tuple(rows))
 
 
 def _kernels(stage: str, lines: Sequence[KernelLine]) -> Grid:

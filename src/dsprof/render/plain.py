@@ -63,6 +63,7 @@ def to_markdown(table: pa.Table) -> str:
 def summary_markdown(summary: Summary) -> str:
     """The summary as Markdown: for an issue, a pull request, a job's page."""
     parts = ["\n".join(f"- **{label}**: {text}" for label, text in headline(summary))]
+    parts += [f"**{verdict.sentence}** {verdict.remedy}" for verdict in summary.verdicts]
     for grid in grids(summary):
         numeric = [position >= grid.names for position in range(len(grid.header))]
         parts.append(f"**{grid.title}**\n\n{_markdown(grid.header, grid.rows, numeric)}")

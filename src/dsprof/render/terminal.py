@@ -45,6 +45,10 @@ def print_summary(summary: Summary, out: Console) -> None:
     for label, text in headline(summary):
         labels.add_row(Text(label, "dim"), Text(text))
     out.print(labels)
+    for verdict in summary.verdicts:
+        out.print()
+        out.print(Text(verdict.sentence, "bold"))
+        out.print(Text(verdict.remedy))
     for grid in grids(summary):
         out.print()
         out.print(_table(grid))

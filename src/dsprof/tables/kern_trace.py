@@ -25,6 +25,7 @@ def build(a: Attributed) -> dict[str, Any]:
     return {
         "kernel": Coded(kernels.name[order], a.trace.names),
         "short_name": Coded(kernels.name[order], short),
+        "family": Coded(a.family_of_name[kernels.name[order]], a.family_names),
         "start_ns": kernels.start[order],
         "end_ns": kernels.end[order],
         "duration_ns": (kernels.end - kernels.start)[order],
@@ -67,6 +68,7 @@ TABLE = Table(
     (
         name("kernel", "The kernel's full, demangled name; (CUDA graph) for a replay traced as a whole."),
         name("short_name", "The same, short enough to read: its function and its functor."),
+        name("family", "What it does, by its name: gemm, attention, copy, …; other where no rule fits."),
         integer("start_ns", "When it began on the GPU."),
         integer("end_ns", "When it ended on the GPU."),
         integer("duration_ns", "Kernel time."),

@@ -18,11 +18,12 @@ def build(a: Attributed) -> dict[str, Any]:
     groups = describe(stage * len(names) + kernels.name, kernels.end - kernels.start)
     order = np.lexsort((-groups.total, groups.group // len(names)))
     found = groups.take(order)
-    of_stage = found.group // len(names)
+    of_stage, kernel = found.group // len(names), found.group % len(names)
     stage_total = sum_by(of_stage, found.total, len(a.stage_names))
     return {
         "stage": Coded(of_stage, a.stage_names),
-        "kernel": Coded(found.group % len(names), names),
+        "kernel": Coded(kernel, names),
+        "family": Coded(a.family_of_name[kernel], a.family_names),
         "share_pct": share_pct(found.total, stage_total[of_stage]),
         **statistics(found),
     }
@@ -34,6 +35,7 @@ TABLE = Table(
     (
         name("stage", "The stage in which the kernels were launched, or (no stage)."),
         name("kernel", "The kernel's full, demangled name."),
+        name("family", "What it does, by its name: gemm, attention, copy, …; other where no rule fits."),
         real("share_pct", "Its total in percent of the stage's kernel time."),
         *STATISTICS,
     ),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dsprof.accounting import CAUSES, account, stage_windows
 from dsprof.attributed import Attributed, wall_time
 from dsprof.attribution import NULL
 from dsprof.table import Coded, Table, integer, name, real, share_pct
@@ -25,6 +26,7 @@ def build(a: Attributed) -> dict[str, Any]:
     start, end = ranges.start[rows], ranges.end[rows]
     proj_start, proj_end, busy = totals.proj_start_ns[:-1], totals.proj_end_ns[:-1], totals.gpu_busy_ns[:-1]
     wall = wall_time(start, end, proj_start, proj_end)
+    idle = account(a, stage_windows(a))
     return {
         "stage": Coded(a.stage_of_range[rows], a.stage_names),
         "instance": a.instance_of_range[rows],
@@ -50,6 +52,7 @@ def build(a: Attributed) -> dict[str, Any]:
         "memcpy_ns": totals.memcpy_ns[:-1],
         "memcpy_bytes": totals.memcpy_bytes[:-1],
         "sync_ns": totals.sync_ns[:-1],
+        **{f"idle_{cause}_ns": idle[cause] for cause in CAUSES},
     }
 
 
@@ -81,6 +84,7 @@ TABLE = Table(
         integer("memcpy_ns", "Sum of the copies' durations."),
         integer("memcpy_bytes", "Bytes copied."),
         integer("sync_ns", "Host time in calls that only wait for the GPU."),
+        *(integer(f"idle_{cause}_ns", f"Of gpu_idle_ns: {text}.") for cause, text in CAUSES.items()),
     ),
     build,
 )

@@ -1,0 +1,156 @@
+"""Why a stage took that long: one word, the numbers behind it, and what to do. None where the data do not say.
+
+A stage is judged by its steady instances, over the wall time that `accounting` splits without rest.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attrs import frozen
+
+#: A first instance that took this much longer than the median of the others is a warm-up.
+WARM_UP = 1.2
+#: From this busy share on the GPU is the limit, and up to that one it is not; between the two nothing is said.
+_GPU_BOUND_PCT, _NOT_GPU_BOUND_PCT = 75.0, 60.0
+#: Launches per token from which on tokens are made one by one.
+_ONE_BY_ONE = 10
+#: Share of the idle time that one side must have to be called its cause.
+_MOST = 0.6
+_SIDES = {
+    "launch-bound": ("host", "launch", "api", "alloc", "profiler"),
+    "sync-bound": ("sync",),
+    "copy-bound": ("copy",),
+    "latency-bound": ("latency",),
+    "shared GPU": ("other_work",),
+}
+_REMEDIES = {
+    "GPU-bound": "Look at the families that take most (stage_family_sum): faster or fewer kernels shorten it.",
+    "launch-bound": "Launch less: CUDA graphs (a static cache and torch.compile), fused kernels, a larger batch.",
+    "sync-bound": "Find what waits for the GPU: .item(), .cpu(), synchronize(); keep decisions on the GPU.",
+    "copy-bound": "Pin host memory, copy on a stream of its own, or keep the data on the GPU.",
+    "latency-bound": "Work was queued and began late: look at dependencies between streams, and at graph launches.",
+    "shared GPU": "The GPU ran other work of the process: look at stage_stream_sum for who shares it.",
+}
+
+
+@frozen
+class Verdict:
+    """What limits a stage: `kind`, a sentence with the numbers, a remedy, and the numbers themselves.
+
+    `instances` were judged, `warm_up` left out; times are sums over them in ns, per token in us; `limit_us` is
+    what a token would take if the host cost nothing. Values per token are None where tokens are not known.
+    """
+
+    stage: str
+    kind: str
+    sentence: str
+    remedy: str
+    instances: int
+    warm_up: int
+    wall_ns: int
+    gpu_busy_ns: int
+    idle_ns: dict[str, int]
+    busy_pct: float
+    launches_per_token: float | None
+    kernel_mean_us: float
+    token_us: float | None
+    limit_us: float | None
+
+
+def steady(walls: Sequence[int]) -> list[int]:
+    """Positions of the instances that are no warm-up; only the first can be one.
+
+    >>> steady([300, 100, 101]), steady([100, 101]), steady([300])
+    ([1, 2], [0, 1], [0])
+    """
+    if len(walls) > 1 and walls[0] > WARM_UP * statistics.median(walls[1:]):
+        return list(range(1, len(walls)))
+    return list(range(len(walls)))
+
+
+def judge(stage: str, instances: Sequence[Mapping[str, Any]]) -> Verdict | None:
+    """The verdict on a stage from its rows of `stage_trace`; None where no cause has the better part of the time."""
+    kept = [instances[row] for row in steady([row["wall_ns"] for row in instances])]
+    wall, busy, kernels = (sum(row[column] for row in kept) for column in ("wall_ns", "gpu_busy_ns", "kernels"))
+    if not kernels or not wall:
+        return None
+    idle = {
+        column.removeprefix("idle_").removesuffix("_ns"): sum(row[column] for row in kept)
+        for column in kept[0]
+        if column.startswith("idle_")
+    }
+    kind = _kind(100.0 * busy / wall, idle)
+    if kind is None:
+        return None
+    tokens = sum(row["tokens"] or 0 for row in kept)
+    launches = sum(row["launches"] for row in kept)
+    kernel_us = sum(row["kernel_total_ns"] for row in kept) / kernels / 1e3
+    per_token = launches / tokens if tokens else None
+    token_us, limit_us = (wall / tokens / 1e3, busy / tokens / 1e3) if tokens else (None, None)
+    return Verdict(
+        stage=stage,
+        kind=kind,
+        sentence=_sentence(stage, kind, 100.0 * busy / wall, idle, wall, per_token, kernel_us, token_us, limit_us),
+        remedy=_REMEDIES[kind],
+        instances=len(kept),
+        warm_up=len(instances) - len(kept),
+        wall_ns=wall,
+        gpu_busy_ns=busy,
+        idle_ns=idle,
+        busy_pct=100.0 * busy / wall,
+        launches_per_token=per_token,
+        kernel_mean_us=kernel_us,
+        token_us=token_us,
+        limit_us=limit_us,
+    )
+
+
+def _kind(busy_pct: float, idle: Mapping[str, int]) -> str | None:
+    if busy_pct >= _GPU_BOUND_PCT:
+        return "GPU-bound"
+    whole = sum(idle.values())
+    if busy_pct > _NOT_GPU_BOUND_PCT:
+        return None
+    sides = {kind: sum(idle[cause] for cause in causes) for kind, causes in _SIDES.items()}
+    kind = max(sides, key=lambda one: sides[one])
+    return kind if sides[kind] >= _MOST * whole else None
+
+
+def _sentence(
+    stage: str,
+    kind: str,
+    busy_pct: float,
+    idle: Mapping[str, int],
+    wall: int,
+    per_token: float | None,
+    kernel_us: float,
+    token_us: float | None,
+    limit_us: float | None,
+) -> str:
+    """The numbers in words: what the GPU did, where the rest went, and what a free host would give."""
+    first, second = sorted(idle, key=lambda cause: -idle[cause])[:2]
+    shares = f"{100 * idle[first] / wall:.0f} % goes to {_WORDS[first]}, {100 * idle[second] / wall:.0f} % to {_WORDS[second]}"
+    text = f"{stage} is {kind}: the GPU is busy {busy_pct:.0f} % of the time; {shares}."
+    # A prefill's tokens share their launches: what one of them takes says nothing.
+    if kind == "launch-bound" and per_token is not None and per_token >= _ONE_BY_ONE and limit_us and token_us:
+        text += (
+            f" A token takes {per_token:.0f} launches of kernels of {kernel_us:.1f} us, and {token_us / 1e3:.1f} ms; "
+            f"it would take {limit_us / 1e3:.1f} ms if the host cost nothing."
+        )
+    return text
+
+
+_WORDS = {
+    "other_work": "other work on the GPU",
+    "latency": "launch latency",
+    "profiler": "the profiler",
+    "alloc": "memory allocation",
+    "copy": "copy calls",
+    "sync": "waiting for the GPU",
+    "launch": "launch calls",
+    "api": "other CUDA calls",
+    "host": "the host outside of CUDA",
+}

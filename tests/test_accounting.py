@@ -1,0 +1,118 @@
+"""The wall time of stages and steps, instant by instant, against a reference that looks at every nanosecond."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import slow_reference as slow
+from dsprof.accounting import CAUSES, account, stage_windows, step_windows
+from dsprof.attributed import Attributed, Rules
+from dsprof.attribution import paint
+from test_properties import MODES, STAGES, analysis_of, few, recordings, trace_of
+from test_properties import some as many
+
+IDLE = [f"idle_{cause}_ns" for cause in CAUSES]
+interval = st.tuples(st.integers(0, 2), st.integers(0, 30), st.integers(0, 9), st.integers(0, 3))
+
+
+@many
+@given(st.lists(interval, max_size=20))
+def test_paint_counts_every_instant_for_its_lowest_layer(drawn):
+    seen = Counter()
+    for group in range(3):
+        for instant in range(50):
+            layers = [layer for g, start, length, layer in drawn if g == group and start <= instant < start + length]
+            if layers:
+                seen[group, min(layers)] += 1
+    columns = np.array(drawn, np.int64).reshape(-1, 4).T
+    group, start, length, layer = columns
+    painted = paint(group, start, start + length, layer, 3, 4)
+    assert painted.tolist() == [[seen[one, layer] for layer in range(4)] for one in range(3)]
+
+
+def instant_by_instant(staged: slow.Staged, window: slow.Range, ops: list, calls: list) -> Counter:
+    """What each nanosecond of a window is for, in plain words; `ops` and `calls` are those of the window."""
+    begin = min([window.start, *(op.start for op in ops)])
+    end = max([window.end, *(op.end for op in ops)])
+    process = slow.process_of(window.thread)
+    others = [op for op in staged.rec.ops if op.process == process and op not in ops]
+    mine = [call for call in calls if call.thread == window.thread]
+    found = Counter()
+    for now in range(begin, end):
+        during = [call for call in mine if call.start <= now < call.end]
+        if any(op.start <= now < op.end for op in ops):
+            found["busy"] += 1
+        elif any(op.start <= now < op.end for op in others):
+            found["other_work"] += 1
+        elif any(staged.call[op.row].end <= now < op.start for op in ops):
+            found["latency"] += 1
+        elif any("Synchronize" in call.name for call in during):
+            found["sync"] += 1
+        elif during:
+            found["launch"] += 1
+        else:
+            found["host"] += 1
+    return found
+
+
+@pytest.mark.parametrize("threads", MODES)
+def test_every_instant_of_a_stage_is_counted_once(threads):
+    @few
+    @given(recordings())
+    def check(rec):
+        attributed = Attributed(trace_of(rec), Rules(threads=threads))
+        parts = account(attributed, stage_windows(attributed))
+        staged = slow.Staged(rec, STAGES, threads)
+        for row, stage in enumerate(staged.stages):
+            ops = [op for op in rec.ops if staged.of_op(op)[0] == stage]
+            calls = [call for call in rec.calls if staged.of_call(call)[0] == stage]
+            expected = instant_by_instant(staged, stage, ops, calls)
+            assert {cause: int(parts[cause][row]) for cause in parts if parts[cause][row]} == dict(expected)
+
+    check()
+
+
+@pytest.mark.parametrize("threads", MODES)
+def test_idle_parts_add_up_and_steps_part_their_stage(threads):
+    @few
+    @given(recordings())
+    def check(rec):
+        analysis = analysis_of(rec, threads)
+        stages, steps = analysis["stage_trace"], analysis["step_trace"]
+        assert (stages[IDLE].sum(axis=1) == stages["gpu_idle_ns"]).all()
+        numbered = steps[steps["range_id"].notna()]
+        assert (numbered[IDLE].sum(axis=1) == numbered["gpu_idle_ns"]).all()
+        assert (numbered["gpu_idle_ns"] + numbered["gpu_busy_ns"] == numbered["wall_ns"]).all()
+        inside = steps[steps["instance"].notna()].groupby(["stage", "instance"], observed=True)
+        parted = stages.set_index(["stage", "instance"])
+        for column in ("kernels", "gpu_ops", "kernel_total_ns"):
+            for key, total in inside[column].sum().items():
+                assert total == parted.loc[key, column]
+        kernels = analysis["kern_trace"]["step"].value_counts()
+        assert numbered.groupby("step")["kernels"].sum().sum() == kernels.sum()
+
+    check()
+
+
+def test_windows_of_steps_are_accounted_like_those_of_stages():
+    """A step that is all of its stage has the stage's times."""
+    rec = slow.Recording(
+        [
+            slow.Range(0, "decode", "", slow.PUSH_POP, 1 << 24 | 1, None, 0, 100),
+            slow.Range(1, "decode.step", "", slow.PUSH_POP, 1 << 24 | 1, None, 0, 100),
+        ],
+        [slow.Call(0, "cudaLaunchKernel_v7000", 1 << 24 | 1, 1, 10, 20)],
+        [slow.Op(0, slow.KERNEL, 1 << 24, 1, 30, 70, 0, 7, name="gemm")],
+    )
+    attributed = Attributed(trace_of(rec))
+    stage, step = (account(attributed, windows(attributed)) for windows in (stage_windows, step_windows))
+    assert {cause: value.tolist() for cause, value in stage.items()} == {
+        cause: value.tolist() for cause, value in step.items()
+    }
+    expected = {"busy": [40], "latency": [10], "launch": [10], "host": [40]}
+    assert {cause: value.tolist() for cause, value in step.items() if value.any()} == expected
