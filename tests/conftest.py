@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dsprof.nsys.command import run_nsys
+from nsys_stats import PRIMARY, Nsys, require
 from trace_builder import VERSIONS
 
 
@@ -34,3 +37,21 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     assert models.torch.get_num_threads() == 1
     return tiny.save(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="session")
+def primary() -> Nsys:
+    return require(PRIMARY)
+
+
+@pytest.fixture(scope="session")
+def recorded(primary: Nsys, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small report that the real nsys made."""
+    path = tmp_path_factory.mktemp("recorded") / "run.nsys-rep"
+    program = [sys.executable, "-m", "dsprof.workloads.toy", "1", "4"]
+    for _ in range(3):  # 2022.4 hangs now and then while it imports
+        profile = ["profile", "--trace=nvtx", "--sample=none", "--cpuctxsw=none", "--force-overwrite=true"]
+        outcome = run_nsys(primary.path, [*profile, "-o", str(path), *program], limit_s=60)
+        if outcome.code == 0 and path.is_file():
+            return path
+    pytest.fail(outcome.said)

@@ -48,7 +48,8 @@ def json_fields() -> str:
     """The summary document, part by part."""
     parts = {
         "(top)": summary.Summary, "report": Report, "report.gpus[]": Gpu, "counts": summary.Counts,
-        "verdicts[]": verdicts.Verdict, "stages[]": summary.StageLine, "instances[]": summary.InstanceLine, "families[]": summary.FamilyLine,
+        "verdicts[]": verdicts.Verdict,
+        "stages[]": summary.StageLine, "instances[]": summary.InstanceLine, "families[]": summary.FamilyLine,
         "top_kernels[]": summary.KernelLine,
         "coverage": summary.Coverage, "findings[]": findings.Finding,
     }  # fmt: skip

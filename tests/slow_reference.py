@@ -370,7 +370,8 @@ class Staged:
         for stage in self.stages:
             sums = self.sums(stage)
             done = stage.end if sums["proj_end_ns"] is None else max(stage.end, sums["proj_end_ns"])
-            wall = done - stage.start
+            first = sums["proj_start_ns"]
+            wall = done - (stage.start if first is None else min(stage.start, first))
             rows.append(
                 {
                     "stage": stage.name,

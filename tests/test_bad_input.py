@@ -28,8 +28,7 @@ from dsprof import cli, errors
 from dsprof.errors import DsprofError
 from dsprof.findings import STRICT_EXITS
 from dsprof.nsys import command
-from dsprof.nsys.command import run_nsys
-from nsys_stats import OLD, PRIMARY, Nsys, require
+from nsys_stats import OLD, Nsys, require
 from trace_builder import KERNEL, RUNTIME, TraceBuilder
 
 HEAD = b"NVIDIA Tegra Profiler Report\x00"
@@ -222,7 +221,13 @@ def test_bad_input(case: str, arguments: list[str], run: Run, tmp_path: Path, in
 
 
 def test_all_errors_have_their_cases() -> None:
-    elsewhere = {errors.NsysTooOld, errors.ExportFailed, errors.OutputRefused, errors.UnknownTable}
+    elsewhere = {
+        errors.NsysTooOld,
+        errors.ExportFailed,
+        errors.OutputRefused,
+        errors.UnknownTable,
+        errors.RulesUnreadable,
+    }
     of_reading = {kind for kind in DsprofError.__subclasses__() if kind.exit_code < min(STRICT_EXITS.values())}
     assert {kind for _, kind, _ in BAD.values()} | elsewhere == of_reading
 
@@ -284,24 +289,6 @@ def test_wrong_options(options: list[str], said: str, run: Run, inside: Path) ->
 
 
 # -- nsys -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def primary() -> Nsys:
-    return require(PRIMARY)
-
-
-@pytest.fixture(scope="session")
-def recorded(primary: Nsys, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small report that the real nsys made."""
-    path = tmp_path_factory.mktemp("recorded") / "run.nsys-rep"
-    program = [sys.executable, "-m", "dsprof.workloads.toy", "1", "4"]
-    for _ in range(3):  # 2022.4 hangs now and then while it imports
-        profile = ["profile", "--trace=nvtx", "--sample=none", "--cpuctxsw=none", "--force-overwrite=true"]
-        outcome = run_nsys(primary.path, [*profile, "-o", str(path), *program], limit_s=60)
-        if outcome.code == 0 and path.is_file():
-            return path
-    pytest.fail(outcome.said)
 
 
 @pytest.mark.nsys

@@ -16,7 +16,7 @@ from dsprof.errors import DsprofError, ExportFailed, NsysMissing, NsysTooOld, Ou
 from dsprof.findings import STRICT_EXITS
 from dsprof.nsys import command
 from dsprof.nsys.command import export, find_nsys, is_whole, nsys_version, run_nsys
-from nsys_stats import OLD, PRIMARY, Nsys, require
+from nsys_stats import OLD, Nsys, require
 
 AWKWARD = ["a b", "h#h", "q?q", "100%", "p%p", "%20", "ü-日本", "it's", "semi;$HOME"]
 
@@ -48,24 +48,6 @@ def no_nsys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "_USUAL_PLACES", ())
     monkeypatch.delenv("DSPROF_NSYS", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-
-
-@pytest.fixture(scope="session")
-def primary() -> Nsys:
-    return require(PRIMARY)
-
-
-@pytest.fixture(scope="session")
-def recorded(primary: Nsys, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small report that the real nsys made."""
-    path = tmp_path_factory.mktemp("recorded") / "run.nsys-rep"
-    program = [sys.executable, "-m", "dsprof.workloads.toy", "1", "4"]
-    for _ in range(3):  # 2022.4 hangs now and then while it imports
-        profile = ["profile", "--trace=nvtx", "--sample=none", "--cpuctxsw=none", "--force-overwrite=true"]
-        outcome = run_nsys(primary.path, [*profile, "-o", str(path), *program], limit_s=60)
-        if outcome.code == 0 and path.is_file():
-            return path
-    pytest.fail(outcome.said)
 
 
 # -- which nsys -----------------------------------------------------------------------------------------

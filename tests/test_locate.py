@@ -7,7 +7,6 @@ import lzma
 import os
 import shutil
 import sqlite3
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -24,9 +23,8 @@ from dsprof.errors import (
     ReportMissing,
 )
 from dsprof.nsys import command
-from dsprof.nsys.command import run_nsys
 from dsprof.nsys.locate import locate
-from nsys_stats import PRIMARY, Nsys, require
+from nsys_stats import Nsys
 from trace_builder import TraceBuilder
 
 
@@ -49,24 +47,6 @@ def folder(tmp_path: Path) -> Path:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small whole export."""
     return TraceBuilder().range("prefill", 0, 10).write(tmp_path_factory.mktemp("made") / "made.sqlite")
-
-
-@pytest.fixture(scope="session")
-def primary() -> Nsys:
-    return require(PRIMARY)
-
-
-@pytest.fixture(scope="session")
-def recorded(primary: Nsys, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small report that the real nsys made."""
-    path = tmp_path_factory.mktemp("recorded") / "run.nsys-rep"
-    program = [sys.executable, "-m", "dsprof.workloads.toy", "1", "4"]
-    for _ in range(3):  # 2022.4 hangs now and then while it imports
-        profile = ["profile", "--trace=nvtx", "--sample=none", "--cpuctxsw=none", "--force-overwrite=true"]
-        outcome = run_nsys(primary.path, [*profile, "-o", str(path), *program], limit_s=60)
-        if outcome.code == 0 and path.is_file():
-            return path
-    pytest.fail(outcome.said)
 
 
 class Counted:

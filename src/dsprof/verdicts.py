@@ -132,8 +132,11 @@ def _sentence(
 ) -> str:
     """The numbers in words: what the GPU did, where the rest went, and what a free host would give."""
     first, second = sorted(idle, key=lambda cause: -idle[cause])[:2]
-    shares = f"{100 * idle[first] / wall:.0f} % goes to {_WORDS[first]}, {100 * idle[second] / wall:.0f} % to {_WORDS[second]}"
-    text = f"{stage} is {kind}: the GPU is busy {busy_pct:.0f} % of the time; {shares}."
+    most, more = 100 * idle[first] / wall, 100 * idle[second] / wall
+    text = (
+        f"{stage} is {kind}: the GPU is busy {busy_pct:.0f} % of the time; {most:.0f} % goes to {_WORDS[first]}, "
+        f"{more:.0f} % to {_WORDS[second]}."
+    )
     # A prefill's tokens share their launches: what one of them takes says nothing.
     if kind == "launch-bound" and per_token is not None and per_token >= _ONE_BY_ONE and limit_us and token_us:
         text += (

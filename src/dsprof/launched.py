@@ -1,0 +1,70 @@
+"""What `kern_trace` and `mem_trace` have in common: where an operation ran, and the launch behind it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dsprof.attributed import VIA, Attributed
+from dsprof.attribution import NULL, Ints
+from dsprof.table import Coded, integer, name
+from dsprof.trace import Kernels, MemOps, pid_of, tid_of
+
+#: When and where it ran.
+PLACE = (
+    integer("start_ns", "When it began on the GPU."),
+    integer("end_ns", "When it ended on the GPU."),
+    integer("duration_ns", "Its time on the GPU."),
+    integer("device_id", "CUDA device."),
+    integer("context_id", "CUDA context."),
+    integer("stream_id", "CUDA stream."),
+    integer("pid", "Process that launched it."),
+)
+#: The API call that launched it.
+LAUNCH = (
+    integer("tid", "Thread that launched it; missing without a launch in the report.", True),
+    integer("correlation_id", "CUPTI's number of the launch, one per process.", True),
+    integer("graph_node_id", "Node of the CUDA graph that it is, where it is one.", True),
+    name("api_name", "The CUDA API call that launched it.", nullable=True),
+    integer("api_start_ns", "When that call began.", True),
+    integer("api_ns", "API time: how long the call took.", True),
+    integer("queue_ns", "Queue time: from the call's end to its start on the GPU, 0 where they overlap.", True),
+)
+#: The range, stage and step of the launch.
+STAGE = (
+    integer("range_id", "The innermost NVTX range around the launch, of any domain.", True),
+    name("stage", "The stage of the launch, or (no stage)."),
+    integer("stage_instance", "Which prefill or decode of the report, from 0.", True),
+    integer("step", "Decode step of the launch.", True),
+    name("via", "How the stage was found: by the launch's thread, its process, or none."),
+)
+
+
+def launched(a: Attributed, rows: Kernels | MemOps, first: int, order: Ints) -> dict[str, Any]:
+    """Values of `PLACE`, `LAUNCH` and `STAGE` for operations that begin at `first` of all, in the order given."""
+    calls, ops = a.trace.calls, first + order
+    call_start, call_end = a.of_op(calls.start, NULL)[ops], a.of_op(calls.end, NULL)[ops]
+    has_launch = call_start != NULL
+    stage_range, row = a.stage_range_of_op[ops], a.of_op(a.range_of_call)[ops]
+    return {
+        "start_ns": rows.start[order],
+        "end_ns": rows.end[order],
+        "duration_ns": (rows.end - rows.start)[order],
+        "device_id": rows.device[order],
+        "context_id": rows.context[order],
+        "stream_id": rows.stream[order],
+        "pid": pid_of(rows.process[order]),
+        "tid": np.where(has_launch, tid_of(a.of_op(calls.thread, 0)[ops]), NULL),
+        "correlation_id": rows.correlation[order],
+        "graph_node_id": rows.graph_node[order],
+        "api_name": Coded(a.of_op(calls.name.astype(np.int64))[ops], a.trace.names),
+        "api_start_ns": call_start,
+        "api_ns": np.where(has_launch, call_end - call_start, NULL),
+        "queue_ns": np.where(has_launch, np.maximum(rows.start[order] - call_end, 0), NULL),
+        "range_id": np.where(row >= 0, np.append(a.trace.ranges.range_id, NULL)[row], NULL),
+        "stage": Coded(a.stage_code(stage_range), a.stage_names),
+        "stage_instance": np.where(stage_range >= 0, np.append(a.instance_of_range, NULL)[stage_range], NULL),
+        "step": a.step_of_op[ops],
+        "via": Coded(a.via_of_op[ops], VIA),
+    }
