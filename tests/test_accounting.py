@@ -35,13 +35,14 @@ def test_paint_counts_every_instant_for_its_lowest_layer(drawn):
     assert painted.tolist() == [[seen[one, layer] for layer in range(4)] for one in range(3)]
 
 
-def instant_by_instant(staged: slow.Staged, window: slow.Range, ops: list, calls: list) -> Counter:
-    """What each nanosecond of a window is for, in plain words; `ops` and `calls` are those of the window."""
+def instant_by_instant(staged: slow.Staged, window: slow.Range, ops: list) -> Counter:
+    """What each nanosecond of a window is for, in plain words; `ops` are those of the window."""
     begin = min([window.start, *(op.start for op in ops)])
     end = max([window.end, *(op.end for op in ops)])
     process = slow.process_of(window.thread)
     others = [op for op in staged.rec.ops if op.process == process and op not in ops]
-    mine = [call for call in calls if call.thread == window.thread]
+    launched = [(staged.call[op.row].end, op.start) for op in [*ops, *others] if staged.call[op.row]]
+    mine = [call for call in staged.rec.calls if call.thread == window.thread]
     found = Counter()
     for now in range(begin, end):
         during = [call for call in mine if call.start <= now < call.end]
@@ -49,7 +50,7 @@ def instant_by_instant(staged: slow.Staged, window: slow.Range, ops: list, calls
             found["busy"] += 1
         elif any(op.start <= now < op.end for op in others):
             found["other_work"] += 1
-        elif any(staged.call[op.row].end <= now < op.start for op in ops):
+        elif any(called <= now < begun for called, begun in launched):
             found["latency"] += 1
         elif any("Synchronize" in call.name for call in during):
             found["sync"] += 1
@@ -70,8 +71,7 @@ def test_every_instant_of_a_stage_is_counted_once(threads):
         staged = slow.Staged(rec, STAGES, threads)
         for row, stage in enumerate(staged.stages):
             ops = [op for op in rec.ops if staged.of_op(op)[0] == stage]
-            calls = [call for call in rec.calls if staged.of_call(call)[0] == stage]
-            expected = instant_by_instant(staged, stage, ops, calls)
+            expected = instant_by_instant(staged, stage, ops)
             assert {cause: int(parts[cause][row]) for cause in parts if parts[cause][row]} == dict(expected)
 
     check()

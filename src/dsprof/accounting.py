@@ -18,7 +18,8 @@ import numpy as np
 
 from dsprof import attribution as at
 from dsprof.attributed import Attributed, row_in
-from dsprof.attribution import NULL, Bools, Ints
+from dsprof.attribution import Bools, Ints
+from dsprof.trace import process_of
 
 #: Why the GPU was idle, by name, in the order in which a cause is preferred, and what it means.
 CAUSES = {
@@ -56,7 +57,8 @@ class Windows(NamedTuple):
 def account(a: Attributed, windows: Windows) -> dict[str, Ints]:
     """GPU busy time (``busy``) and idle time by cause of each window; they add up to its length.
 
-    Only calls of a window's own thread count: what other threads do does not keep it waiting.
+    Of the calls only those of the window's own thread count: what other threads do does not keep it waiting. An
+    outer stage is waiting for what its thread does in an inner one, too.
     """
     names = list(CAUSES)
     layers = [_busy(a, windows), _other_work(a, windows), _latency(a, windows), _profiler(a, windows)]
@@ -92,9 +94,10 @@ def _windows(a: Attributed, rows: Ints, of_op: Ints, of_call: Ints) -> Windows:
 
 def host_in_calls(a: Attributed, windows: Windows) -> Ints:
     """Nanoseconds of each window in which its thread was inside a CUDA API call."""
-    calls, (group, start, end) = a.trace.calls, _layer(a, windows, windows.of_call >= 0)
-    mine = calls.thread[windows.of_call >= 0] == windows.thread[group]
-    return at.union_length(group[mine], start[mine], end[mine], len(windows.start))
+    calls = a.trace.calls
+    group, row = _overlapping(windows.thread, windows, calls.thread, calls.start, calls.end)
+    start, end = np.maximum(calls.start[row], windows.start[group]), np.minimum(calls.end[row], windows.end[group])
+    return at.union_length(group, start, end, len(windows.start))
 
 
 _Layer = tuple[Ints, Ints, Ints]
@@ -105,60 +108,40 @@ def _busy(a: Attributed, windows: Windows) -> _Layer:
     return windows.of_op[inside], ops.start[inside], ops.end[inside]
 
 
-def _latency(a: Attributed, windows: Windows) -> _Layer:
-    """From the end of the launching call to the start of the operation."""
-    inside = np.flatnonzero(windows.of_op >= 0)
-    called = a.trace.calls.end[a.call_of_op[inside]] if len(inside) else inside
-    return windows.of_op[inside], called, a.trace.operations.start[inside]
-
-
 def _other_work(a: Attributed, windows: Windows) -> _Layer:
-    """Operations of the window's process that belong to another window or to none."""
+    """Operations of the window's process, its own among them: those count as busy already."""
     ops = a.trace.operations
-    found: list[_Layer] = [(np.zeros(0, np.int64),) * 3]
-    process = windows.thread & ~np.int64(0xFFFFFF)
-    for one in at.distinct(np.sort(process)):
-        rows, mine = np.flatnonzero(process == one), np.flatnonzero(ops.process == one)
-        mine = mine[np.argsort(ops.start[mine], kind="stable")]
-        start, end = ops.start[mine], ops.end[mine]
-        low = np.searchsorted(np.maximum.accumulate(end), windows.start[rows], side="right") if len(mine) else rows * 0
-        high = np.maximum(np.searchsorted(start, windows.end[rows], side="left"), low)
-        owner, position = at.explode(low, high)
-        strange = windows.of_op[mine[position]] != rows[owner]
-        found.append((rows[owner[strange]], start[position[strange]], end[position[strange]]))
-    group, begin, stop = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return group, begin, stop
+    group, op = _overlapping(process_of(windows.thread), windows, ops.process, ops.start, ops.end)
+    return group, ops.start[op], ops.end[op]
+
+
+def _latency(a: Attributed, windows: Windows) -> _Layer:
+    """From the end of the launching call to the start of the operation, for all of the window's process."""
+    ops = a.trace.operations
+    launched = np.flatnonzero(a.call_of_op >= 0)
+    called = a.trace.calls.end[a.call_of_op[launched]] if len(launched) else launched
+    begun = np.maximum(ops.start[launched], called)
+    group, which = _overlapping(process_of(windows.thread), windows, ops.process[launched], called, begun)
+    return group, called[which], begun[which]
 
 
 def _profiler(a: Attributed, windows: Windows) -> _Layer:
     """The profiler's overhead on the window's thread."""
     overheads = a.trace.overheads
-    threads, scope = np.unique(np.concatenate([windows.thread, overheads.thread]), return_inverse=True)
-    scope = scope.reshape(-1)
-    count = len(windows.start)
-    keys = at.Keys(len(threads), windows.start, windows.end, overheads.start)
-    if not len(overheads) or not count:
-        return (np.zeros(0, np.int64),) * 3
-    order = np.argsort(keys.pack(scope[:count], windows.start), kind="stable")
-    slot = np.searchsorted(
-        keys.pack(scope[:count], windows.start)[order], keys.pack(scope[count:], overheads.start), side="right"
-    )
-    row = np.where(slot > 0, order[slot - 1], -1)
-    inside = (row >= 0) & (windows.thread[row] == overheads.thread) & (overheads.start < windows.end[row])
-    return row[inside], overheads.start[inside], overheads.end[inside]
+    group, row = _overlapping(windows.thread, windows, overheads.thread, overheads.start, overheads.end)
+    return group, overheads.start[row], overheads.end[row]
 
 
 def _calls(a: Attributed, windows: Windows, kinds: list[str]) -> list[_Layer]:
-    """The API calls of the window's own thread, a layer for each kind; the last kind takes what is left."""
+    """The API calls of the window's thread, a layer for each kind; the last kind takes what is left."""
     calls = a.trace.calls
-    inside = windows.of_call >= 0
-    inside &= calls.thread == np.append(windows.thread, NULL)[windows.of_call]
-    left, layers = inside.copy(), []
+    group, row = _overlapping(windows.thread, windows, calls.thread, calls.start, calls.end)
+    left, layers = np.ones(len(row), np.bool_), []
     for kind in kinds[:-1]:
-        chosen = inside & _is(a, kind)
+        chosen = _is(a, kind)[row]
         left &= ~chosen
-        layers.append(_layer(a, windows, chosen))
-    return [*layers, _layer(a, windows, left)]
+        layers.append((group[chosen], calls.start[row[chosen]], calls.end[row[chosen]]))
+    return [*layers, (group[left], calls.start[row[left]], calls.end[row[left]])]
 
 
 def _is(a: Attributed, kind: str) -> Bools:
@@ -168,6 +151,18 @@ def _is(a: Attributed, kind: str) -> Bools:
     return chosen
 
 
-def _layer(a: Attributed, windows: Windows, chosen: Bools) -> _Layer:
-    rows = np.flatnonzero(chosen)
-    return windows.of_call[rows], a.trace.calls.start[rows], a.trace.calls.end[rows]
+def _overlapping(scope: Ints, windows: Windows, of: Ints, start: Ints, end: Ints) -> tuple[Ints, Ints]:
+    """Every (window, interval) pair of one scope (thread or process) that overlaps in time; windows may nest."""
+    groups, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for one in np.unique(scope):
+        mine, theirs = np.flatnonzero(scope == one), np.flatnonzero(of == one)
+        if not len(theirs):
+            continue
+        theirs = theirs[np.argsort(start[theirs], kind="stable")]
+        low = np.searchsorted(np.maximum.accumulate(end[theirs]), windows.start[mine], side="right")
+        high = np.searchsorted(start[theirs], windows.end[mine], side="left")
+        owner, position = at.explode(low, np.maximum(high, low))
+        kept = end[theirs[position]] > windows.start[mine[owner]]
+        groups.append(mine[owner[kept]])
+        rows.append(theirs[position[kept]])
+    return np.concatenate(groups), np.concatenate(rows)

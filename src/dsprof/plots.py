@@ -1,0 +1,164 @@
+"""Figures of what people would rather look at than read; needs matplotlib (``pip install 'dsprof[notebook]'``).
+
+Each function takes an `Analysis`, or any mapping of the tables' names to DataFrames, and returns a matplotlib figure:
+the last line of a notebook's cell shows it, ``figure.savefig("steps.png")`` or ``.svg`` writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dsprof.accounting import CAUSES
+from dsprof.stages import NO_STAGE
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    Tables = Mapping[str, pd.DataFrame]
+
+#: Width and height in inches.
+_SIZE = (8.0, 4.0)
+#: With more prefills and decodes than this, `idle_causes` draws a mean for each stage.
+MOST_BARS = 12
+#: With more than this, `step_latency` draws all in one colour: a legend would say nothing.
+MOST_LINES = 6
+#: What is shorter than this part of the longest bar cannot be seen in it.
+_VISIBLE = 0.002
+_NS_PER_MS = 1e6
+# Paul Tol's schemes "bright" and "muted", which stay apart for colour-blind readers.
+_COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377")
+_GREY = "#777777"
+_OF_CAUSE = {
+    "busy": "#332288",
+    "other_work": "#88CCEE",
+    "latency": "#44AA99",
+    "profiler": "#DDDDDD",
+    "alloc": "#882255",
+    "copy": "#AA4499",
+    "sync": "#117733",
+    "launch": "#DDCC77",
+    "api": "#999933",
+    "host": "#CC6677",
+}
+_WORDS = {"busy": "GPU busy", "other_work": "other work on the GPU", "latency": "launch latency", "alloc": "allocation",
+          "copy": "copy calls", "sync": "waiting for the GPU", "launch": "launch calls", "api": "other CUDA calls",
+          "host": "host outside of CUDA"}  # fmt: skip
+
+
+def step_latency(analysis: Tables) -> Figure:
+    """Latency of each step on the host (solid) and its GPU busy time (dotted), in ms, over the step's number.
+
+    A line for each decode of `step_trace`; the gap between its two lines is what the GPU did not work.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    steps = analysis["step_trace"]
+    steps = steps[steps["step"].notna()]
+    figure, axes = _figure()
+    axes.set(title="Latency of each step", xlabel="step", ylabel="time (ms)")
+    if steps.empty:
+        return _nothing(figure, axes, "no steps in this report: name them with step=")
+    lines = list(steps.groupby(["stage", "instance"], observed=True, dropna=False, sort=False))
+    many = len(lines) > MOST_LINES
+    for position, ((stage, instance), rows) in enumerate(lines):
+        number = rows["step"].to_numpy(float)
+        name = f"{stage} {instance}".removesuffix(" <NA>").removesuffix(" nan")
+        label = (f"{len(lines)} decodes" if position == 0 else "_") if many else name
+        style: dict[str, Any] = {"color": _COLOURS[0 if many else position], "alpha": 0.4 if many else 1.0}
+        axes.plot(number, _ms(rows["duration_ns"]), "-o", markersize=3, label=label, **style)
+        axes.plot(number, _ms(rows["gpu_busy_ns"]), ":.", markersize=3, label="_", **style)
+    axes.plot([], [], ":.", markersize=3, color=_GREY, label="GPU busy")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc="outside right upper", frameon=False)
+    return figure
+
+
+def idle_causes(analysis: Tables) -> Figure:
+    """Wall time in ms of each prefill and decode of `stage_trace`: GPU busy, and the GPU idle by cause, stacked.
+
+    The legend leaves out what is too small to be seen. With more than `MOST_BARS` bars, each stage has one: its mean.
+    """
+    columns = {"busy": "gpu_busy_ns", **{cause: f"idle_{cause}_ns" for cause in CAUSES}}
+    trace = analysis["stage_trace"]
+    figure, axes = _figure()
+    axes.set(title="Where the wall time went", xlabel="time (ms)")
+    if trace.empty:
+        return _nothing(figure, axes, "no stage in this report: name its ranges with stages=")
+    if len(trace) > MOST_BARS:
+        groups = trace.groupby("stage", observed=True, sort=False)
+        labels = [f"{stage}\nmean of {len(rows)}" for stage, rows in groups]
+        bars = groups[list(columns.values())].mean()
+    else:
+        trace = trace.sort_values("start_ns")
+        labels = [f"{stage} {instance}" for stage, instance in zip(trace["stage"], trace["instance"], strict=True)]
+        bars = trace[list(columns.values())]
+    left = 0.0 * _ms(bars["gpu_busy_ns"])
+    visible = _VISIBLE * _ms(bars.sum(axis=1)).max()
+    for cause, column in columns.items():
+        widths = _ms(bars[column])
+        label = _WORDS.get(cause, cause) if widths.max() > visible else "_"
+        style: dict[str, Any] = {"color": _OF_CAUSE[cause], "edgecolor": "white", "linewidth": 0.3}
+        axes.barh(range(len(bars)), widths, left=left, label=label, **style)
+        left = left + widths
+    axes.set_yticks(range(len(bars)), labels)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    figure.legend(loc="outside right upper", frameon=False)
+    return figure
+
+
+def family_bars(analysis: Tables, most: int = 8) -> Figure:
+    """Share of each stage's kernel time in percent by kernel family, from `stage_family_sum`.
+
+    The `most` families with the greatest share in any stage have bars; the last bars sum up the others.
+    """
+    shares = analysis["stage_family_sum"].pivot_table(
+        index="family", columns="stage", values="share_pct", aggfunc="sum", observed=True, fill_value=0.0, sort=False
+    )
+    shares = shares.drop(columns=NO_STAGE, errors="ignore")
+    shares.index, shares.columns = shares.index.astype(str), shares.columns.astype(str)
+    shares = shares[shares.max(axis=1) > 0]
+    figure, axes = _figure()
+    axes.set(title="Kernel time by family", xlabel="share of the stage's kernel time (%)")
+    if shares.empty:
+        return _nothing(figure, axes, "no kernels in a stage of this report")
+    shares = shares.loc[shares.max(axis=1).sort_values(ascending=False, kind="stable").index]
+    if len(shares) > most:
+        rest = shares.iloc[most:]
+        shares = shares.iloc[:most].copy()
+        shares.loc[f"{len(rest)} more"] = rest.sum()
+    height = 0.8 / len(shares.columns)
+    for position, stage in enumerate(shares.columns):
+        middle = [row + (position - (len(shares.columns) - 1) / 2) * height for row in range(len(shares))]
+        axes.barh(middle, shares[stage], height, color=_COLOURS[position % len(_COLOURS)], label=stage)
+    axes.set_yticks(range(len(shares)), list(shares.index))
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    figure.legend(loc="outside right upper", frameon=False)
+    return figure
+
+
+def _ms(column: pd.Series[int]) -> pd.Series[float]:
+    """Nanoseconds as milliseconds, without pandas' missing values."""
+    return column.astype("Float64").astype(float) / _NS_PER_MS
+
+
+def _figure() -> tuple[Figure, Axes]:
+    """An empty figure that pyplot does not keep: it is shown once, where it is the value of a cell."""
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=_SIZE, layout="constrained")
+    plt.close(figure)
+    axes.grid(visible=True, color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _nothing(figure: Figure, axes: Axes, sentence: str) -> Figure:
+    axes.text(0.5, 0.5, sentence, ha="center", va="center", transform=axes.transAxes)
+    return figure
