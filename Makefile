@@ -21,7 +21,7 @@ demo: $(READY) ## Record and analyze a small report under the real nsys, then th
 	@PATH="$(abspath $(BIN)):$$PATH" NSYS_HOME="$(NSYS_HOME)" .ci/demo
 
 test: $(READY) ## Run the tests (those that need nsys are skipped where there is none: see `make nsys`)
-	$(BIN)/python -m pytest -n auto $(TEST)
+	$(BIN)/python -m pytest -n auto --dist loadgroup $(TEST)
 
 check: lint types contracts test ## Everything that CI runs
 

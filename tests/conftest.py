@@ -13,6 +13,13 @@ from nsys_stats import PRIMARY, Nsys, require
 from trace_builder import VERSIONS
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that run nsys 2022.4 go to one worker: it keeps a file for the whole machine in /dev/shm."""
+    for item in items:
+        if "2022.4" in item.name and item.get_closest_marker("nsys"):
+            item.add_marker(pytest.mark.xdist_group("nsys-2022.4"))
+
+
 @pytest.fixture(params=VERSIONS)
 def schema(request: pytest.FixtureRequest) -> str:
     """Every nsys version whose tables are known, one after another."""
