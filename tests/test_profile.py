@@ -1,0 +1,688 @@
+"""Running nsys: every way in which its exit code lies, on the real nsys where it can be brought to it."""
+
+from __future__ import annotations
+
+import io
+import json
+import mmap
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsprof import errors
+from dsprof.errors import (
+    DsprofError,
+    ExportFailed,
+    ImportHung,
+    NoSpace,
+    OutputExists,
+    OutputRefused,
+    ProfileFailed,
+)
+from dsprof.nsys import profile as module
+from dsprof.nsys.profile import LOG, Profile, ProfileOptions, profile
+from fake_nsys import install
+from nsys_stats import MIDDLE, OLD, PRIMARY, Nsys, require
+
+pytestmark = pytest.mark.timeout(120)
+
+#: Requests, seconds of each prefill and pause, exit code.
+SERVE = """
+import sys, time
+from dsprof.workloads.ranges import annotate
+for request in range(int(sys.argv[1])):
+    with annotate("request", request), annotate("prefill"):
+        time.sleep(float(sys.argv[2]))
+    time.sleep(float(sys.argv[2]))
+sys.exit(int(sys.argv[3]))
+"""
+#: Opens a range, says so, and then waits with the signals ignored that are named.
+WAIT = """
+import signal, sys, time
+from dsprof.workloads.ranges import annotate
+for name in sys.argv[1:]:
+    signal.signal(getattr(signal, name), signal.SIG_IGN)
+with annotate("prefill"):
+    time.sleep(0.05)
+print("ready", flush=True)
+time.sleep(100)
+"""
+DRIVER = """
+import json, signal, sys
+from pathlib import Path
+from dsprof.errors import DsprofError
+from dsprof.nsys.profile import ProfileOptions, profile
+options = ProfileOptions(trace="nvtx", minimum_free_bytes=0, import_limit_s=4)
+try:
+    done = profile(options, sys.argv[3:], Path(sys.argv[1]), Path(sys.argv[2]))
+    print(json.dumps({"code": done.exit_code, "ending": done.ending}))
+except DsprofError as error:
+    print(type(error).__name__, error)
+    sys.exit(error.exit_code)
+"""
+
+
+def serve(requests: int, pause_s: float, code: int = 0) -> list[str]:
+    return [sys.executable, "-c", SERVE, str(requests), str(pause_s), str(code)]
+
+
+def python(program: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-c", program, *arguments]
+
+
+def carriers(folder: Path) -> dict[int, str]:
+    """By number: the command lines of the processes whose TMPDIR is a folder in `folder`."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"\0TMPDIR={folder}/".encode() in b"\0" + (process / "environ").read_bytes():
+                found[int(process.name)] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An own folder for temporary files; after each test no file is left in it, and no process that came from it."""
+    folder = tmp_path / "t"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    module._help.cache_clear()
+    yield folder
+    assert carriers(folder) == {}
+    assert list(folder.iterdir()) == []
+    assert list(tmp_path.rglob(".partial-*")) == []
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "session"
+
+
+@pytest.fixture(scope="session")
+def primary() -> Nsys:
+    return require(PRIMARY)
+
+
+@pytest.fixture(params=[PRIMARY, OLD, MIDDLE])
+def any_nsys(request: pytest.FixtureRequest) -> Nsys:
+    """Each version that behaves in a way of its own."""
+    return require(request.param)
+
+
+def record(nsys: Nsys | Path, folder: Path, command: list[str], **options: Any) -> tuple[Profile, str]:
+    """The profile, and what was shown live."""
+    live = io.StringIO()
+    path = nsys if isinstance(nsys, Path) else nsys.path
+    return profile(ProfileOptions(**{"trace": "nvtx", **options}), command, folder, path, live), live.getvalue()
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def ranges(done: Profile, name: str = "prefill") -> list[int]:
+    """How many ranges of a name each export holds."""
+    counts = []
+    for export in done.exports:
+        with closing(sqlite3.connect(export)) as database:
+            query = "SELECT count(*) FROM NVTX_EVENTS LEFT JOIN StringIds ON id = textId WHERE ? IN (text, value)"
+            counts.append(database.execute(query, [name]).fetchone()[0])
+    return counts
+
+
+# -- how the program ends -------------------------------------------------------------------------------
+
+
+@pytest.mark.nsys
+def test_program_that_ends_well(any_nsys: Nsys, folder: Path) -> None:
+    done, _ = record(any_nsys, folder, python("from dsprof.workloads import toy; toy.main(['2', '4'])"))
+    assert (done.ending, done.exit_code, done.explain()) == ("finished", 0, "the program ended normally")
+    assert done.reports == (folder / "run.nsys-rep",)
+    assert done.exports == (folder / "run.sqlite",)
+    assert ranges(done) == [2]
+    assert names(folder) == {"run.nsys-rep", "run.sqlite", LOG}
+
+
+@pytest.mark.nsys
+@pytest.mark.parametrize(
+    ("program", "ending", "code", "said"),
+    [
+        ("raise SystemExit(3)", "failed", 3, "exit code 3"),
+        ("raise SystemExit(255)", "failed", 255, "exit code 255"),
+        ("raise SystemExit(137)", "signalled", 137, "signal 9 (SIGKILL)"),
+        ("import os; os.kill(os.getpid(), 11)", "signalled", 139, "signal 11 (SIGSEGV)"),
+        ("import os; os.kill(os.getpid(), 15)", "signalled", 143, "signal 15 (SIGTERM)"),
+    ],
+)
+def test_program_that_fails_is_still_recorded(
+    program: str, ending: str, code: int, said: str, primary: Nsys, folder: Path
+) -> None:
+    done, _ = record(
+        primary, folder, python(f"from dsprof.workloads.ranges import *\nwith prefill_range(): pass\n{program}")
+    )
+    assert (done.ending, done.exit_code) == (ending, code)
+    assert said in done.explain()
+    if code not in (139, 143):  # a signal may take the ranges with it that were not yet handed over
+        assert ranges(done) == [1]
+
+
+@pytest.mark.nsys
+def test_program_that_is_killed(any_nsys: Nsys, folder: Path) -> None:
+    """2024.2 fails to import two of three such recordings; the second import succeeds."""
+    done, _ = record(any_nsys, folder, python("import os, time; time.sleep(0.5); os.kill(os.getpid(), 9)"))
+    assert (done.ending, done.exit_code) == ("signalled", 137)
+    assert names(folder) == {"run.nsys-rep", "run.sqlite", LOG}
+
+
+@pytest.mark.nsys
+def test_duration_is_a_normal_end(primary: Nsys, folder: Path) -> None:
+    done, _ = record(primary, folder, serve(100, 0.1), duration_s=2)
+    assert (done.ending, done.exit_code) == ("stopped", 143)
+    assert 1 <= ranges(done)[0] <= 20
+
+
+@pytest.mark.nsys
+def test_sigterm_before_the_duration_is_over_is_none(primary: Nsys, folder: Path) -> None:
+    done, _ = record(primary, folder, python("import os; os.kill(os.getpid(), 15)"), extra=("-d", "30"))
+    assert (done.ending, done.exit_code) == ("signalled", 143)
+
+
+@pytest.mark.nsys
+@pytest.mark.parametrize("ignored", [[], ["SIGINT"], ["SIGINT", "SIGTERM"]], ids=["none", "int", "int-term"])
+def test_time_limit(ignored: list[str], any_nsys: Nsys, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An nsys that is sent SIGINT leaves a program running that ignores it (2023.4), or waits for it (2024.2)."""
+    monkeypatch.setattr(module, "_LAST_PATIENCE_S", 0.5)
+    begin = time.monotonic()
+    done, _ = record(any_nsys, folder, python(WAIT, *ignored), limit_s=1.5, patience_s=20 if not ignored else 0.5)
+    assert time.monotonic() - begin < 20
+    assert done.ending == "time-limit"
+    assert done.exit_code == {0: 130, 1: 143, 2: 137}[len(ignored)]
+    if not ignored:
+        assert ranges(done) == [1]
+
+
+def test_time_limit_before_the_program_starts(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_NSYS", "never-starts")
+    with pytest.raises(ProfileFailed, match="time limit before there was a report"):
+        record(install(tmp_path / "fake"), folder, ["true"], limit_s=0.5, patience_s=5)
+
+
+def drive(
+    nsys: Nsys,
+    folder: Path,
+    command: list[str],
+    before: Callable[[], object] | None = None,
+    prefix: tuple[str, ...] = (),
+) -> subprocess.Popen[str]:
+    """A program that profiles, as the command line does."""
+    return subprocess.Popen(
+        [*prefix, *python(DRIVER), str(folder), str(nsys.path), *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=before,
+    )
+
+
+def wait_until(condition: Callable[[], object], limit_s: float = 30.0) -> None:
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.nsys
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupted_while_the_program_runs(number: signal.Signals, primary: Nsys, folder: Path) -> None:
+    """What was recorded is kept, also where a shell had its background job ignore SIGINT."""
+    before = None if number == signal.SIGINT else lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
+    driver = drive(primary, folder, python(WAIT), before)
+    assert driver.stderr is not None
+    assert driver.stderr.readline() == "ready\n"  # live: the program runs on
+    driver.send_signal(number)
+    said, _ = driver.communicate(timeout=40)
+    assert json.loads(said) == {"code": 130, "ending": "interrupted"}
+    assert names(folder) == {"run.nsys-rep", "run.sqlite", LOG}
+    assert "KeyboardInterrupt" in (folder / LOG).read_text()
+
+
+@pytest.mark.nsys
+def test_interrupted_twice_ends_a_program_that_ignores_the_first(primary: Nsys, folder: Path) -> None:
+    driver = drive(primary, folder, python(WAIT, "SIGINT"))
+    assert driver.stderr is not None
+    driver.stderr.readline()
+    for _ in range(2):
+        driver.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    said, _ = driver.communicate(timeout=40)
+    assert json.loads(said) == {"code": 143, "ending": "interrupted"}
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_interrupted_while_the_import_hangs(
+    times: int, folder: Path, tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first Ctrl-C lets the import go on; the second ends it, and the raw capture stays."""
+    monkeypatch.setenv("FAKE_NSYS", "hangs")
+    driver = drive(Nsys(install(tmp_path / "fake"), "2030.1"), folder, ["true"])
+    wait_until(lambda: list(temporary.glob("*/*.qdstrm")))
+    for _ in range(times):
+        time.sleep(0.7)
+        assert driver.poll() is None
+        driver.send_signal(signal.SIGINT)
+    said, _ = driver.communicate(timeout=40)
+    if times == 1:
+        assert json.loads(said)["ending"] == "interrupted"
+        assert names(folder) == {"run.nsys-rep", "run.sqlite", LOG}
+    else:
+        assert "interrupted before there was a report" in said
+        assert names(folder) == {"run.qdstrm", LOG}
+
+
+@pytest.mark.nsys
+def test_nsys_itself_is_killed(primary: Nsys, folder: Path, temporary: Path) -> None:
+    """It leaves an agent, a launcher and the program; none of them is there afterwards."""
+
+    def kill() -> None:
+        wait_until(
+            lambda: any(WAIT.split()[0] in line and "-c" in line.split()[1:2] for line in carriers(temporary).values())
+        )
+        time.sleep(0.5)
+        for pid, line in carriers(temporary).items():
+            if line.split()[1:2] == ["profile"]:
+                os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(ProfileFailed, match=r"nsys itself was killed by signal 9"):
+        record(primary, folder, python(WAIT))
+    killer.join()
+    left = [path.name for path in Path("/dev/shm").iterdir() if path.name.startswith("sem.NSys")]
+    assert [name for name in left if not Path("/proc", name.split("-")[2]).exists()] == []
+
+
+@pytest.mark.nsys
+def test_daemon_of_the_program_does_not_stay(primary: Nsys, folder: Path) -> None:
+    done, _ = record(primary, folder, ["sh", "-c", "setsid sleep 50 & exit 0"], extra=("--wait=primary",))
+    assert done.ending == "finished"
+
+
+# -- capture ranges -------------------------------------------------------------------------------------
+
+
+@pytest.mark.nsys
+@pytest.mark.parametrize(
+    ("end", "reports", "ending", "code"),
+    [
+        (None, ["run.nsys-rep"], "stopped", 143),
+        ("stop", ["run.nsys-rep"], "finished", 0),
+        ("repeat:2", ["run.1.nsys-rep", "run.2.nsys-rep"], "finished", 0),
+        ("repeat-shutdown:2", ["run.1.nsys-rep", "run.2.nsys-rep"], "stopped", 143),
+    ],
+)
+def test_capture_ranges(
+    end: str | None, reports: list[str], ending: str, code: int, primary: Nsys, folder: Path
+) -> None:
+    options = {"capture_range": "nvtx", "nvtx_capture": "request@dsprof", "capture_range_end": end}
+    done, live = record(primary, folder, serve(4, 0.3), **options)
+    assert [report.name for report in done.reports] == reports
+    assert (done.ending, done.exit_code) == (ending, code)
+    assert ranges(done) == [1] * len(reports)
+    assert names(folder) == {*reports, *(name.replace("nsys-rep", "sqlite") for name in reports), LOG}
+    assert live == ""
+
+
+@pytest.mark.nsys
+def test_fewer_capture_ranges_than_asked_for(primary: Nsys, folder: Path) -> None:
+    options = {"capture_range": "nvtx", "nvtx_capture": "request@dsprof", "capture_range_end": "repeat:2"}
+    done, _ = record(primary, folder, serve(1, 0.2), **options)
+    assert [report.name for report in done.reports] == ["run.nsys-rep"]
+    assert done.explain() == "the program ended normally; 1 of 2 capture ranges were recorded"
+
+
+@pytest.mark.parametrize("options", [{"capture_range": "nvtx"}, {"extra": ("-c", "nvtx")}, {"extra": ("-cnvtx",)}])
+def test_capture_range_is_any_string_and_not_only_a_registered_one(options: dict[str, Any], tmp_path: Path) -> None:
+    name = "NSYS_NVTX_PROFILER_REGISTER_ONLY"
+    assert module._environment(ProfileOptions(env={}, **options), tmp_path)[name] == "0"
+    assert module._environment(ProfileOptions(env={name: "1"}, **options), tmp_path)[name] == "1"
+    assert name not in module._environment(ProfileOptions(env={}), tmp_path)
+
+
+@pytest.mark.nsys
+def test_capture_range_that_never_begins(any_nsys: Nsys, folder: Path) -> None:
+    with pytest.raises(ProfileFailed, match="capture range absent@dsprof never began") as raised:
+        record(any_nsys, folder, serve(1, 0.05), capture_range="nvtx", nvtx_capture="absent@dsprof")
+    assert "range@domain" in raised.value.hint
+    assert names(folder) == {LOG}
+
+
+# -- no report, or not a good one -----------------------------------------------------------------------
+
+
+@pytest.mark.nsys
+@pytest.mark.parametrize("program", ["no-such-program", "/no/such/program", "./text"])
+def test_program_that_cannot_be_started(
+    program: str, any_nsys: Nsys, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "text").write_text("no program")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ProfileFailed, match="could not start the program"):
+        record(any_nsys, folder, [program])
+    assert names(folder) == {LOG}
+
+
+@pytest.mark.nsys
+def test_options_that_nsys_refuses(primary: Nsys, folder: Path) -> None:
+    with pytest.raises(ProfileFailed, match=r"exit code 1\): unrecognised option '--no-such=1'"):
+        record(primary, folder, ["true"], extra=("--no-such=1",))
+    with pytest.raises(ProfileFailed, match="Illegal --trace argument 'nonsense'"):
+        record(primary, folder, ["true"], trace="nonsense")
+
+
+@pytest.mark.nsys
+def test_users_options_take_the_place_of_ours(primary: Nsys, folder: Path) -> None:
+    """nsys refuses an option that is named twice."""
+    extra = ("-s", "none", "--cpuctxsw=none", "--cuda-graph-trace", "graph", "--trace=cuda,nvtx")
+    assert record(primary, folder, serve(1, 0.05), extra=extra)[0].ending == "finished"
+
+
+@pytest.mark.parametrize("extra", [("-o", "elsewhere"), ("--output=elsewhere",), ("-ftrue",)])
+def test_users_options_may_not_name_the_output(extra: tuple[str, ...], folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ProfileFailed, match="dsprof itself sets nsys's -"):
+        record(install(tmp_path / "fake"), folder, ["true"], extra=extra)
+
+
+@pytest.mark.nsys
+def test_importer_is_missing(any_nsys: Nsys, folder: Path, tmp_path: Path) -> None:
+    """An installation without its host part: nsys ends with 0 and leaves a raw capture."""
+    source, target = any_nsys.path.resolve().parent, tmp_path / "alone" / "target-linux-x64"
+    target.mkdir(parents=True)
+    for path in source.iterdir():
+        if path.name != "nsys":
+            (target / path.name).symlink_to(path)
+    try:
+        (target / "nsys").hardlink_to(source / "nsys")
+    except OSError:
+        shutil.copy(source / "nsys", target)
+    with pytest.raises(ProfileFailed, match="importer is missing") as raised:
+        record(target / "nsys", folder, serve(1, 0.05))
+    assert "QdstrmImporter" in raised.value.hint
+    assert "kept as run.qdstrm" in raised.value.hint
+    assert names(folder) == {"run.qdstrm", LOG}
+
+
+@pytest.mark.nsys
+def test_disk_becomes_full(any_nsys: Nsys, folder: Path) -> None:
+    """In a mount namespace of its own, where the folder is a small disk."""
+    isolate = ("unshare", "-m") if os.geteuid() == 0 else ("unshare", "-rm")
+    small = f"mount -t tmpfs -o size=96k none {folder}"
+    folder.mkdir()
+    if shutil.which("unshare") is None or subprocess.run([*isolate, "sh", "-c", small], capture_output=True).returncode:
+        pytest.skip("no mount namespace can be made here")
+    prefix = (*isolate, "sh", "-c", f'{small} && exec "$@"', "sh")
+    said, shown = drive(any_nsys, folder, serve(1, 0.05), prefix=prefix).communicate(timeout=60)
+    assert said.startswith("NoSpace The disk became full during the recording."), said + shown
+
+
+def test_too_little_room(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(NoSpace, match=r"MB free, and 1000000000000 MB are asked for"):
+        record(install(tmp_path / "fake"), folder, ["touch", str(tmp_path / "ran")], minimum_free_bytes=10**18)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "said"),
+    [
+        ("nothing", ProfileFailed, r"nsys left no report \(exit code 0\)"),
+        ("empty", ProfileFailed, r"nsys left no report"),
+        ("other", ProfileFailed, r"nsys left no report"),
+        ("full", NoSpace, r"became full"),
+        ("killed", ProfileFailed, r"nsys itself was killed by signal 9 \(SIGKILL\)"),
+        ("never-starts", ImportHung, r"left nothing to import"),
+    ],
+)
+def test_exit_code_0_and_no_report(
+    how: str, kind: type[DsprofError], said: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_NSYS", how)
+    program = ["sleep", "30"] if how == "killed" else ["true"]
+    with pytest.raises(kind, match=said):
+        record(install(tmp_path / "fake"), folder, program, import_limit_s=1.0)
+    assert names(folder) == {LOG}
+
+
+def test_hung_import_is_done_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program has run once, and the report that was begun is thrown away."""
+    monkeypatch.setenv("FAKE_NSYS", "hangs")
+    program = ["sh", "-c", f"echo ran >> {tmp_path / 'count'}; sleep 2"]  # longer than an import may be silent
+    done, live = record(install(tmp_path / "fake"), folder, program, import_limit_s=1.0)
+    assert (done.ending, done.exit_code) == ("unknown", -1)
+    assert "hung" in done.explain()
+    assert names(folder) == {"run.nsys-rep", "run.sqlite", LOG}
+    assert b"cut" not in done.reports[0].read_bytes()
+    assert (tmp_path / "count").read_text() == "ran\n"
+    assert live == ""
+
+
+@pytest.mark.parametrize(
+    ("importer", "kind", "said"),
+    [("hangs", ImportHung, "so did a second import"), ("fails", ImportHung, "hung"), (None, ProfileFailed, "missing")],
+)
+def test_hung_import_cannot_be_done_again(
+    importer: str | None,
+    kind: type[DsprofError],
+    said: str,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FAKE_NSYS", "hangs")
+    monkeypatch.setenv("FAKE_IMPORTER", importer or "")
+    with pytest.raises(kind, match=said) as raised:
+        record(install(tmp_path / "fake", importer is not None), folder, ["true"], import_limit_s=1.0)
+    assert "kept as run.qdstrm" in raised.value.hint
+    assert names(folder) == {"run.qdstrm", LOG}
+
+
+def test_partial_export(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_EXPORT", "partial")
+    with pytest.raises(ExportFailed, match="could not export") as raised:
+        record(install(tmp_path / "fake"), folder, ["true"])
+    assert "kept as run.unchecked.nsys-rep" in raised.value.hint
+    assert names(folder) == {"run.unchecked.nsys-rep", LOG}
+
+
+def test_nsys_that_cannot_be_run(folder: Path, tmp_path: Path) -> None:
+    nsys = tmp_path / "nsys"
+    nsys.write_text("#!/no/such/interpreter\n")
+    nsys.chmod(0o755)
+    with pytest.raises(DsprofError, match="nsys"):
+        record(nsys, folder, ["true"])
+
+
+def test_options_that_an_old_nsys_does_not_know_are_left_out(folder: Path) -> None:
+    options = ProfileOptions(capture_range="nvtx")
+    arguments = module._arguments(options, "--output= --trace= --sample=")
+    assert arguments == [
+        "profile", "--trace=cuda,nvtx", "--sample=none", "--capture-range=nvtx", "--force-overwrite=true",
+    ]  # fmt: skip
+    assert "--cuda-graph-trace=node" in module._arguments(options, "nothing that one can read")
+
+
+# -- the output -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.nsys
+def test_output_that_is_there_is_refused_or_replaced(primary: Nsys, folder: Path) -> None:
+    """nsys itself would end with 0, write elsewhere, and leave the old report to be read."""
+    folder.mkdir()
+    for name in ("run.nsys-rep", "run.1.nsys-rep", "run.1.sqlite", "run.qdstrm"):
+        (folder / name).write_text("old")
+    (folder / "job.json").write_text("the caller's")
+    with pytest.raises(OutputExists, match=r"holds run\.1\.nsys-rep already") as raised:
+        record(primary, folder, serve(1, 0.05))
+    assert "--force" in raised.value.hint
+    with pytest.raises(ProfileFailed):
+        record(primary, folder, ["no-such-program"], force=True)
+    assert (folder / "run.nsys-rep").read_text() == "old"
+    done, _ = record(primary, folder, serve(1, 0.05), force=True)
+    assert ranges(done) == [1]
+    assert names(folder) == {"run.nsys-rep", "run.sqlite", LOG, "job.json"}
+
+
+def test_output_that_appears_meanwhile(folder: Path, tmp_path: Path) -> None:
+    program = ["sh", "-c", f"echo other > {folder}/run.nsys-rep"]
+    with pytest.raises(OutputExists, match="already") as raised:
+        record(install(tmp_path / "fake"), folder, program)
+    assert (folder / "run.nsys-rep").read_text() == "other\n"
+    assert "kept as run.unchecked.nsys-rep" in raised.value.hint
+
+
+@pytest.mark.nsys
+@pytest.mark.parametrize("name", ["a/b/c", "100% %h %p", "ü-日本", "it's; $HOME"])
+def test_folder_is_made_whatever_it_is_called(name: str, primary: Nsys, tmp_path: Path) -> None:
+    done, _ = record(primary, tmp_path / name, serve(1, 0.05))
+    assert done.reports == (tmp_path / name / "run.nsys-rep",)
+    assert ranges(done) == [1]
+
+
+def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputRefused, match="cannot be made"):
+        record(install(tmp_path / "fake"), tmp_path / "file" / "session", ["true"])
+
+
+@pytest.mark.nsys
+def test_relative_folder(primary: Nsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done, _ = record(primary, Path("here"), serve(1, 0.05))
+    assert done.reports == (Path("here/run.nsys-rep"),)
+
+
+@pytest.mark.nsys
+def test_two_at_once_do_not_disturb_each_other(any_nsys: Nsys, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda name: record(any_nsys, tmp_path / name, serve(2, 0.2))[0], ["first", "second"])
+    assert (first.ending, second.ending) == ("finished", "finished")
+    assert ranges(first) == ranges(second) == [2]
+
+
+def test_stale_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session-manager file that nsys 2022 left keeps every later run from starting; TMPDIR does not move it."""
+    memory = tmp_path / "shm"
+    memory.mkdir()
+    monkeypatch.setattr(module, "_SHARED_MEMORY", memory)
+    for name in ("NSys-2022.4.2.1", "NSys-used", "NSys-young", "other"):
+        (memory / name).write_text("x")
+        if name != "NSys-young":
+            os.utime(memory / name, (1e9, 1e9))
+    with (memory / "NSys-used").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ):
+        module._remove_stale_shared_memory()
+    assert names(memory) == {"NSys-young", "NSys-used", "other"}
+    for name in (
+        "sem.NSys-process_waiter-77-4026531836-2024.2.3",
+        "sem.nsys_sem_77",
+        "quadd-agent-instance-77",
+        "x-77",
+    ):
+        (memory / name).write_text("")
+    module._remove_shared_memory({7})
+    assert len(names(memory)) == 7
+    module._remove_shared_memory({77})
+    assert names(memory) == {"NSys-young", "NSys-used", "other", "x-77"}
+
+
+# -- what is shown --------------------------------------------------------------------------------------
+
+
+@pytest.mark.nsys
+def test_output_is_shown_live_and_kept(any_nsys: Nsys, folder: Path) -> None:
+    program = "import sys; print('err', file=sys.stderr); print('Generated:'); print('out ü'); print('no end', end='')"
+    done, live = record(any_nsys, folder, python(program))
+    assert all(word in live for word in ("Generated:", "out ü", "err", "no end"))
+    assert not any(word in live for word in ("Generating", "[1/1]", ".partial", "nsys-rep"))
+    log = done.log.read_text()
+    assert all(line in log for line in ("Generated:", "out ü", "err", "no end", "Generating '", "[1/1] ["))
+
+
+BAR = "\r[1/1] [0%                          ] run.nsys-rep\r[1/1] [========================100%] run.nsys-rep\n"
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("a\nb\n", "a\nb\n"),
+        ("a\n\nb", "a\n\nb"),
+        ("Generating '/t/nsys-report-1.qdstrm'\n" + BAR + "Generated:\n    /x/.partial-1/run.nsys-rep\n", ""),
+        ("Capture range started in the application.\na\nCapture range ended in the application.\n", "a\n"),
+        ("a\n" + BAR + BAR, "a\n"),
+        ("\r 10%|#   |\r 20%|##  |\n", "\r 10%|#   |\r 20%|##  |\n"),
+        ("Generated:\ntext of a model\n", "Generated:\ntext of a model\n"),
+        ("Generated: 5 tokens\n", "Generated: 5 tokens\n"),
+        ("[1] one\n[2/3] two\n", "[1] one\n[2/3] two\n"),
+        ("no endGenerating '/t/nsys-report-1.qdstrm'\n" + BAR, "no end\n"),
+        ("\rno endGenerating '/t/nsys-report-1.qdstrm'\n" + BAR, "\rno end\n"),
+        ("Processing [===12%  ]\rProcessing [===100%]\n", ""),
+        ("ü日本\r\n", "ü日本\r\n"),
+        ("Capture range", "Capture range"),
+    ],
+)
+def test_chatter_of_nsys_is_not_shown(said: str, shown: str, size: int, tmp_path: Path) -> None:
+    read, write = os.pipe()
+    live = io.StringIO()
+    output = module._Output(os.fdopen(read, "rb"), (tmp_path / "log").open("wb"), live, (".partial-1",))
+    data = said.encode()
+    for begin in range(0, len(data), size):
+        os.write(write, data[begin : begin + size])
+        time.sleep(0.0005)
+    os.close(write)
+    output.close()
+    assert live.getvalue() == shown
+    if "no end" not in said:
+        whole = [line.strip() for line in shown.replace("\r", "\n").splitlines()]
+        assert list(output.lines) == [line for line in whole if line not in ("", "Generated:")]
+    assert (tmp_path / "log").read_bytes() == data
+
+
+def test_what_is_begun_is_shown_before_its_line_ends(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    live = io.StringIO()
+    output = module._Output(os.fdopen(read, "rb"), (tmp_path / "log").open("wb"), live, ())
+    os.write(write, b"A token")
+    wait_until(lambda: live.getvalue() == "A token", 5)
+    os.write(write, b" and another")
+    wait_until(lambda: live.getvalue() == "A token and another", 5)
+    os.close(write)
+    output.close()
+
+
+def test_live_stream_that_cannot_be_written_does_not_end_the_recording(folder: Path, tmp_path: Path) -> None:
+    live = io.StringIO()
+    live.close()
+    options = ProfileOptions(trace="nvtx")
+    done = profile(options, ["sh", "-c", "seq 9999"], folder, install(tmp_path / "fake"), live)
+    assert "9999" in done.log.read_text()
+
+
+def test_errors_have_their_own_exit_codes() -> None:
+    codes = [
+        kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, DsprofError)
+    ]
+    assert len(codes) == len(set(codes))
+    assert [kind.exit_code for kind in (OutputExists, NoSpace, ProfileFailed, ImportHung)] == [30, 31, 32, 33]
