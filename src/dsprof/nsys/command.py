@@ -9,8 +9,8 @@ import signal
 import sqlite3
 import subprocess
 import tempfile
-from collections.abc import Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -32,6 +32,8 @@ _USUAL_PLACES = (
 _INSTALL = "Install NVIDIA Nsight Systems, or name it with --nsys or DSPROF_NSYS (`make nsys` installs Debian's)."
 #: How nsys says that a report is newer than it is: from 2023 on, and in 2022.
 _NEWER = re.compile(r"newer than your current version|Version number is invalid: \d")
+#: Where nsys keeps its locks when nobody sets TMPDIR.
+_USUAL_TMPDIR = Path("/tmp")  # noqa: S108 - nsys's choice
 #: Seconds for an export of any size that we have seen, with room; a hung importer is ended after it.
 EXPORT_LIMIT_S = 3600.0
 
@@ -86,9 +88,11 @@ def run_nsys(nsys: Path, arguments: Sequence[str], limit_s: float) -> Outcome:
     """Run nsys to its end, or end it after `limit_s` seconds (exit code 124), with nothing left behind.
 
     An own TMPDIR, because what a killed nsys leaves in a shared one stops later runs on the machine; an own
-    process group, so that its helpers end with it.
+    process group, so that its helpers end with it; those in groups of their own are known by the TMPDIR.
     """
-    with tempfile.TemporaryDirectory(prefix="dsprof-") as folder:
+    with tempfile.TemporaryDirectory(prefix="dsprof-") as folder, _ending_carriers(Path(folder)):
+        if arguments[:1] == ["profile"]:
+            share_session_lock(Path(folder), nsys)
         try:
             process = subprocess.Popen(
                 [str(nsys), *arguments],
@@ -109,6 +113,53 @@ def run_nsys(nsys: Path, arguments: Sequence[str], limit_s: float) -> Outcome:
             _end(process)
             raise
     return Outcome(process.returncode, said.decode("utf-8", "replace"))
+
+
+@contextmanager
+def _ending_carriers(folder: Path) -> Iterator[None]:
+    """End what is left of a run in the end: an agent that stays keeps nsys 2022 from starting again."""
+    try:
+        yield
+    finally:
+        for pid in carriers(folder):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def carriers(folder: Path) -> list[int]:
+    """The processes that have `folder` as TMPDIR in their environment, dead ones not counted."""
+    numbers = (path.name for path in Path("/proc").iterdir() if path.name.isdigit())
+    return [pid for pid in map(int, numbers) if tmpdir_of(pid) == os.fsencode(folder)]
+
+
+def tmpdir_of(pid: int) -> bytes | None:
+    """The TMPDIR in the environment of a process; empty if there is none, None if it cannot be read."""
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:  # gone, or another user's
+        return None
+    return next((entry[7:] for entry in environment.split(b"\0") if entry.startswith(b"TMPDIR=")), b"")
+
+
+def share_session_lock(folder: Path, nsys: Path) -> None:
+    """Let an nsys 2022 with TMPDIR `folder` wait for others of its version, as it would without one of its own.
+
+    It keeps its sessions in /dev/shm, whatever TMPDIR is, but the lock for them in TMPDIR: of two at once, one in
+    seven ended without a report or hung. From 2023 on, both are in TMPDIR.
+    """
+    version = nsys_version(nsys)
+    if not version or _numbers(version)[0] > 2022:
+        return
+    shared, own = (place / "nvidia" / "nsight_systems" for place in (_USUAL_TMPDIR, folder))
+    with suppress(OSError):  # then as without
+        for place in (shared, own):
+            for part in (place.parent, place):
+                part.mkdir(exist_ok=True)
+                with suppress(PermissionError):  # another user made it, as open as this
+                    part.chmod(0o777)
+        lock = shared / f"SessionManager-{version}.lock"
+        lock.touch(0o666)
+        (own / lock.name).symlink_to(lock)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

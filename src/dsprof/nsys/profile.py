@@ -27,7 +27,7 @@ from typing import BinaryIO, Literal, TextIO, cast
 from attrs import evolve, field, frozen
 
 from dsprof.errors import DsprofError, ImportHung, NoSpace, OutputExists, OutputRefused, ProfileFailed
-from dsprof.nsys.command import export, run_nsys
+from dsprof.nsys.command import carriers, export, run_nsys, share_session_lock, tmpdir_of
 
 Ending = Literal["finished", "failed", "signalled", "interrupted", "time-limit", "stopped", "unknown"]
 
@@ -49,7 +49,7 @@ _TICK_S, _LAST_PATIENCE_S = 0.25, 10.0
 _GRACE_S = 2.0
 #: Bytes free below which a failure is put down to the full disk.
 _FULL = 1 << 20
-#: Seconds after which a session-manager file that no process has open is a dead one: nsys opens it at once.
+#: Seconds after which a session-manager file that no process has mapped is a dead one: nsys maps it at once.
 _STALE_S = 5.0
 
 # What nsys says of itself; all versions from 2022.4 to 2024.2 use the same words.
@@ -265,23 +265,25 @@ def _environment(options: ProfileOptions, scratch: Path) -> dict[str, str]:
 
 
 def _remove_stale_shared_memory() -> None:
-    """Remove session-manager files that no process has open: a killed nsys 2022 leaves one, and no later one starts.
+    """Remove session-manager files of ended runs: a killed nsys 2022 leaves one, and no later one starts.
 
     nsys from 2023 on has this file in TMPDIR, but 2022 in /dev/shm, whatever TMPDIR is.
     """
     for path in _SHARED_MEMORY.glob("NSys-*"):
         with suppress(OSError):
             status = path.stat()
-            if status.st_uid == os.geteuid() and time.time() - status.st_mtime > _STALE_S and not _is_mapped(path):
+            if status.st_uid == os.geteuid() and time.time() - status.st_mtime > _STALE_S and not _is_in_use(path):
                 path.unlink()
 
 
-def _is_mapped(path: Path) -> bool:
-    """Does any process have this file in its memory?"""
-    for maps in Path("/proc").glob("[0-9]*/maps"):
+def _is_in_use(path: Path) -> bool:
+    """Has a process mapped this file, other than what an ended run left, whose TMPDIR is gone?"""
+    for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if os.fsencode(path) in maps.read_bytes():
-                return True
+            if os.fsencode(path) in (process / "maps").read_bytes():
+                tmpdir = tmpdir_of(int(process.name))
+                if not tmpdir or Path(os.fsdecode(tmpdir)).exists():
+                    return True
     return False
 
 
@@ -445,6 +447,8 @@ class _Run:
         self._steps: list[tuple[signal.Signals, float]] = []
         self._next_step = 0.0
         try:
+            if arguments[1:2] == ["profile"]:
+                share_session_lock(self.scratch, Path(arguments[0]))
             self._process = _start(arguments, _environment(options, self.scratch))
             log = (partial / LOG).open("ab", buffering=0)
         except BaseException:
@@ -529,16 +533,15 @@ class _Run:
 
     def _targets_alive(self) -> bool:
         """Is a process of the program there? A look at the known ones is cheap, so the others are sought only then."""
-        if not any(_carries(pid, self.scratch) for pid in self._targets) or self._steps:
-            carriers = _carriers(self.scratch)
-            self._targets = [pid for pid in carriers if not _is_nsys(pid, self._process.pid)]
+        if not any(tmpdir_of(pid) == os.fsencode(self.scratch) for pid in self._targets) or self._steps:
+            self._targets = [pid for pid in carriers(self.scratch) if not _is_nsys(pid, self._process.pid)]
         return bool(self._targets)
 
     def _clean(self, grace_s: float) -> None:
         """End every process that carries our TMPDIR, and remove that and what the ended ones left in /dev/shm."""
         ended: set[int] = set()
         begin = time.monotonic()
-        while (pids := _carriers(self.scratch)) and time.monotonic() < begin + grace_s + _LAST_PATIENCE_S:
+        while (pids := carriers(self.scratch)) and time.monotonic() < begin + grace_s + _LAST_PATIENCE_S:
             if time.monotonic() >= begin + grace_s:
                 ended.update(pids)
                 for pid in pids:
@@ -580,20 +583,6 @@ def _start(arguments: list[str], environment: dict[str, str]) -> subprocess.Pope
         )
     except OSError as error:
         raise ProfileFailed(f"{arguments[0]} cannot be run ({error.strerror}).", "Name another with --nsys.") from error
-
-
-def _carriers(scratch: Path) -> list[int]:
-    """The processes with this TMPDIR in their environment, dead ones not counted."""
-    numbers = (path.name for path in Path("/proc").iterdir() if path.name.isdigit())
-    return [pid for pid in map(int, numbers) if _carries(pid, scratch)]
-
-
-def _carries(pid: int, scratch: Path) -> bool:
-    try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:  # gone, or another user's
-        return False
-    return b"TMPDIR=" + os.fsencode(scratch) in environment.split(b"\0")
 
 
 def _is_nsys(pid: int, group: int) -> bool:
