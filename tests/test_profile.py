@@ -587,7 +587,7 @@ def test_two_at_once_do_not_disturb_each_other(any_nsys: Nsys, tmp_path: Path) -
 def test_lock_of_nsys_2022_is_shared(
     version: str, linked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two at once with locks of their own, 16 of 120 left no report or hung; with one lock, none of 160."""
+    """Of two at once with locks of their own, 16 of 120 left no report or hung; with one lock, none of 100."""
     monkeypatch.setattr(command, "_USUAL_TMPDIR", tmp_path / "usual")
     (tmp_path / "usual").mkdir()
     (tmp_path / "own").mkdir()
@@ -617,7 +617,8 @@ def test_stale_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with (memory / "NSys-used").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ):
         module._remove_stale_shared_memory()
     assert names(memory) == {"NSys-young", "NSys-used", "other"}
-    mapping = f"import mmap, time; m = mmap.mmap(open({str(memory / 'NSys-used')!r}).fileno(), 0, access=1); print(flush=True)"
+    used = str(memory / "NSys-used")
+    mapping = f"import mmap, time; kept = mmap.mmap(open({used!r}).fileno(), 0, access=1); print(flush=True)"
     left = {**os.environ, "TMPDIR": "/no/such/folder"}  # an agent of a run that has ended
     with subprocess.Popen(python(f"{mapping}; time.sleep(60)"), env=left, stdout=subprocess.PIPE) as agent:
         assert agent.stdout is not None

@@ -116,7 +116,7 @@ def capture_images(
     name = settings.name or Path(job.images[0]).stem
     folder = _folder(settings, name)
     write_json(folder / JOB, job)
-    command = [sys.executable, "-m", "dsprof.workloads", str(folder)]
+    command = [sys.executable, "-u", "-m", "dsprof.workloads", str(folder)]
     try:
         done, withheld = _profile(settings, command, folder, nsys, live, progress)
         outcome = _outcome(folder, done)

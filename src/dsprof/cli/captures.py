@@ -115,6 +115,8 @@ def _analyze(
     if done.profile.ending != "finished":
         explained = done.profile.explain()
         typer.echo(f"dsprof: {explained[0].upper()}{explained[1:]}.", err=True)
+    if done.profile.ending == "unknown":  # nsys hung and was ended, and took the program's exit code with it
+        raise typer.Exit(1)
     if done.profile.ending in ("failed", "signalled", "interrupted"):
         raise typer.Exit(done.session.exit_code)
 

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -121,9 +122,12 @@ def _ending_carriers(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        for pid in carriers(folder):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        end = time.monotonic() + 5.0
+        while (pids := carriers(folder)) and time.monotonic() < end:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
 
 
 def carriers(folder: Path) -> list[int]:
