@@ -25,6 +25,7 @@ from dsprof.workloads.ranges import open_domain
 from dsprof.workloads.segmenter import NoDomain, Segmenter
 
 #: What is compared: no segmenter at all, its host times alone, and NVTX ranges at each level of modules.
+PARTS = ("request", "prefill", "decode")
 SETTINGS = ("plain", "times only", "none", "stages", "layers", "all")
 
 
@@ -41,8 +42,8 @@ def prepare(size: str, tokens: int) -> tuple[Any, dict[str, Any]]:
     return model, {**inputs, "max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
 
 
-def request(model: Any, arguments: dict[str, Any], setting: str) -> float:
-    """Seconds of one request under a setting."""
+def request(model: Any, arguments: dict[str, Any], setting: str) -> dict[str, float]:
+    """Seconds of one request under a setting: whole, and of prefill and decode where a segmenter tells them."""
     import torch
 
     def run() -> None:
@@ -51,29 +52,35 @@ def request(model: Any, arguments: dict[str, Any], setting: str) -> float:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
 
-    begin = time.perf_counter()
+    begin, stages = time.perf_counter(), []
     if setting == "plain":
         run()
     else:
         level = "none" if setting == "times only" else setting
-        with Segmenter(model, level, NoDomain() if setting == "times only" else open_domain()):
+        with Segmenter(model, level, NoDomain() if setting == "times only" else open_domain()) as segmenter:
             run()
-    return time.perf_counter() - begin
+        stages = segmenter.timings[0].stages
+    whole = time.perf_counter() - begin
+    return {"request": whole, **{stage.stage: stage.duration_ns / 1e9 for stage in stages}}
 
 
-def measure(size: str, requests: int, tokens: int) -> dict[str, float]:
-    """Median seconds of a request under each setting, after one round that is not counted."""
+def measure(size: str, requests: int, tokens: int) -> dict[str, dict[str, float]]:
+    """Median seconds under each setting, after one round that is not counted."""
     model, arguments = prepare(size, tokens)
-    seconds: dict[str, list[float]] = {setting: [] for setting in SETTINGS}
+    taken: dict[str, list[dict[str, float]]] = {setting: [] for setting in SETTINGS}
     for turn in range(requests + 1):
         for setting in SETTINGS:
             took = request(model, arguments, setting)
             if turn:
-                seconds[setting].append(took)
-    return {setting: statistics.median(values) for setting, values in seconds.items()}
+                taken[setting].append(took)
+    return {setting: _medians(runs) for setting, runs in taken.items()}
 
 
-def in_a_process(nsys: Path | None, options: argparse.Namespace) -> dict[str, float]:
+def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    return {part: statistics.median(run[part] for run in runs) for part in runs[0]}
+
+
+def in_a_process(nsys: Path | None, options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """The measurement in a process of its own, which nsys profiles where one is given."""
     with tempfile.TemporaryDirectory(prefix="dsprof-overhead-") as folder:
         out = Path(folder, "seconds.json")
@@ -87,21 +94,29 @@ def in_a_process(nsys: Path | None, options: argparse.Namespace) -> dict[str, fl
         return dict(json.loads(out.read_text()))
 
 
-def medians(runs: list[dict[str, float]]) -> dict[str, float]:
+def medians(runs: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
     """Median over the processes, setting by setting."""
-    return {setting: statistics.median(run[setting] for run in runs) for setting in SETTINGS}
+    return {setting: _medians([run[setting] for run in runs]) for setting in SETTINGS}
 
 
-def table(outside: dict[str, float], inside: dict[str, float]) -> str:
-    """Milliseconds of a request, and the ratio to the plain one of the same column."""
-    lines = ["| ranges | without nsys | to plain | under nsys | to plain |", "|---|---:|---:|---:|---:|"]
+def table(outside: dict[str, dict[str, float]], inside: dict[str, dict[str, float]]) -> str:
+    """Milliseconds, and the ratio to the setting of the same column that has no ranges."""
+    lines = [
+        "| ranges | request | prefill | decode | request, nsys | prefill, nsys | decode, nsys |",
+        "|---" + "|---:" * 6 + "|",
+    ]
     for setting in SETTINGS:
-        row = [setting]
-        for seconds in (outside, inside):
-            row += [f"{1e3 * seconds[setting]:.1f} ms", f"{seconds[setting] / seconds['plain']:.3f}"]
-        lines.append(f"| {' | '.join(row)} |")
-    lines += ["", f"nsys itself, plain under it to plain without: {inside['plain'] / outside['plain']:.3f}"]
-    return "\n".join(lines)
+        cells = [_cell(seconds, setting, part) for seconds in (outside, inside) for part in PARTS]
+        lines.append(f"| {' | '.join([setting, *cells])} |")
+    ratio = inside["plain"]["request"] / outside["plain"]["request"]
+    return "\n".join([*lines, "", f"nsys itself, a plain request under it to one without: {ratio:.3f}"])
+
+
+def _cell(seconds: dict[str, dict[str, float]], setting: str, part: str) -> str:
+    if part not in seconds[setting]:
+        return "-"
+    base = seconds["plain" if part == "request" else "times only"][part]
+    return f"{1e3 * seconds[setting][part]:.1f} ms ({seconds[setting][part] / base:.3f})"
 
 
 def main() -> None:
