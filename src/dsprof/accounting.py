@@ -42,16 +42,15 @@ _CALLS = {
 
 
 class Windows(NamedTuple):
-    """Stretches of wall time to account for, and which of them each operation and API call belongs to.
+    """Stretches of wall time to account for, and which of them each operation belongs to.
 
-    `thread`: the globalTid that opened each; `of_op`, `of_call`: row of the window, -1 for none.
+    `thread`: the globalTid that opened each; `of_op`: row of the window, -1 for none.
     """
 
     thread: Ints
     start: Ints
     end: Ints
     of_op: Ints
-    of_call: Ints
 
 
 def account(a: Attributed, windows: Windows) -> dict[str, Ints]:
@@ -73,23 +72,21 @@ def account(a: Attributed, windows: Windows) -> dict[str, Ints]:
 
 def stage_windows(a: Attributed) -> Windows:
     """A window for each of `stage_ranges`, from its begin until host and GPU are done with it."""
-    of_op = row_in(a, a.stage_ranges, a.stage_range_of_op)
-    return _windows(a, a.stage_ranges, of_op, row_in(a, a.stage_ranges, a.stage_range_of_call))
+    return _windows(a, a.stage_ranges, row_in(a, a.stage_ranges, a.stage_range_of_op))
 
 
 def step_windows(a: Attributed) -> Windows:
     """A window for each of `step_ranges`, from its begin until host and GPU are done with it."""
-    of_call = row_in(a, a.step_ranges, a.step_range_of_call)
-    return _windows(a, a.step_ranges, a.of_op(of_call), of_call)
+    return _windows(a, a.step_ranges, a.of_op(row_in(a, a.step_ranges, a.step_range_of_call)))
 
 
-def _windows(a: Attributed, rows: Ints, of_op: Ints, of_call: Ints) -> Windows:
+def _windows(a: Attributed, rows: Ints, of_op: Ints) -> Windows:
     ranges, ops = a.trace.ranges, a.trace.operations
     start, end = ranges.start[rows].copy(), ranges.end[rows].copy()
     inside = of_op >= 0
     np.minimum.at(start, of_op[inside], ops.start[inside])
     np.maximum.at(end, of_op[inside], ops.end[inside])
-    return Windows(ranges.thread[rows], start, end, of_op, of_call)
+    return Windows(ranges.thread[rows], start, end, of_op)
 
 
 def host_in_calls(a: Attributed, windows: Windows) -> Ints:

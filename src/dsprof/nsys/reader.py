@@ -240,12 +240,12 @@ def _ranges(export: _Export, names: _Names) -> Ranges:
     unclosed = (raw["end"] == NULL) | ((raw["end"] == duration) & (duration > 0))
     last = max(duration, _last_moment(export, raw)) if unclosed.any() else duration
     end = np.where(raw["end"] == NULL, last, raw["end"])
-    domains, domain = _domains(export, names)
+    domains = _domains(export, names)
     key = np.where(raw["domainId"] == NULL, 0, raw["domainId"])
     return Ranges(
         range_id=raw["rowid"],
         name=_range_names(export, names, raw["textId"], where),
-        domain=_domain_codes(domains, domain, process_of(raw["globalTid"]), key),
+        domain=_domain_codes(domains, process_of(raw["globalTid"]), key),
         style=np.isin(raw["eventType"], schema.START_END).astype(np.int64),
         thread=raw["globalTid"],
         end_thread=raw["endGlobalTid"],
@@ -277,11 +277,11 @@ def _range_names(export: _Export, names: _Names, text_id: Ints, where: str) -> C
     return np.where(inline != 0, inline, code).astype(np.int32)
 
 
-def _domains(export: _Export, names: _Names) -> tuple[dict[tuple[int, int], int], int]:
-    """Code of each domain's name by (process, domainId); the first row counts. And the unnamed one's."""
+def _domains(export: _Export, names: _Names) -> dict[tuple[int, int], int]:
+    """Code of each domain's name by (process, domainId); the first row counts."""
     found: dict[tuple[int, int], int] = {}
     if not export.has(schema.NVTX, "eventType", "domainId", "globalTid"):
-        return found, 0
+        return found
     text, text_id = (
         (f"CAST({name} AS BLOB)" if name == "text" else name) if export.has(schema.NVTX, name) else "NULL"
         for name in ("text", "textId")
@@ -293,11 +293,11 @@ def _domains(export: _Export, names: _Names) -> tuple[dict[tuple[int, int], int]
     for thread, domain, own, registered in rows:
         code = names.code(_text(own)) if own else int(names.of_ids(np.array([registered or NULL]))[0])
         found.setdefault((int(process_of(np.array([thread]))[0]), int(domain or 0)), code)
-    return found, 0
+    return found
 
 
-def _domain_codes(domains: dict[tuple[int, int], int], unnamed: int, process: Ints, domain: Ints) -> Codes:
-    code = np.full(len(domain), unnamed, np.int32)
+def _domain_codes(domains: dict[tuple[int, int], int], process: Ints, domain: Ints) -> Codes:
+    code = np.zeros(len(domain), np.int32)  # the empty name, for a domain that has none
     for (of_process, number), name in domains.items():
         code[(process == of_process) & (domain == number)] = name
     return code

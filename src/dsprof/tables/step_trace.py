@@ -79,7 +79,8 @@ def _times(a: Attributed, steps: Ints, between: int, totals: StageTotals) -> dic
     start, end = ranges.start[steps], ranges.end[steps]
     idle = account(a, windows)
     first = totals.proj_start_ns[: len(steps)]
-    graphs = a.trace.named("cudaGraphLaunch", "cuGraphLaunch")[a.trace.calls.name] & (windows.of_call >= 0)
+    of_call = row_in(a, steps, a.step_range_of_call)
+    graphs = a.trace.named("cudaGraphLaunch", "cuGraphLaunch")[a.trace.calls.name] & (of_call >= 0)
     columns = {
         "start_ns": start,
         "end_ns": end,
@@ -88,7 +89,7 @@ def _times(a: Attributed, steps: Ints, between: int, totals: StageTotals) -> dic
         "gpu_idle_ns": windows.end - windows.start - idle["busy"],
         "api_ns": host_in_calls(a, windows),
         "first_kernel_delay_ns": np.where(first == NULL, NULL, first - start),
-        "graph_launches": count_by(windows.of_call[graphs], len(steps)),
+        "graph_launches": count_by(of_call[graphs], len(steps)),
         **{f"idle_{cause}_ns": idle[cause] for cause in CAUSES},
     }
     return {column: np.append(values, np.full(between, NULL)) for column, values in columns.items()}
@@ -109,7 +110,7 @@ TABLE = Table(
         integer("end_ns", "When it ended on the host.", True),
         integer("duration_ns", "Time on the host: the latency of this token.", True),
         integer("wall_ns", "From its begin until host and GPU are both done with it.", True),
-        integer("tokens", "Tokens that it makes: one for each sequence of the batch counts as one.", True),
+        integer("tokens", "Tokens that it makes: 1, for a batch as well, whose sequences are not told apart.", True),
         integer("context_tokens", "Tokens before and with this one: the prompt's and the steps so far.", True),
         integer("launches", "CUDA API calls that put its operations on the GPU."),
         integer("graph_launches", "Those of them that launch a CUDA graph.", True),
