@@ -10,29 +10,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import slow_reference as slow
-from dsprof.accounting import CAUSES, account, stage_windows, step_windows
+from dsprof.accounting import CAUSES, stage_account, step_account
 from dsprof.attributed import Attributed, Rules
-from dsprof.attribution import paint
+from dsprof.attribution import united
 from test_properties import MODES, STAGES, analysis_of, few, recordings, trace_of
 from test_properties import some as many
 
 IDLE = [f"idle_{cause}_ns" for cause in CAUSES]
-interval = st.tuples(st.integers(0, 2), st.integers(0, 30), st.integers(0, 9), st.integers(0, 3))
+interval = st.tuples(st.integers(0, 30), st.integers(0, 9))
 
 
 @many
 @given(st.lists(interval, max_size=20))
-def test_paint_counts_every_instant_for_its_lowest_layer(drawn):
-    seen = Counter()
-    for group in range(3):
-        for instant in range(50):
-            layers = [layer for g, start, length, layer in drawn if g == group and start <= instant < start + length]
-            if layers:
-                seen[group, min(layers)] += 1
-    columns = np.array(drawn, np.int64).reshape(-1, 4).T
-    group, start, length, layer = columns
-    painted = paint(group, start, start + length, layer, 3, 4)
-    assert painted.tolist() == [[seen[one, layer] for layer in range(4)] for one in range(3)]
+def test_a_union_covers_the_same_instants_in_disjoint_intervals(drawn):
+    columns = np.array(drawn, np.int64).reshape(-1, 2).T
+    start, end = united(columns[0], columns[0] + columns[1])
+    covered = [instant for begin, finish in zip(start, end, strict=True) for instant in range(begin, finish)]
+    assert covered == sorted({one for begin, length in drawn for one in range(begin, begin + length)})
+    assert all(end[:-1] < start[1:])
 
 
 def instant_by_instant(staged: slow.Staged, window: slow.Range, ops: list) -> Counter:
@@ -67,12 +62,12 @@ def test_every_instant_of_a_stage_is_counted_once(threads):
     @given(recordings())
     def check(rec):
         attributed = Attributed(trace_of(rec), Rules(threads=threads))
-        parts = account(attributed, stage_windows(attributed))
+        parts = stage_account(attributed)
         staged = slow.Staged(rec, STAGES, threads)
         for row, stage in enumerate(staged.stages):
             ops = [op for op in rec.ops if staged.of_op(op)[0] == stage]
             expected = instant_by_instant(staged, stage, ops)
-            assert {cause: int(parts[cause][row]) for cause in parts if parts[cause][row]} == dict(expected)
+            assert {cause: int(parts[cause][row]) for cause in ("busy", *CAUSES) if parts[cause][row]} == dict(expected)
 
     check()
 
@@ -110,9 +105,9 @@ def test_windows_of_steps_are_accounted_like_those_of_stages():
         [slow.Op(0, slow.KERNEL, 1 << 24, 1, 30, 70, 0, 7, name="gemm")],
     )
     attributed = Attributed(trace_of(rec))
-    stage, step = (account(attributed, windows(attributed)) for windows in (stage_windows, step_windows))
+    stage, step = stage_account(attributed), step_account(attributed)
     assert {cause: value.tolist() for cause, value in stage.items()} == {
         cause: value.tolist() for cause, value in step.items()
     }
-    expected = {"busy": [40], "latency": [10], "launch": [10], "host": [40]}
+    expected = {"busy": [40], "latency": [10], "launch": [10], "host": [40], "in_calls": [10]}
     assert {cause: value.tolist() for cause, value in step.items() if value.any()} == expected

@@ -8,6 +8,10 @@
 
 Each instant is counted once, for the first cause that holds then, in the order of `CAUSES`; so the parts add up
 to the wall time exactly. "Host" is what is left: the thread was outside of all CUDA calls.
+
+What holds at an instant is the same for all stages and steps of a thread, but for one thing: whether the GPU ran their
+own operations. So each thread's time is cut once into a `_Timeline`, and a window's sums are differences of running
+sums; of the time in which the process kept the GPU running, what is not the window's own is other work.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import numpy as np
 from dsprof import attribution as at
 from dsprof.attributed import Attributed, row_in
 from dsprof.attribution import Bools, Ints
+from dsprof.measure import add_columns, measure
 from dsprof.trace import process_of
 
 #: Why the GPU was idle, by name, in the order in which a cause is preferred, and what it means.
@@ -44,7 +49,8 @@ _CALLS = {
 class Windows(NamedTuple):
     """Stretches of wall time to account for, and which of them each operation belongs to.
 
-    `thread`: the globalTid that opened each; `of_op`: row of the window, -1 for none.
+    `thread`: the globalTid that opened each; `of_op`: row of the window, -1 for none. In a part of a report, what
+    of each window lies in the part.
     """
 
     thread: Ints
@@ -53,21 +59,39 @@ class Windows(NamedTuple):
     of_op: Ints
 
 
+@measure(merge=add_columns)
+def stage_account(a: Attributed) -> dict[str, Ints]:
+    """`account` of each of `stage_ranges`, from its begin until host and GPU are done with it."""
+    return account(a, stage_windows(a))
+
+
+@measure(merge=add_columns)
+def step_account(a: Attributed) -> dict[str, Ints]:
+    """`account` of each of `step_ranges`, from its begin until host and GPU are done with it."""
+    return account(a, step_windows(a))
+
+
 def account(a: Attributed, windows: Windows) -> dict[str, Ints]:
     """GPU busy time (``busy``) and idle time by cause of each window; they add up to its length.
 
-    Of the calls only those of the window's own thread count: what other threads do does not keep it waiting. An
-    outer stage is waiting for what its thread does in an inner one, too.
+    Beside them ``in_calls``: the time in which the window's thread was inside a CUDA API call. Of the calls only those
+    of the window's own thread count: what other threads do does not keep it waiting. An outer stage is waiting for
+    what its thread does in an inner one, too.
     """
-    names = list(CAUSES)
-    layers = [_busy(a, windows), _other_work(a, windows), _latency(a, windows), _profiler(a, windows)]
-    layers += _calls(a, windows, names[3:-1])
-    group, start, end = (np.concatenate(parts) for parts in zip(*layers, strict=True))
-    layer = np.repeat(np.arange(len(layers)), [len(part[0]) for part in layers])
-    start, end = np.maximum(start, windows.start[group]), np.minimum(end, windows.end[group])
-    painted = at.paint(group, start, end, layer, len(windows.start), len(layers))
-    found = dict(zip(("busy", *names[:-1]), painted.T, strict=True))
-    return {**found, "host": windows.end - windows.start - painted.sum(axis=1)}
+    trace, count = a.trace, len(windows.start)
+    inside = np.flatnonzero(windows.of_op >= 0)
+    start, end = (trace.clip(column)[inside] for column in (trace.operations.start, trace.operations.end))
+    busy = at.union_length(windows.of_op[inside], start, end, count)
+    found = {name: np.zeros(count, np.int64) for name in (*CAUSES, "in_calls")}
+    for thread in np.unique(windows.thread):
+        mine = np.flatnonzero((windows.thread == thread) & (windows.end > windows.start))
+        if len(mine):
+            start, end = windows.start[mine], windows.end[mine]
+            line = _timeline(a, int(thread), int(start.min()), int(end.max()))
+            for name, value in line.sums(start, end).items():
+                found[name][mine] = value
+    found["other_work"] -= busy
+    return {"busy": busy, **found}
 
 
 def stage_windows(a: Attributed) -> Windows:
@@ -83,62 +107,101 @@ def step_windows(a: Attributed) -> Windows:
 def _windows(a: Attributed, rows: Ints, of_op: Ints) -> Windows:
     ranges, ops = a.trace.ranges, a.trace.operations
     start, end = ranges.start[rows].copy(), ranges.end[rows].copy()
-    inside = of_op >= 0
+    inside = np.flatnonzero(of_op >= 0)
     np.minimum.at(start, of_op[inside], ops.start[inside])
     np.maximum.at(end, of_op[inside], ops.end[inside])
-    return Windows(ranges.thread[rows], start, end, of_op)
+    return Windows(ranges.thread[rows], a.trace.clip(start), a.trace.clip(end), of_op)
 
 
-def host_in_calls(a: Attributed, windows: Windows) -> Ints:
-    """Nanoseconds of each window in which its thread was inside a CUDA API call."""
-    calls = a.trace.calls
-    group, row = _overlapping(windows.thread, windows, calls.thread, calls.start, calls.end)
-    start, end = np.maximum(calls.start[row], windows.start[group]), np.minimum(calls.end[row], windows.end[group])
-    return at.union_length(group, start, end, len(windows.start))
+#: What a timeline tells apart, the preferred first; the calls of a thread are the last of them.
+_LAYERS = ("other_work", "latency", "profiler", "alloc", "copy", "sync", "launch", "api")
+_FIRST_CALL = _LAYERS.index("alloc")
+_LAYER_BITS = 4
 
 
-_Layer = tuple[Ints, Ints, Ints]
+class _Timeline(NamedTuple):
+    """A thread's time, cut where something begins or ends.
+
+    `time`: the cuts, sorted; `open`: from each cut on, a bit for each of `_LAYERS` that holds, the lowest first.
+    """
+
+    time: Ints
+    open: Ints
+
+    def sums(self, start: Ints, end: Ints) -> dict[str, Ints]:
+        """Nanoseconds of each window by cause, and in any call; the windows may nest."""
+        found = {name: np.zeros(len(start), np.int64) for name in (*_LAYERS, "in_calls")}
+        holds = _LOWEST[self.open]
+        for layer in np.flatnonzero(np.bincount(holds, minlength=len(_LAYERS) + 1)[: len(_LAYERS)]).tolist():
+            found[_LAYERS[layer]] = self._within(holds == layer, start, end)
+        found["in_calls"] = self._within(self.open >> _FIRST_CALL != 0, start, end)
+        return {**found, "host": end - start - np.sum([found[name] for name in _LAYERS], axis=0)}
+
+    def _within(self, chosen: Bools, start: Ints, end: Ints) -> Ints:
+        """Nanoseconds of each window that the chosen pieces cover."""
+        if not len(self.time):
+            return np.zeros(len(start), np.int64)
+        length = np.where(chosen[:-1], np.diff(self.time), 0)
+        before = np.append(0, np.cumsum(length))
+
+        def until(moment: Ints) -> Ints:
+            piece = np.maximum(np.searchsorted(self.time, moment, side="right") - 1, 0)
+            return before[piece] + np.where(chosen[piece], np.maximum(moment - self.time[piece], 0), 0)
+
+        covered: Ints = until(end) - until(start)
+        return covered
 
 
-def _busy(a: Attributed, windows: Windows) -> _Layer:
-    ops, inside = a.trace.operations, np.flatnonzero(windows.of_op >= 0)
-    return windows.of_op[inside], ops.start[inside], ops.end[inside]
+#: The lowest bit of each combination of open layers; the number of layers for none.
+_LOWEST = np.array([(mask & -mask).bit_length() - 1 if mask else len(_LAYERS) for mask in range(1 << len(_LAYERS))])
 
 
-def _other_work(a: Attributed, windows: Windows) -> _Layer:
-    """Operations of the window's process, its own among them: those count as busy already."""
+def _timeline(a: Attributed, thread: int, low: int, high: int) -> _Timeline:
+    """The timeline of a thread between two moments, from what its process ran and what it called itself."""
+    process = int(process_of(np.array([thread]))[0])
+    keys = []
+    for layer, (start, end) in enumerate([_running(a, process), _latency(a, process), *_of_thread(a, thread)]):
+        near = (end > low) & (start < high)
+        begin, finish = at.united(np.maximum(start[near], low), np.minimum(end[near], high))
+        keys += [(edge - low) << _LAYER_BITS | layer for edge in (begin, finish)]
+    edges = np.concatenate(keys)
+    edges.sort(kind="stable")  # runs that are sorted already
+    time = (edges >> _LAYER_BITS) + low
+    return _Timeline(time, np.bitwise_xor.accumulate(np.int64(1) << (edges & (1 << _LAYER_BITS) - 1)))
+
+
+_Intervals = tuple[Ints, Ints]
+
+
+def _running(a: Attributed, process: int) -> _Intervals:
+    """The operations of the process, whoever launched them."""
     ops = a.trace.operations
-    group, op = _overlapping(process_of(windows.thread), windows, ops.process, ops.start, ops.end)
-    return group, ops.start[op], ops.end[op]
+    return _chosen(ops.process == process, a.trace.clip(ops.start), a.trace.clip(ops.end))
 
 
-def _latency(a: Attributed, windows: Windows) -> _Layer:
-    """From the end of the launching call to the start of the operation, for all of the window's process."""
+def _latency(a: Attributed, process: int) -> _Intervals:
+    """From the end of the launching call to the start of the operation, for all of the process."""
     ops = a.trace.operations
-    launched = np.flatnonzero(a.call_of_op >= 0)
-    called = a.trace.calls.end[a.call_of_op[launched]] if len(launched) else launched
-    begun = np.maximum(ops.start[launched], called)
-    group, which = _overlapping(process_of(windows.thread), windows, ops.process[launched], called, begun)
-    return group, called[which], begun[which]
+    called = a.of_op(a.trace.calls.end, missing=np.iinfo(np.int64).max)
+    begin, end = a.trace.clip(called), a.trace.clip(ops.start)
+    return _chosen((ops.process == process) & (begin < end), begin, end)
 
 
-def _profiler(a: Attributed, windows: Windows) -> _Layer:
-    """The profiler's overhead on the window's thread."""
-    overheads = a.trace.overheads
-    group, row = _overlapping(windows.thread, windows, overheads.thread, overheads.start, overheads.end)
-    return group, overheads.start[row], overheads.end[row]
+def _of_thread(a: Attributed, thread: int) -> list[_Intervals]:
+    """The profiler's overhead on the thread, then its API calls by kind; the last kind takes what is left."""
+    overheads, calls = a.trace.overheads, a.trace.calls
+    found = [_chosen(overheads.thread == thread, a.trace.clip(overheads.start), a.trace.clip(overheads.end))]
+    start, end = a.trace.clip(calls.start), a.trace.clip(calls.end)
+    left = calls.thread == thread
+    for kind in _LAYERS[_FIRST_CALL:-1]:
+        chosen = left & _is(a, kind)
+        left = left & ~chosen
+        found.append(_chosen(chosen, start, end))
+    return [*found, _chosen(left, start, end)]
 
 
-def _calls(a: Attributed, windows: Windows, kinds: list[str]) -> list[_Layer]:
-    """The API calls of the window's thread, a layer for each kind; the last kind takes what is left."""
-    calls = a.trace.calls
-    group, row = _overlapping(windows.thread, windows, calls.thread, calls.start, calls.end)
-    left, layers = np.ones(len(row), np.bool_), []
-    for kind in kinds[:-1]:
-        chosen = _is(a, kind)[row]
-        left &= ~chosen
-        layers.append((group[chosen], calls.start[row[chosen]], calls.end[row[chosen]]))
-    return [*layers, (group[left], calls.start[row[left]], calls.end[row[left]])]
+def _chosen(which: Bools, start: Ints, end: Ints) -> _Intervals:
+    return (start, end) if which.all() else (start[which], end[which])
 
 
 def _is(a: Attributed, kind: str) -> Bools:
@@ -146,20 +209,3 @@ def _is(a: Attributed, kind: str) -> Bools:
         return a.trace.call_synchronizes
     chosen: Bools = a.trace.named(*_CALLS[kind])[a.trace.calls.name]
     return chosen
-
-
-def _overlapping(scope: Ints, windows: Windows, of: Ints, start: Ints, end: Ints) -> tuple[Ints, Ints]:
-    """Every (window, interval) pair of one scope (thread or process) that overlaps in time; windows may nest."""
-    groups, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for one in np.unique(scope):
-        mine, theirs = np.flatnonzero(scope == one), np.flatnonzero(of == one)
-        if not len(theirs):
-            continue
-        theirs = theirs[np.argsort(start[theirs], kind="stable")]
-        low = np.searchsorted(np.maximum.accumulate(end[theirs]), windows.start[mine], side="right")
-        high = np.searchsorted(start[theirs], windows.end[mine], side="left")
-        owner, position = at.explode(low, np.maximum(high, low))
-        kept = end[theirs[position]] > windows.start[mine[owner]]
-        groups.append(mine[owner[kept]])
-        rows.append(theirs[position[kept]])
-    return np.concatenate(groups), np.concatenate(rows)

@@ -19,6 +19,7 @@ from dsprof.attributed import Attributed, Rules, Threads
 from dsprof.errors import OutputRefused, UnknownTable
 from dsprof.families import read_rules
 from dsprof.findings import Finding
+from dsprof.measures import check, tally
 from dsprof.nsys.locate import locate
 from dsprof.nsys.reader import Progress, read
 from dsprof.summary import Summary, summarize
@@ -112,12 +113,12 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
         """What the report lacks or hides, and whether the tables reconcile with it."""
-        return (*self.attributed.check(), *self._unreconciled())
+        return (*check(self.attributed), *self._unreconciled())
 
     def _unreconciled(self) -> list[Finding]:
         """Tables whose sums are not the report's; there should never be one."""
-        kernels = self.attributed.trace.kernels
-        whole = (len(kernels), int((kernels.end - kernels.start).sum()))
+        seen = tally(self.attributed)
+        whole = (seen.kernels, seen.kernel_total_ns)
         checked = (
             ("kern_sum", "instances", "total_ns"),
             ("stage_kern_sum", "instances", "total_ns"),

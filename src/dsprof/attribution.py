@@ -14,6 +14,8 @@ that *start* in it. No function loops over ranges, launches or operations in Pyt
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
@@ -26,6 +28,8 @@ NULL = np.iinfo(np.int64).min
 _KEY_LIMIT = 1 << 62
 #: A look-up table may have this many slots for each key, and this many more whatever their number.
 _SLOTS_PER_KEY, _SLOTS_FREE = 16, 1 << 20
+#: How many (slice, position) pairs are looked at together.
+_AT_ONCE = 1 << 20
 
 
 def distinct(values: Ints) -> Ints:
@@ -223,6 +227,15 @@ def explode(low: Ints, high: Ints) -> tuple[Ints, Ints]:
     return owner, np.arange(len(owner)) - np.repeat(first - low, length)
 
 
+def batches(rows: Ints, sizes: Ints) -> Iterator[Ints]:
+    """The rows in turn, so many that their sizes come to about `_AT_ONCE`: what is large is not there at once."""
+    reach = np.cumsum(sizes)
+    bounds = np.searchsorted(reach, np.arange(_AT_ONCE, int(reach[-1]) if len(reach) else 0, _AT_ONCE)).tolist()
+    for first, last in zip([0, *bounds], [*bounds, len(rows)], strict=True):
+        if last > first:
+            yield rows[first:last]
+
+
 def merge_slices(group: Ints, low: Ints, high: Ints) -> tuple[Ints, Ints, Ints]:
     """The union of the slices of each group, as disjoint slices: ``(group, low, high)``.
 
@@ -254,15 +267,17 @@ def union_length(group: Ints, start: Ints, end: Ints, groups: int) -> Ints:
     total = np.zeros(groups, np.int64)
     if not len(group):
         return total
-    order = np.lexsort((start, group))
-    group, start, end = group[order], start[order], end[order]
     keys = Keys(groups, start, end)
+    at = keys.pack(group, start)
+    if (at[1:] < at[:-1]).any():
+        order = np.argsort(at, kind="stable")  # nearly in order as a rule, which this sort is fast at
+        at, group, start, end = at[order], group[order], start[order], end[order]
     reach = np.maximum.accumulate(keys.pack(group, end))
     covered = np.append(NULL, reach[:-1])
     # Packed keys are ranks where times are too wide; then the gap is looked up in the times themselves.
     holder = np.maximum.accumulate(np.where(np.append(True, reach[1:] > reach[:-1]), np.arange(len(end)), 0))
     before = np.append(start[0], end[holder[:-1]])
-    begin = np.where(covered >= keys.pack(group, start), before, start)
+    begin = np.where(covered >= at, before, start)
     heads = np.flatnonzero(np.append(True, group[1:] != group[:-1]))
     total[group[heads]] = np.add.reduceat(np.maximum(end - begin, 0), heads)
     return total
@@ -281,35 +296,25 @@ def busy_in_slices(scope: Ints, start: Ints, end: Ints, low: Ints, high: Ints) -
     reach = np.maximum.accumulate(keys.pack(scope, end))
     overlaps = np.append(False, keys.pack(scope, start)[1:] < reach[:-1]).astype(np.int64)
     mixed = np.flatnonzero(slice_sum(overlaps, low, high) > 0)
-    owner, position = explode(low[mixed], high[mixed])
-    busy[mixed] = union_length(owner, start[position], end[position], len(mixed))
+    for some in batches(mixed, high[mixed] - low[mixed]):
+        owner, position = explode(low[some], high[some])
+        busy[some] = union_length(owner, start[position], end[position], len(some))
     return busy
 
 
-def paint(group: Ints, start: Ints, end: Ints, layer: Ints, groups: int, layers: int) -> Ints:
-    """Nanoseconds that each layer of intervals covers where no lower layer does; shape ``(groups, layers)``.
+def united(start: Ints, end: Ints) -> tuple[Ints, Ints]:
+    """The union of some intervals, as sorted disjoint intervals that do not touch.
 
     ::
 
-        layer 0      |----|      |--|        4 + 2
-        layer 1   |-----------|              3 + 4, what layer 0 leaves
-        layer 2   |-------------------|      3, what both leave
+        |------|        |--|
+            |------|      |---|      ->   |----------|  |-----|
     """
-    painted = np.zeros((groups, layers), np.int64)
-    filled = np.flatnonzero(end > start)
-    if not len(filled):
-        return painted
-    group, start, end, layer = group[filled], start[filled], end[filled], layer[filled]
-    time, owner = np.concatenate([start, end]), np.concatenate([group, group])
-    order = np.argsort(Keys(groups, time).pack(owner, time), kind="stable")
-    length = np.diff(time[order])  # across two groups nothing is open, so that difference is never counted
-    change = np.concatenate([np.ones(len(start), np.int8), np.full(len(end), -1, np.int8)])[order]
-    of_layer = np.concatenate([layer, layer])[order]
-    free = np.ones(len(length), np.bool_)
-    for one in range(layers):
-        is_open = np.cumsum(np.where(of_layer == one, change, 0), dtype=np.int64)[:-1] > 0
-        painted[:, one] = np.bincount(
-            owner[order][:-1][is_open & free], weights=length[is_open & free], minlength=groups
-        ).astype(np.int64)
-        free &= ~is_open
-    return painted
+    if not len(start):
+        return start, end
+    if (start[1:] < start[:-1]).any():
+        order = np.argsort(start, kind="stable")
+        start, end = start[order], end[order]
+    reach = np.maximum.accumulate(end)
+    heads = np.flatnonzero(np.append(True, start[1:] > reach[:-1]))
+    return start[heads], reach[np.append(heads[1:], len(end)) - 1]

@@ -11,6 +11,11 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
+#: Packed keys stay below this, far from where int64 would wrap.
+_KEY_LIMIT = 1 << 62
+#: A table of sums may have this many slots for each row, and this many more whatever their number.
+_SLOTS_PER_ROW, _SLOTS_FREE = 4, 1 << 20
+
 
 class Groups(NamedTuple):
     """Statistics of the groups that have a value, in the order of their numbers; each of shape ``(k,)``."""
@@ -29,27 +34,80 @@ class Groups(NamedTuple):
         return Groups(*(column[order] for column in self))  # type: ignore[arg-type]
 
 
+class Distribution(NamedTuple):
+    """How often each group has each value: sorted by group and value, each pair once; columns of shape ``(k,)``.
+
+    Durations are multiples of the GPU's clock tick, so this is far smaller than the values themselves, and two of
+    them add up to the one of all values.
+    """
+
+    group: Ints
+    value: Ints
+    times: Ints
+
+    def describe(self) -> Groups:
+        """The statistics of `describe`."""
+        group, value, times = self
+        if not len(group):
+            none, nothing = np.zeros(0, np.int64), np.zeros(0)
+            return Groups(none, none, none, nothing, nothing, none, none, nothing)
+        heads = np.flatnonzero(np.append(True, group[1:] != group[:-1]))
+        last = np.append(heads[1:], len(group)) - 1
+        reach = np.cumsum(times)
+        instances = np.add.reduceat(times, heads)
+        before = reach[last] - instances
+        total = np.add.reduceat(value * times, heads)
+        avg = total / instances
+        middle, other = (
+            value[np.searchsorted(reach, before + rank, side="right")]
+            for rank in (instances // 2, (instances - 1) // 2)
+        )
+        squares = np.add.reduceat(times * (value - np.repeat(avg, last - heads + 1)) ** 2, heads)
+        stddev = np.sqrt(squares / np.maximum(instances - 1, 1))
+        return Groups(group[heads], instances, total, avg, (middle + other) / 2, value[heads], value[last], stddev)
+
+
+def distribution(group: Ints, values: Ints, counts: Ints | None = None) -> Distribution:
+    """The distribution of `values` by `group`; `counts`: how often each row counts, once unless given."""
+    if not len(group):
+        return Distribution(group[:0], values[:0], group[:0])
+    low, base = int(group.min()), int(values.min())
+    span = int(values.max()) - base + 1
+    if (int(group.max()) - low + 1) * span >= _KEY_LIMIT:
+        order = np.lexsort((values, group))
+        return _runs(group[order], values[order], None if counts is None else counts[order])
+    key = (group - low) * span + (values - base)
+    if counts is None:
+        key.sort()
+    else:
+        order = np.argsort(key, kind="stable")
+        key, counts = key[order], counts[order]
+    heads = np.flatnonzero(np.append(True, key[1:] != key[:-1]))
+    found, value = np.divmod(key[heads], span)
+    return Distribution(found + low, value + base, _run_lengths(heads, len(key), counts))
+
+
+def _runs(group: Ints, values: Ints, counts: Ints | None) -> Distribution:
+    heads = np.flatnonzero(np.append(True, (group[1:] != group[:-1]) | (values[1:] != values[:-1])))
+    return Distribution(group[heads], values[heads], _run_lengths(heads, len(group), counts))
+
+
+def _run_lengths(heads: Ints, rows: int, counts: Ints | None) -> Ints:
+    return np.diff(np.append(heads, rows)) if counts is None else np.add.reduceat(counts, heads)
+
+
+def add_distributions(one: Distribution, other: Distribution) -> Distribution:
+    """The distribution of the values of both."""
+    return distribution(*(np.concatenate(columns) for columns in zip(one, other, strict=True)))
+
+
 def describe(group: Ints, values: Ints) -> Groups:
     """Count, sum, mean, median, least, greatest and sample standard deviation of `values` by `group`.
 
     Both of shape ``(n,)``. The median of an even number of values is the mean of the middle two; the
     standard deviation divides by n - 1 and is 0 for a single value.
     """
-    if not len(group):
-        none, nothing = np.zeros(0, np.int64), np.zeros(0)
-        return Groups(none, none, none, nothing, nothing, none, none, nothing)
-    order = np.lexsort((values, group))
-    ordered, values = group[order], values[order]
-    heads = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
-    count = np.diff(np.append(heads, len(values)))
-    total = np.add.reduceat(values, heads, dtype=np.int64)
-    avg = total / count
-    middle, other = values[heads + count // 2], values[heads + (count - 1) // 2]
-    squares = np.add.reduceat((values - np.repeat(avg, count)) ** 2, heads)
-    return Groups(
-        ordered[heads], count, total, avg, (middle + other) / 2, values[heads], values[heads + count - 1],
-        np.sqrt(squares / np.maximum(count - 1, 1)),
-    )  # fmt: skip
+    return distribution(group, values).describe()
 
 
 def sum_by(group: Ints, values: Ints, groups: int) -> Ints:
@@ -60,6 +118,28 @@ def sum_by(group: Ints, values: Ints, groups: int) -> Ints:
 def count_by(group: Ints, groups: int) -> Ints:
     """Number of rows by group, shape ``(groups,)``."""
     return np.bincount(group, minlength=groups).astype(np.int64)
+
+
+class Sums(NamedTuple):
+    """How many values each group has, and their sum, for the groups that have some; columns of shape ``(k,)``."""
+
+    group: Ints
+    instances: Ints
+    total: Ints
+
+
+def sums(group: Ints, count: Ints, total: Ints) -> Sums:
+    """Add up counts and totals by group; groups are sorted."""
+    if not len(group):
+        return Sums(group, count, total)
+    low, high = int(group.min()), int(group.max())
+    if high - low >= _SLOTS_PER_ROW * len(group) + _SLOTS_FREE:
+        found, place = np.unique(group, return_inverse=True)
+        place = place.reshape(-1)
+        return Sums(found, sum_by(place, count, len(found)), sum_by(place, total, len(found)))
+    counts, totals = (sum_by(group - low, values, high - low + 1) for values in (count, total))
+    kept = np.flatnonzero(counts)
+    return Sums(kept + low, counts[kept], totals[kept])
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float]:

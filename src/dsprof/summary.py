@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from attrs import fields, frozen
 
 from dsprof.attributed import VIA, Attributed
 from dsprof.findings import Finding
+from dsprof.measures import tally
 from dsprof.names import short_kernel_name
 from dsprof.stages import NO_STAGE
 from dsprof.trace import Report, pid_of
@@ -166,22 +166,21 @@ def _lines(line: type[Any], table: pa.Table) -> list[Any]:
 
 
 def _counts(a: Attributed) -> Counts:
-    trace = a.trace
-    threads = np.unique(np.concatenate([np.unique(trace.ranges.thread), np.unique(trace.calls.thread)]))
+    seen = tally(a)
     return Counts(
-        processes=tuple(pid_of(trace.processes).tolist()),
-        threads=len(threads),
-        ranges=len(trace.ranges),
-        api_calls=len(trace.calls),
-        kernels=len(trace.kernels),
-        memory_operations=len(trace.memops),
+        processes=tuple(pid_of(process) for process in sorted(seen.processes)),
+        threads=len(seen.threads),
+        ranges=len(a.trace.ranges),
+        api_calls=seen.calls,
+        kernels=seen.kernels,
+        memory_operations=seen.memops,
     )
 
 
 def _coverage(a: Attributed) -> Coverage:
-    via = np.bincount(a.via_of_op[: len(a.trace.kernels)], minlength=len(VIA))
-    count = dict(zip(VIA, via.tolist(), strict=True))
-    return Coverage(len(a.trace.kernels), count["thread"], count["process"], count["none"])
+    seen = tally(a)
+    count = dict(zip(VIA, seen.via, strict=True))
+    return Coverage(seen.kernels, count["thread"], count["process"], count["none"])
 
 
 def _families(table: pa.Table) -> list[FamilyLine]:

@@ -15,6 +15,7 @@ from dsprof.stats import Floats, Groups
 
 if TYPE_CHECKING:
     from dsprof.attributed import Attributed
+    from dsprof.measure import Measure
 
 #: Version of the tables' columns and meanings; it grows when one of them changes.
 SCHEMA_VERSION = 1
@@ -88,12 +89,18 @@ def share_pct(part: Ints, whole: Ints | int) -> Floats:
 
 @frozen
 class Table:
-    """A table of the analysis: what a row is, its columns, and how its values come from a trace."""
+    """A table of the analysis: what a row is, its columns, and how its values come from a trace.
+
+    `measures`: what it is built from, so that a report in parts is measured for it first. A table `of_events` has a
+    row per event instead: each part of a report gives its own rows, in the order of their start.
+    """
 
     name: str
     row: str
     columns: tuple[Column, ...]
     build: Callable[[Attributed], Mapping[str, Any]]
+    measures: tuple[Measure[Any], ...] = ()
+    of_events: bool = False
 
     def arrow(self, attributed: Attributed, metadata: Mapping[str, str] | None = None) -> pa.Table:
         """The table as Arrow, each field with its unit and sentence; `metadata` goes to the whole table."""

@@ -8,21 +8,18 @@ that the operating system knows.
 from __future__ import annotations
 
 from functools import cached_property
+from typing import overload
 
 import attrs
 import numpy as np
 import numpy.typing as npt
 from attrs import field, frozen
 
-from dsprof import findings
 from dsprof.attribution import NULL, Bools, Ints, distinct
-from dsprof.findings import Finding
 
 Codes = npt.NDArray[np.int32]
 
 _TID_BITS = 0xFFFFFF
-#: Share of launches without a kernel below which nothing is said: the rim of every capture loses a few.
-_LOST_SHARE = 0.001
 #: Calls that put a kernel or a graph of kernels on the GPU, as their names begin.
 _LAUNCHING = ("cudaLaunchKernel", "cudaLaunchCooperativeKernel", "cuLaunchKernel", "cuLaunchCooperativeKernel",
               "cudaGraphLaunch", "cuGraphLaunch")  # fmt: skip
@@ -37,7 +34,11 @@ def process_of(thread: Ints) -> Ints:
     return thread & ~np.int64(_TID_BITS)
 
 
-def pid_of(thread: Ints) -> Ints:
+@overload
+def pid_of(thread: int) -> int: ...
+@overload
+def pid_of(thread: Ints) -> Ints: ...
+def pid_of(thread: Ints | int) -> Ints | int:
     """The operating system's process number in a ``globalTid`` or ``globalPid``."""
     return (thread >> 24) & _TID_BITS
 
@@ -150,6 +151,22 @@ def no_overheads() -> Overheads:
     return Overheads(nothing, nothing, nothing)
 
 
+@frozen
+class Part:
+    """Which part of a report a trace holds: what was launched in ``[low, high)``, and what reaches into that time.
+
+    The first `calls`, `kernels` and `memops` of the trace's columns were launched before `low` and are counted by an
+    earlier part: here they only take time. `capturing`: threads that were in a stream capture at `low`.
+    """
+
+    low: int = NULL
+    high: int = int(np.iinfo(np.int64).max)
+    calls: int = 0
+    kernels: int = 0
+    memops: int = 0
+    capturing: frozenset[int] = frozenset()
+
+
 @frozen(eq=False)
 class Operations:
     """All GPU operations: the kernels first (``[:kernels]``), then the memory operations."""
@@ -207,6 +224,7 @@ class Trace:
     kernels: Kernels
     memops: MemOps
     overheads: Overheads = field(factory=no_overheads)
+    part: Part = field(factory=Part)
 
     @cached_property
     def operations(self) -> Operations:
@@ -218,6 +236,41 @@ class Trace:
             if one.name != "kernels"
         }
         return Operations(kernels=len(self.kernels), **columns)
+
+    @cached_property
+    def own_ops(self) -> Bools | slice:
+        """The operations that this part counts: all, but for those carried over."""
+        part = self.part
+        if not part.kernels and not part.memops:
+            return slice(None)
+        own = np.ones(len(self.operations), np.bool_)
+        own[: part.kernels] = False
+        own[len(self.kernels) : len(self.kernels) + part.memops] = False
+        return own
+
+    @property
+    def own_calls(self) -> slice:
+        """The API calls that this part counts."""
+        return slice(self.part.calls, None)
+
+    @property
+    def own_kernels(self) -> slice:
+        """The kernels that this part counts."""
+        return slice(self.part.kernels, None)
+
+    @property
+    def own_memops(self) -> slice:
+        """The memory operations that this part counts."""
+        return slice(self.part.memops, None)
+
+    @property
+    def is_whole(self) -> bool:
+        """Is it all of its report?"""
+        return self.part.low == NULL and self.part.high == np.iinfo(np.int64).max
+
+    def clip(self, times: Ints) -> Ints:
+        """Times moved into this part's own time."""
+        return times if self.is_whole else np.clip(times, self.part.low, self.part.high)
 
     @cached_property
     def processes(self) -> Ints:
@@ -238,59 +291,34 @@ class Trace:
     def call_launches(self) -> Bools:
         """True for the API calls that must have put a kernel on the GPU: succeeded, and not under capture."""
         candidate = self.named(*_LAUNCHING)[self.calls.name] & np.isin(self.calls.result, (0, NULL))
-        return candidate & ~self._under_capture()
+        return candidate & (self._capture_depth <= 0)
 
-    def _under_capture(self) -> Bools:
-        """True for the calls that a thread made between the begin and the end of a stream capture."""
+    @cached_property
+    def _capture_depth(self) -> Ints:
+        """How many stream captures the thread of each call is in, the call's own begin counted, its end not."""
         begins, ends = (self.named(*which)[self.calls.name] for which in (_CAPTURE_BEGIN, _CAPTURE_END))
-        if not begins.any():
-            return np.zeros(len(self.calls), np.bool_)
+        change = begins.astype(np.int64) - ends
+        change[: self.part.calls] = 0
+        if not change.any() and not self.part.capturing:
+            return change
         order = np.lexsort((self.calls.start, self.calls.thread))
-        depth = np.cumsum(begins[order].astype(np.int64) - ends[order])
-        thread = self.calls.thread[order]
+        depth, thread = np.cumsum(change[order]), self.calls.thread[order]
         heads = np.flatnonzero(np.append(True, thread[1:] != thread[:-1]))
-        before = np.append(0, depth[heads[1:] - 1])
-        inside = np.zeros(len(self.calls), np.bool_)
-        inside[order] = depth - np.repeat(before, np.diff(np.append(heads, len(order)))) > 0
-        return inside
+        already = np.isin(thread[heads], list(self.part.capturing)).astype(np.int64)
+        before = np.append(0, depth[heads[1:] - 1]) - already
+        within = np.empty(len(order), np.int64)
+        within[order] = depth - np.repeat(before, np.diff(np.append(heads, len(order))))
+        return within
 
-    def check(self) -> list[Finding]:
-        """What this report lacks or hides, before any attribution."""
-        hidden, truncated = int(self.kernels.is_graph.sum()), int(self.ranges.truncated.sum())
-        found = []
-        if not len(self.ranges):
-            found.append(findings.no_nvtx())
-        if not len(self.operations):
-            found.append(findings.no_cuda())
-        elif not len(self.calls):
-            found.append(findings.no_api())
-        if hidden:
-            found.append(findings.graphs_hidden(hidden))
-        if truncated:
-            found.append(findings.truncated_ranges(truncated))
-        return [*found, *map(findings.nsys_says, self.report.diagnostics)]
-
-    def lost(self, call_of_op: Ints) -> list[Finding]:
-        """Launches without an operation and operations without a launch, by process.
-
-        `call_of_op`: the API call of each operation, -1 for none.
-        """
-        launched = np.zeros(len(self.calls), np.bool_)
-        launched[call_of_op[call_of_op >= 0]] = True
-        caller, orphan = process_of(self.calls.thread), call_of_op < 0
-        found = []
-        for process in self.processes if len(self.calls) else ():
-            pid = int(pid_of(process))
-            expected = self.call_launches & (caller == process)
-            lost, orphans = (
-                int((expected & ~launched).sum()),
-                int((orphan & (self.operations.process == process)).sum()),
-            )
-            if lost > _LOST_SHARE * int(expected.sum()):
-                found.append(findings.lost_kernels(lost, int(expected.sum()), pid))
-            if orphans:
-                found.append(findings.orphan_operations(orphans, pid))
-        return found
+    def capturing_at_end(self) -> frozenset[int]:
+        """Threads that are in a stream capture when this part ends."""
+        if not len(self.calls):
+            return self.part.capturing
+        order = np.lexsort((self.calls.start, self.calls.thread))
+        thread = self.calls.thread[order]
+        last = order[np.append(thread[1:] != thread[:-1], True)]
+        silent = self.part.capturing - set(thread.tolist())
+        return silent | set(self.calls.thread[last[self._capture_depth[last] > 0]].tolist())
 
 
 #: CUPTI's copy kinds as Nsight's reports word them, by number.

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from dsprof.attributed import Attributed
-from dsprof.stats import describe
+from dsprof.measures import kernels_by_stage, regrouped
 from dsprof.table import STATISTICS, Coded, Table, name, real, share_pct, statistics
 
 
 def build(a: Attributed) -> dict[str, Any]:
     """A row per kernel name, the greatest total first."""
-    kernels = a.trace.kernels
-    groups = describe(kernels.name.astype(np.int64), kernels.end - kernels.start)
+    by_stage = kernels_by_stage(a)
+    groups = regrouped(by_stage, by_stage.group % len(a.trace.names)).describe()
     order = np.argsort(-groups.total, kind="stable")
     found = groups.take(order)
     return {
@@ -33,4 +33,5 @@ TABLE = Table(
         *STATISTICS,
     ),
     build,
+    (kernels_by_stage,),
 )

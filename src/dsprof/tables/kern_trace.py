@@ -16,13 +16,13 @@ from dsprof.trace import dimensions
 def build(a: Attributed) -> dict[str, Any]:
     """A row per kernel, by start."""
     kernels = a.trace.kernels
-    order = np.argsort(kernels.start, kind="stable")
+    order = a.trace.part.kernels + np.argsort(kernels.start[a.trace.own_kernels], kind="stable")
     grid, block = dimensions(kernels.grid[order]), dimensions(kernels.block[order])
     return {
         **launched(a, kernels, 0, order),
         "kernel": Coded(kernels.name[order], a.trace.names),
         "short_name": Coded(kernels.name[order], _short_names(a)),
-        "family": Coded(a.family_of_name[kernels.name[order]], a.family_names),
+        "family": Coded(a.families_of(kernels.name[order]), a.family_names),
         "grid": Coded(*grid),
         "block": Coded(*block),
         "registers_per_thread": kernels.registers[order],
@@ -52,4 +52,5 @@ TABLE = Table(
         *STAGE,
     ),
     build,
+    of_events=True,
 )

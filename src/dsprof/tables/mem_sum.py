@@ -7,16 +7,28 @@ from typing import Any
 import numpy as np
 
 from dsprof.attributed import Attributed
-from dsprof.stats import describe
+from dsprof.measure import measure
+from dsprof.stats import Distribution, add_distributions, distribution
 from dsprof.table import STATISTICS, Coded, Table, integer, name, real, share_pct, statistics
 from dsprof.trace import operation_names
 
 
+def _add(one: tuple[Distribution, ...], other: tuple[Distribution, ...]) -> tuple[Distribution, ...]:
+    return tuple(add_distributions(mine, theirs) for mine, theirs in zip(one, other, strict=True))
+
+
+@measure(merge=_add)
+def memops_by_kind(a: Attributed) -> tuple[Distribution, ...]:
+    """Durations, and bytes, of the memory operations by kind."""
+    memops, own = a.trace.memops, a.trace.own_memops
+    codes = operation_names(memops.kind[own])[0]
+    return distribution(codes, (memops.end - memops.start)[own]), distribution(codes, memops.bytes[own])
+
+
 def build(a: Attributed) -> dict[str, Any]:
     """A row per kind of operation, the greatest total time first."""
-    memops = a.trace.memops
-    codes, labels = operation_names(memops.kind)
-    times, sizes = describe(codes, memops.end - memops.start), describe(codes, memops.bytes)
+    labels = operation_names(np.zeros(0, np.int64))[1]
+    times, sizes = (found.describe() for found in memops_by_kind(a))
     order = np.argsort(-times.total, kind="stable")
     times, sizes = times.take(order), sizes.take(order)
     return {
@@ -48,4 +60,5 @@ TABLE = Table(
         real("stddev_bytes", "Sample standard deviation of the sizes; 0 for a single one."),
     ),
     build,
+    (memops_by_kind,),
 )

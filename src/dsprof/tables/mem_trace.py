@@ -16,7 +16,7 @@ from dsprof.trace import MEMORY_KINDS, operation_names
 def build(a: Attributed) -> dict[str, Any]:
     """A row per copy or set, by start."""
     memops = a.trace.memops
-    order = np.argsort(memops.start, kind="stable")
+    order = a.trace.part.memops + np.argsort(memops.start[a.trace.own_memops], kind="stable")
     return {
         **launched(a, memops, len(a.trace.kernels), order),
         "kind": Coded(*operation_names(memops.kind[order])),
@@ -43,4 +43,5 @@ TABLE = Table(
         *STAGE,
     ),
     build,
+    of_events=True,
 )

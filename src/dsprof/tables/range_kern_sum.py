@@ -5,60 +5,79 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from attrs import frozen
 
 from dsprof import attribution as at
-from dsprof.attributed import Attributed
-from dsprof.attribution import NULL, Ints
+from dsprof.attributed import Attributed, Scope
+from dsprof.attribution import NULL, Bools, Ints
+from dsprof.measure import measure
 from dsprof.stages import NO_RANGE
-from dsprof.stats import Groups, describe
+from dsprof.stats import Distribution, Groups, Sums, add_distributions, distribution, sums
 from dsprof.table import STATISTICS, Coded, Table, integer, name, statistics
 from dsprof.trace import pid_of, tid_of
 
 STYLES = ("PushPop", "StartEnd")
 
 
-class _Pairs(NamedTuple):
-    """(range group, kernel) pairs: once per group for the times, and once per range for the instances."""
+@frozen(eq=False)
+class RangeKernels:
+    """Kernels by range name; the group of a distribution or sum is ``group of the range * len(names) + kernel name``.
 
-    group: Ints
-    kernel: Ints
-    range_group: Ints  # of each distinct (range, kernel name) pair
-    range_kernel_name: Ints
+    `exclusive`: of the kernels whose innermost range is in the group. `launching`: how many ranges of a group launched
+    a kernel of the name; `across`: the (range, kernel) pairs of ranges that reach over the edge of a part, which are
+    counted once at the end. `outside`: kernels that no range encloses, by thread (process, where no launch is).
+    """
+
+    durations: Distribution
+    exclusive: Sums
+    launching: Sums
+    across: Ints
+    outside: dict[int, Distribution]
 
 
-def build(a: Attributed) -> dict[str, Any]:
-    """A row per range name, domain, style, thread and kernel; a kernel counts once per range name."""
-    kernels, ranges, names = a.trace.kernels, a.trace.ranges, a.trace.names
-    heads, group_of_range = _groups(a)
-    outside = _outside(a)
-    threads = np.unique(outside.thread)
-    pairs = _enclosed(a, group_of_range)
-    group = np.concatenate([pairs.group, len(heads) + np.searchsorted(threads, outside.thread)])
-    kernel = np.concatenate([pairs.kernel, outside.kernel])
-    duration = (kernels.end - kernels.start)[kernel]
-    found = describe(group * len(names) + kernels.name[kernel], duration)
-    of_group = found.group // len(names)
-    in_range = of_group < len(heads)
-    head = heads[np.where(in_range, of_group, 0)] if len(heads) else of_group
-    thread = np.where(in_range, ranges.thread[head], 0) if len(heads) else np.zeros(len(of_group), np.int64)
-    if len(threads):
-        thread = np.where(in_range, thread, threads[np.maximum(of_group - len(heads), 0) % len(threads)])
-    strings = (*names, NO_RANGE)
-    return {
-        "name": Coded(_where(in_range, ranges.name, head, len(names)), strings),
-        "domain": Coded(_where(in_range, ranges.domain, head, 0), names),
-        "style": Coded(_where(in_range, ranges.style, head, -1), STYLES),
-        "pid": pid_of(thread),
-        "tid": np.where(tid_of(thread) == 0, NULL, tid_of(thread)),
-        "kernel": Coded(found.group % len(names), names),
-        "range_instances": _count(found, pairs.range_group * len(names) + pairs.range_kernel_name),
-        **_exclusive(a, found, group_of_range, in_range),
-        **statistics(found),
+def _add(one: RangeKernels, other: RangeKernels) -> RangeKernels:
+    def both(mine: Sums, theirs: Sums) -> Sums:
+        return sums(*(np.concatenate(columns) for columns in zip(mine, theirs, strict=True)))
+
+    outside = {
+        thread: add_distributions(one.outside[thread], found) if thread in one.outside else found
+        for thread, found in other.outside.items()
     }
+    return RangeKernels(
+        add_distributions(one.durations, other.durations),
+        both(one.exclusive, other.exclusive),
+        both(one.launching, other.launching),
+        np.union1d(one.across, other.across),
+        {**one.outside, **outside},
+    )
 
 
-def _where(in_range: Any, column: Any, head: Ints, otherwise: int) -> Ints:
-    return np.where(in_range, column[head], otherwise) if len(column) else np.full(len(in_range), otherwise)
+@measure(merge=_add)
+def range_kernels(a: Attributed) -> RangeKernels:
+    """Durations of the kernels by range name, style, domain and thread, and what belongs to them."""
+    names, group_of_range = len(a.trace.names), _groups(a)[1]
+    kernels, own = a.trace.kernels, a.trace.own_kernels
+    duration, name = kernels.end - kernels.start, kernels.name.astype(np.int64)
+    covers = [_cover(a, *part) for part in a.covered(a.reached)]
+    paths, path_of_kernel = _paths(covers, group_of_range, len(kernels))
+    inside = np.flatnonzero(path_of_kernel >= 0)
+    found = distribution(path_of_kernel[inside] * names + name[inside], duration[inside])
+    path, kernel = np.divmod(found.group, names)
+    row, position = at.explode(paths.first[path], paths.first[path + 1])
+    inner = a.of_op(a.range_of_call)[: len(kernels)]
+    exclusive = np.flatnonzero(inner[own] >= 0) + a.trace.part.kernels
+    pairs = np.concatenate([_range_pairs(cover, name, names) for cover in covers])
+    edge = _reaches_over(a)[pairs // names]
+    counted = group_of_range[pairs[~edge] // names] * names + pairs[~edge] % names
+    ones = np.ones(len(counted), np.int64)
+    return RangeKernels(
+        durations=distribution(paths.group[position] * names + kernel[row], found.value[row], found.times[row]),
+        exclusive=sums(group_of_range[inner[exclusive]] * names + name[exclusive], np.ones(len(exclusive), np.int64),
+                       duration[exclusive]),
+        launching=sums(counted, ones, ones),
+        across=np.unique(pairs[edge]),
+        outside=_outside(a, np.flatnonzero(path_of_kernel[own] < 0) + a.trace.part.kernels),
+    )  # fmt: skip
 
 
 def _groups(a: Attributed) -> tuple[Ints, Ints]:
@@ -68,58 +87,179 @@ def _groups(a: Attributed) -> tuple[Ints, Ints]:
     return at.group_rows(*(part.astype(np.int64) for part in parts))
 
 
-def _enclosed(a: Attributed, group_of_range: Ints) -> _Pairs:
-    kernels = a.trace.kernels
-    found: list[_Pairs] = []
-    for order, which, low, high in a.covered(np.arange(len(a.trace.ranges))):
-        is_kernel = order.op < len(kernels)
-        rank = np.append(0, np.cumsum(is_kernel))
-        low, high, kernel = rank[low], rank[high], order.op[is_kernel]
-        group, start, stop = at.merge_slices(group_of_range[which], low, high)
-        owner, position = at.explode(start, stop)
-        whole, place = at.explode(low, high)
-        distinct = np.unique(which[whole] * len(a.trace.names) + kernels.name[kernel[place]])
-        of_range, of_name = np.divmod(distinct, len(a.trace.names))
-        found.append(_Pairs(group[owner], kernel[position], group_of_range[of_range], of_name))
-    pairs = _Pairs(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
-    if len(found) == 1:
-        return pairs
-    group, kernel = np.divmod(np.unique(pairs.group * len(kernels) + pairs.kernel), max(len(kernels), 1))
-    return pairs._replace(group=group, kernel=kernel)
+def _reaches_over(a: Attributed) -> Bools:
+    """True for the ranges that begin before this part or end after it."""
+    ranges, part = a.trace.ranges, a.trace.part
+    return np.zeros(len(ranges), np.bool_) if a.trace.is_whole else (ranges.start < part.low) | (ranges.end > part.high)
 
 
-class _Outside(NamedTuple):
-    """Kernels that no range encloses, and the thread that launched them (the process, where no launch is)."""
+class _Cover(NamedTuple):
+    """Which kernels some ranges enclose: the kernels in launch order, and a slice of that order for each range.
+
+    `bounds` are all ends of slices: between two of them lies a piece of the order that is in the same ranges.
+    """
 
     kernel: Ints
-    thread: Ints
+    range: Ints
+    low: Ints
+    high: Ints
+    bounds: Ints
+
+    def pieces(self) -> tuple[Ints, Ints]:
+        """First piece of each range, and the one after its last."""
+        return np.searchsorted(self.bounds, self.low), np.searchsorted(self.bounds, self.high)
+
+    def piece_of_kernel(self) -> Ints:
+        """The piece of each kernel; -1 before the first bound. Behind the last one no range is."""
+        return np.searchsorted(self.bounds, np.arange(len(self.kernel)), side="right") - 1
 
 
-def _outside(a: Attributed) -> _Outside:
-    count = len(a.trace.kernels)
-    kernel = np.flatnonzero(a.of_op(a.range_of_call)[:count] < 0)
+def _cover(a: Attributed, order: Scope, which: Ints, low: Ints, high: Ints) -> _Cover:
+    own = (order.op >= a.trace.part.kernels) & (order.op < len(a.trace.kernels))
+    rank = np.append(0, np.cumsum(own))
+    low, high = rank[low], rank[high]
+    filled = np.flatnonzero(high > low)
+    low, high = low[filled], high[filled]
+    return _Cover(order.op[own], a.reached[which[filled]], low, high, np.unique(np.concatenate([low, high])))
+
+
+class _Paths(NamedTuple):
+    """Sets of range groups: those of path p are ``group[first[p]:first[p + 1]]``."""
+
+    first: Ints
+    group: Ints
+
+
+def _paths(covers: list[_Cover], group_of_range: Ints, kernels: int) -> tuple[_Paths, Ints]:
+    """The distinct sets of groups that enclose a kernel, and the path of each kernel, -1 for none.
+
+    A report has few of them: every decode step, and every layer in it, has the same.
+    """
+    piece = [np.full(kernels, -1) for _ in covers]
+    for of_kernel, cover in zip(piece, covers, strict=True):
+        of_kernel[cover.kernel] = cover.piece_of_kernel()
+    heads, place = at.group_rows(*piece)
+    pairs = [np.zeros(0, np.int64)]
+    for of_kernel, cover in zip(piece, covers, strict=True):
+        first, last = cover.pieces()
+        owner, of_piece = at.explode(first, last)
+        by_piece = np.argsort(of_piece, kind="stable")
+        low, high = (np.searchsorted(of_piece[by_piece], of_kernel[heads], side=side) for side in ("left", "right"))
+        spot, position = at.explode(low, high)
+        pairs.append(spot * max(len(group_of_range), 1) + group_of_range[cover.range[owner[by_piece[position]]]])
+    spot, group = np.divmod(np.unique(np.concatenate(pairs)), max(len(group_of_range), 1))
+    path_of_spot, paths = _distinct_sets(spot, group, len(heads))
+    return paths, path_of_spot[place]
+
+
+def _distinct_sets(spot: Ints, group: Ints, spots: int) -> tuple[Ints, _Paths]:
+    """Number the distinct sets among those of each spot, -1 for an empty one; both columns sorted by spot, group."""
+    number = np.full(spots, -1)
+    heads = np.flatnonzero(np.append(True, spot[1:] != spot[:-1])) if len(spot) else spot
+    ends = np.append(heads[1:], len(spot))
+    # A set is told by two sums of scrambled numbers; where one sum is equal and the other is not, none is shared.
+    one, two = (np.add.reduceat(_scrambled(group, salt), heads) if len(heads) else heads for salt in (1, 2))
+    _, first, inverse = np.unique(one, return_index=True, return_inverse=True)
+    if len(first) and (two != two[first[inverse]]).any():
+        first, inverse = np.arange(len(heads)), np.arange(len(heads))
+    number[spot[heads]] = inverse.reshape(-1)
+    position = at.explode(heads[first], ends[first])[1]
+    return number, _Paths(np.append(0, np.cumsum(ends[first] - heads[first])), group[position])
+
+
+def _scrambled(values: Ints, salt: int) -> Any:
+    """Numbers that have nothing to do with each other, from small ones (splitmix64)."""
+    mixed = (values.astype(np.uint64) + np.uint64(salt)) * np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _range_pairs(cover: _Cover, name: Ints, names: int) -> Ints:
+    """Every distinct ``range * names + kernel name`` of a cover.
+
+    From the innermost ranges outward: those within one piece have the names of that piece; without them the pieces
+    around melt into larger ones, of fewer names together.
+    """
+    low, high, ranges = cover.low, cover.high, cover.range
+    place, kernel = np.arange(len(cover.kernel)), name[cover.kernel]
+    found = [np.zeros(0, np.int64)]
+    while len(ranges):
+        bounds = np.unique(np.concatenate([low, high]))
+        piece = np.searchsorted(bounds, place, side="right") - 1
+        kept = np.unique(piece * names + kernel)
+        piece, kernel = np.divmod(kept, names)
+        place = np.where(piece >= 0, bounds[np.maximum(piece, 0)], -1)
+        first, last = np.searchsorted(bounds, low), np.searchsorted(bounds, high)
+        chosen = last == first + 1
+        if not chosen.any():
+            chosen[:] = True
+        start, stop = (np.searchsorted(piece, edge[chosen]) for edge in (first, last))
+        owner, position = at.explode(start, stop)
+        found.append(np.unique(ranges[chosen][owner] * names + kernel[position]))
+        low, high, ranges = low[~chosen], high[~chosen], ranges[~chosen]
+    return np.concatenate(found)
+
+
+def _outside(a: Attributed, kernel: Ints) -> dict[int, Distribution]:
+    """Kernels that no range encloses, by the thread that launched them (the process, where no launch is)."""
+    kernels = a.trace.kernels
     thread = a.of_op(a.trace.calls.thread, missing=NULL)[kernel]
-    return _Outside(kernel, np.where(thread == NULL, a.trace.kernels.process[kernel], thread))
+    thread = np.where(thread == NULL, kernels.process[kernel], thread)
+    duration, name = kernels.end - kernels.start, kernels.name.astype(np.int64)
+    by = {int(one): kernel[thread == one] for one in np.unique(thread)}
+    return {one: distribution(name[rows], duration[rows]) for one, rows in by.items()}
 
 
-def _count(found: Groups, keys: Ints) -> Ints:
-    """How many of `keys` each found group has."""
-    return np.bincount(np.searchsorted(found.group, keys), minlength=len(found.group)).astype(np.int64)
-
-
-def _exclusive(a: Attributed, found: Groups, group_of_range: Ints, in_range: Any) -> dict[str, Ints]:
-    """Kernels whose innermost range is of the group; outside of all ranges, those are all."""
-    kernels, names = a.trace.kernels, a.trace.names
-    inner = a.of_op(a.range_of_call)[: len(kernels)]
-    inside = np.flatnonzero(inner >= 0)
-    key = group_of_range[inner[inside]] * len(names) + kernels.name[inside]
-    slot = np.searchsorted(found.group, key)
-    duration = (kernels.end - kernels.start)[inside]
-    total = np.bincount(slot, weights=duration, minlength=len(found.group)).astype(np.int64)
+def build(a: Attributed) -> dict[str, Any]:
+    """A row per range name, domain, style, thread and kernel; a kernel counts once per range name."""
+    measured, ranges, names = range_kernels(a), a.trace.ranges, a.trace.names
+    heads, group_of_range = _groups(a)
+    inside = measured.durations.describe()
+    of_group, kernel = np.divmod(inside.group, len(names))
+    head = heads[of_group] if len(heads) else of_group
+    threads = sorted(measured.outside)
+    without = [measured.outside[thread].describe() for thread in threads]
+    found = Groups(*(np.concatenate(columns) for columns in zip(inside, *without, strict=True)))
+    rest, rows = len(found.group) - len(head), [len(one.group) for one in without]
+    thread = np.concatenate([ranges.thread[head], np.repeat(np.array(threads, np.int64), rows)])
     return {
-        "exclusive_instances": np.where(in_range, _count(found, key), found.instances),
-        "exclusive_total_ns": np.where(in_range, total, found.total),
+        "name": Coded(np.append(ranges.name[head], np.full(rest, len(names))), (*names, NO_RANGE)),
+        "domain": Coded(np.append(ranges.domain[head], np.zeros(rest, np.int64)), names),
+        "style": Coded(np.append(ranges.style[head], np.full(rest, -1)), STYLES),
+        "pid": pid_of(thread),
+        "tid": np.where(tid_of(thread) == 0, NULL, tid_of(thread)),
+        "kernel": Coded(np.append(kernel, found.group[len(head) :]), names),
+        "range_instances": np.append(
+            _launching(measured, inside.group, group_of_range, len(names)), np.zeros(rest, np.int64)
+        ),
+        **_exclusive(measured.exclusive, inside, found),
+        **statistics(found),
     }
+
+
+def _launching(measured: RangeKernels, group: Ints, group_of_range: Ints, names: int) -> Ints:
+    """How many ranges of each group launched the kernel."""
+    count = np.zeros(len(group), np.int64)
+    count[np.searchsorted(group, measured.launching.group)] = measured.launching.instances
+    if len(measured.across):
+        of_range, kernel = np.divmod(measured.across, names)
+        np.add.at(count, np.searchsorted(group, group_of_range[of_range] * names + kernel), 1)
+    return count
+
+
+def _exclusive(measured: Sums, inside: Groups, found: Groups) -> dict[str, Ints]:
+    """Kernels whose innermost range is of the group; outside of all ranges, those are all."""
+    place, rows = np.searchsorted(inside.group, measured.group), len(inside.group)
+    columns = {
+        "exclusive_instances": (measured.instances, found.instances),
+        "exclusive_total_ns": (measured.total, found.total),
+    }
+    result = {}
+    for column, (values, all_of_them) in columns.items():
+        result[column] = np.concatenate([np.zeros(rows, np.int64), all_of_them[rows:]])
+        result[column][place] = values
+    return result
 
 
 TABLE = Table(
@@ -138,4 +278,5 @@ TABLE = Table(
         integer("exclusive_total_ns", "Sum of the durations of those."),
     ),
     build,
+    (range_kernels,),
 )

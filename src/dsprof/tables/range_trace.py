@@ -6,19 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from dsprof import attribution as at
-from dsprof.attributed import Attributed, Scope
-from dsprof.attribution import NULL, Ints
+from dsprof.attributed import Attributed
+from dsprof.attribution import NULL
+from dsprof.measures import range_sums
 from dsprof.table import Coded, Column, Table, integer, name
 from dsprof.trace import pid_of, tid_of
 
 STYLES = ("PushPop", "StartEnd")
-_SUMS = ("api_calls", "gpu_ops", "kernels", "kernel_total_ns", "gpu_busy_ns")
 
 
 def build(a: Attributed) -> dict[str, Any]:
     """A row per range, by start."""
-    ranges = a.trace.ranges
+    ranges, sums = a.trace.ranges, range_sums(a)
     order = np.lexsort((ranges.range_id, ranges.start))
     parent_id = np.where(a.parent >= 0, ranges.range_id[a.parent], NULL) if len(ranges) else a.parent
     values: dict[str, Any] = {
@@ -32,8 +31,8 @@ def build(a: Attributed) -> dict[str, Any]:
         "duration_ns": ranges.end - ranges.start,
         "payload": ranges.payload,
         "truncated": ranges.truncated,
-        "straddling_calls": a.straddling,
-        **projections(a),
+        **sums,
+        "proj_duration_ns": np.where(sums["proj_end_ns"] == NULL, NULL, sums["proj_end_ns"] - sums["proj_start_ns"]),
     }
     texts = {
         "name": Coded(ranges.name[order], a.trace.names),
@@ -41,35 +40,6 @@ def build(a: Attributed) -> dict[str, Any]:
         "style": Coded(ranges.style[order], STYLES),
     }
     return {**{column: value[order] for column, value in values.items()}, **texts}
-
-
-def projections(a: Attributed) -> dict[str, Ints]:
-    """What the ranges enclose: sums, and the projection [first start, last end] of their operations."""
-    count = len(a.trace.ranges)
-    result = {column: np.zeros(count, np.int64) for column in _SUMS}
-    result |= {column: np.full(count, NULL) for column in ("proj_start_ns", "proj_end_ns")}
-    for order, which, low, high in a.covered(np.arange(count)):
-        for column, value in _enclosed(a, order, low, high).items():
-            result[column][which] = value
-    none = result["proj_end_ns"] == NULL
-    result["proj_duration_ns"] = np.where(none, NULL, result["proj_end_ns"] - result["proj_start_ns"])
-    return result
-
-
-def _enclosed(a: Attributed, order: Scope, low: Ints, high: Ints) -> dict[str, Ints]:
-    ops = a.trace.operations
-    start, end, call = ops.start[order.op], ops.end[order.op], a.call_of_op[order.op]
-    is_kernel = (order.op < ops.kernels).astype(np.int64)
-    first_of_call = np.append(True, call[1:] != call[:-1])[: len(call)].astype(np.int64)
-    return {
-        "api_calls": at.slice_sum(first_of_call, low, high),
-        "gpu_ops": high - low,
-        "kernels": at.slice_sum(is_kernel, low, high),
-        "kernel_total_ns": at.slice_sum(is_kernel * (end - start), low, high),
-        "gpu_busy_ns": at.busy_in_slices(order.number, start, end, low, high),
-        "proj_start_ns": at.slice_min(start, low, high),
-        "proj_end_ns": at.slice_max(end, low, high),
-    }
 
 
 TABLE = Table(
@@ -100,4 +70,5 @@ TABLE = Table(
         integer("gpu_busy_ns", "Time covered by at least one of the range's GPU operations."),
     ),
     build,
+    (range_sums,),
 )

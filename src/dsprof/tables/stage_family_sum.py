@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 
 from dsprof.attributed import Attributed
-from dsprof.stats import describe, sum_by
+from dsprof.measures import kernels_by_stage, regrouped
+from dsprof.stats import sum_by
 from dsprof.table import STATISTICS, Coded, Table, name, real, share_pct, statistics
 
 
 def build(a: Attributed) -> dict[str, Any]:
     """A row per stage and family: stages in order, ``(no stage)`` last, the greatest total first."""
-    kernels, families = a.trace.kernels, a.family_names
-    stage = a.stage_code(a.stage_range_of_op[: len(kernels)])
-    groups = describe(stage * len(families) + a.family_of_name[kernels.name], kernels.end - kernels.start)
+    by_stage, families = kernels_by_stage(a), a.family_names
+    stage, kernel = np.divmod(by_stage.group, len(a.trace.names))
+    groups = regrouped(by_stage, stage * len(families) + a.families_of(kernel)).describe()
     order = np.lexsort((-groups.total, groups.group // len(families)))
     found = groups.take(order)
     of_stage = found.group // len(families)
@@ -38,4 +39,5 @@ TABLE = Table(
         *STATISTICS,
     ),
     build,
+    (kernels_by_stage,),
 )

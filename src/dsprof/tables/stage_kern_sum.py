@@ -7,15 +7,14 @@ from typing import Any
 import numpy as np
 
 from dsprof.attributed import Attributed
-from dsprof.stats import describe, sum_by
+from dsprof.measures import kernels_by_stage
+from dsprof.stats import sum_by
 from dsprof.table import STATISTICS, Coded, Table, name, real, share_pct, statistics
 
 
 def build(a: Attributed) -> dict[str, Any]:
     """A row per stage and kernel name: stages in order, ``(no stage)`` last, the greatest total first."""
-    kernels, names = a.trace.kernels, a.trace.names
-    stage = a.stage_code(a.stage_range_of_op[: len(kernels)])
-    groups = describe(stage * len(names) + kernels.name, kernels.end - kernels.start)
+    names, groups = a.trace.names, kernels_by_stage(a).describe()
     order = np.lexsort((-groups.total, groups.group // len(names)))
     found = groups.take(order)
     of_stage, kernel = found.group // len(names), found.group % len(names)
@@ -23,7 +22,7 @@ def build(a: Attributed) -> dict[str, Any]:
     return {
         "stage": Coded(of_stage, a.stage_names),
         "kernel": Coded(kernel, names),
-        "family": Coded(a.family_of_name[kernel], a.family_names),
+        "family": Coded(a.families_of(kernel), a.family_names),
         "share_pct": share_pct(found.total, stage_total[of_stage]),
         **statistics(found),
     }
@@ -40,4 +39,5 @@ TABLE = Table(
         *STATISTICS,
     ),
     build,
+    (kernels_by_stage,),
 )

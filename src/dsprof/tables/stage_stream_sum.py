@@ -8,18 +8,34 @@ import numpy as np
 
 from dsprof.attributed import Attributed
 from dsprof.attribution import NULL, Ints, group_rows, union_length
+from dsprof.measure import measure
 from dsprof.stats import count_by, sum_by
 from dsprof.table import Coded, Table, integer, name
 from dsprof.trace import pid_of
 
+_KEYS = ("stage", "process", "device_id", "stream_id")
 
-def build(a: Attributed) -> dict[str, Any]:
-    """A row per stage, process, device and stream, and one per stage, process and device."""
+
+def _add(one: dict[str, Ints], other: dict[str, Ints]) -> dict[str, Ints]:
+    both = {column: np.concatenate([one[column], other[column]]) for column in one}
+    heads, group = group_rows(*(both[column] for column in _KEYS))
+    sums = {column: sum_by(group, values, len(heads)) for column, values in both.items() if column not in _KEYS}
+    return {**{column: both[column][heads] for column in _KEYS}, **sums}
+
+
+@measure(merge=_add)
+def by_stream(a: Attributed) -> dict[str, Ints]:
+    """Sums of the operations by stage, process, device and stream, and without the stream (NULL)."""
     ops = a.trace.operations
     stage = a.stage_code(a.stage_range_of_op)
     parts = [_grouped(a, stage, stream) for stream in (np.full(len(ops), NULL), ops.stream)]
-    columns = {column: np.concatenate([part[column] for part in parts]) for column in parts[0]}
-    order = np.lexsort([columns[column] for column in ("stream_id", "device_id", "process", "stage")])
+    return {column: np.concatenate([part[column] for part in parts]) for column in parts[0]}
+
+
+def build(a: Attributed) -> dict[str, Any]:
+    """A row per stage, process, device and stream, and one per stage, process and device."""
+    columns = by_stream(a)
+    order = np.lexsort([columns[column] for column in reversed(_KEYS)])
     columns = {column: value[order] for column, value in columns.items()}
     return {
         **columns,
@@ -29,19 +45,20 @@ def build(a: Attributed) -> dict[str, Any]:
 
 
 def _grouped(a: Attributed, stage: Ints, stream: Ints) -> dict[str, Ints]:
-    ops = a.trace.operations
+    trace, ops = a.trace, a.trace.operations
     heads, group = group_rows(stage, ops.process, ops.device, stream)
-    count, of_kernel, duration = len(heads), group[: ops.kernels], ops.end - ops.start
+    count, duration, own = len(heads), ops.end - ops.start, trace.own_ops
+    kernels = trace.own_kernels
     return {
         "stage": stage[heads],
         "process": ops.process[heads],
         "device_id": ops.device[heads],
         "stream_id": stream[heads],
-        "gpu_ops": count_by(group, count),
-        "kernels": count_by(of_kernel, count),
-        "kernel_total_ns": sum_by(of_kernel, duration[: ops.kernels], count),
-        "gpu_total_ns": sum_by(group, duration, count),
-        "gpu_busy_ns": union_length(group, ops.start, ops.end, count),
+        "gpu_ops": count_by(group[own], count),
+        "kernels": count_by(group[: ops.kernels][kernels], count),
+        "kernel_total_ns": sum_by(group[: ops.kernels][kernels], duration[: ops.kernels][kernels], count),
+        "gpu_total_ns": sum_by(group[own], duration[own], count),
+        "gpu_busy_ns": union_length(group, trace.clip(ops.start), trace.clip(ops.end), count),
     }
 
 
@@ -60,4 +77,5 @@ TABLE = Table(
         integer("gpu_busy_ns", "Time covered by at least one of the operations."),
     ),
     build,
+    (by_stream,),
 )

@@ -8,6 +8,7 @@ import numpy as np
 
 from dsprof.attributed import Attributed, wall_time
 from dsprof.attribution import NULL, Ints
+from dsprof.measures import stage_totals
 from dsprof.table import Coded, Column, Table, integer, name, real, share_pct
 
 #: What is summed and spread out over the instances: the name's stem, its unit, and a word for it.
@@ -59,7 +60,7 @@ def _total_name(stem: str, unit: str) -> str:
 
 def _measured(a: Attributed) -> list[tuple[Ints, int]]:
     """For each of `_METRICS`: its value in every stage range, and outside of them."""
-    ranges, rows, totals = a.trace.ranges, a.stage_ranges, a.totals
+    ranges, rows, totals = a.trace.ranges, a.stage_ranges, stage_totals(a)
     start, end = ranges.start[rows], ranges.end[rows]
     proj_end = totals.proj_end_ns[:-1]
     wall = wall_time(start, end, totals.proj_start_ns[:-1], proj_end)
@@ -114,4 +115,5 @@ TABLE = Table(
         *_columns(),
     ),
     build,
+    (stage_totals,),
 )

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from dsprof.accounting import CAUSES, account, stage_windows
+from dsprof.accounting import CAUSES, stage_account
 from dsprof.attributed import Attributed, wall_time
 from dsprof.attribution import NULL
+from dsprof.measures import stage_totals
 from dsprof.table import Coded, Table, integer, name, real, share_pct
 from dsprof.trace import pid_of, tid_of
 
@@ -22,11 +23,11 @@ def build(a: Attributed) -> dict[str, Any]:
         GPU            proj_start |--busy--|  |--busy--|-----|
         wall         |======================================|      wall = busy + idle
     """
-    ranges, rows, totals = a.trace.ranges, a.stage_ranges, a.totals
+    ranges, rows, totals = a.trace.ranges, a.stage_ranges, stage_totals(a)
     start, end = ranges.start[rows], ranges.end[rows]
     proj_start, proj_end, busy = totals.proj_start_ns[:-1], totals.proj_end_ns[:-1], totals.gpu_busy_ns[:-1]
     wall = wall_time(start, end, proj_start, proj_end)
-    idle = account(a, stage_windows(a))
+    idle = stage_account(a)
     return {
         "stage": Coded(a.stage_of_range[rows], a.stage_names),
         "instance": a.instance_of_range[rows],
@@ -87,4 +88,5 @@ TABLE = Table(
         *(integer(f"idle_{cause}_ns", f"Of gpu_idle_ns: {text}.") for cause, text in CAUSES.items()),
     ),
     build,
+    (stage_totals, stage_account),
 )

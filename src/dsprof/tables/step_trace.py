@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from dsprof.accounting import CAUSES, account, host_in_calls, step_windows
-from dsprof.attributed import Attributed, StageTotals, row_in, totals_of
+from dsprof.accounting import CAUSES, step_account
+from dsprof.attributed import Attributed, row_in, wall_time
 from dsprof.attribution import NULL, Ints
+from dsprof.measures import Totals, stages_with_steps, step_totals
 from dsprof.stages import PREFILL
-from dsprof.stats import count_by
 from dsprof.table import Coded, Table, integer, name
 from dsprof.trace import pid_of, tid_of
 
@@ -19,10 +19,7 @@ _SUMS = ("launches", "gpu_ops", "kernels", "kernel_total_ns", "gpu_busy_ns", "me
 
 def build(a: Attributed) -> dict[str, Any]:
     """A row per step, by start; then a row without a number per stage that launched something between its steps."""
-    steps, stages = a.step_ranges, a.stage_ranges
-    with_steps = stages[np.isin(stages, a.stage_of_step)]
-    of_call = _row(a, a.step_range_of_call, with_steps)
-    totals = totals_of(a, a.of_op(of_call, len(steps) + len(with_steps)), of_call, len(steps) + len(with_steps) + 1)
+    steps, with_steps, totals = a.step_ranges, stages_with_steps(a), step_totals(a)
     between = len(steps) + np.flatnonzero(totals.gpu_ops[len(steps) : -1] > 0)
     owner = np.concatenate([a.stage_of_step, with_steps[between - len(steps)]])
     return {
@@ -30,14 +27,6 @@ def build(a: Attributed) -> dict[str, Any]:
         **_times(a, steps, len(between), totals),
         **{column: getattr(totals, column)[np.append(np.arange(len(steps)), between)] for column in _SUMS},
     }
-
-
-def _row(a: Attributed, step_range: Ints, with_steps: Ints) -> Ints:
-    """Row of each API call: its step's, else its stage's row between the steps, else the last, of none."""
-    count, last = len(a.step_ranges), len(a.step_ranges) + len(with_steps)
-    of_step = row_in(a, a.step_ranges, step_range)
-    of_stage = row_in(a, with_steps, a.stage_range_of_call)
-    return np.where(of_step >= 0, of_step, np.where(of_stage >= 0, count + of_stage, last))
 
 
 def _place(a: Attributed, steps: Ints, owner: Ints) -> dict[str, Any]:
@@ -73,23 +62,20 @@ def _prompt(a: Attributed) -> Ints:
     return prompt
 
 
-def _times(a: Attributed, steps: Ints, between: int, totals: StageTotals) -> dict[str, Ints]:
+def _times(a: Attributed, steps: Ints, between: int, totals: Totals) -> dict[str, Ints]:
     """Times of the steps; a row between the steps has no times of its own."""
-    ranges, windows = a.trace.ranges, step_windows(a)
-    start, end = ranges.start[steps], ranges.end[steps]
-    idle = account(a, windows)
-    first = totals.proj_start_ns[: len(steps)]
-    of_call = row_in(a, steps, a.step_range_of_call)
-    graphs = a.trace.named("cudaGraphLaunch", "cuGraphLaunch")[a.trace.calls.name] & (of_call >= 0)
+    start, end = a.trace.ranges.start[steps], a.trace.ranges.end[steps]
+    first, last = totals.proj_start_ns[: len(steps)], totals.proj_end_ns[: len(steps)]
+    idle, wall = step_account(a), wall_time(start, end, first, last)
     columns = {
         "start_ns": start,
         "end_ns": end,
         "duration_ns": end - start,
-        "wall_ns": windows.end - windows.start,
-        "gpu_idle_ns": windows.end - windows.start - idle["busy"],
-        "api_ns": host_in_calls(a, windows),
+        "wall_ns": wall,
+        "gpu_idle_ns": wall - idle["busy"],
+        "api_ns": idle["in_calls"],
         "first_kernel_delay_ns": np.where(first == NULL, NULL, first - start),
-        "graph_launches": count_by(of_call[graphs], len(steps)),
+        "graph_launches": totals.graph_launches[: len(steps)],
         **{f"idle_{cause}_ns": idle[cause] for cause in CAUSES},
     }
     return {column: np.append(values, np.full(between, NULL)) for column, values in columns.items()}
@@ -126,4 +112,5 @@ TABLE = Table(
         *(integer(f"idle_{cause}_ns", f"Of gpu_idle_ns: {text}.", True) for cause, text in CAUSES.items()),
     ),
     build,
+    (step_totals, step_account),
 )

@@ -1,0 +1,60 @@
+"""What tables are made of: quantities that can be taken from each part of a report, and added up.
+
+A small report is one part. A large one under a memory limit is read part by part; then each measure is taken from
+every part and merged, and the tables are built from the merged ones, from the same code and to the same nanosecond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+
+from dsprof.attribution import NULL, Ints
+
+if TYPE_CHECKING:
+    from dsprof.attributed import Attributed
+
+T = TypeVar("T")
+
+
+class Measure(Generic[T]):
+    """A quantity of an `Attributed`, taken once: ``stage_totals(a)``; `merge` adds those of two parts."""
+
+    def __init__(self, name: str, take: Callable[[Attributed], T], merge: Callable[[T, T], T]) -> None:
+        self.name, self.merge = name, merge
+        self._take = take
+        self.__doc__ = take.__doc__
+
+    def __call__(self, a: Attributed) -> T:
+        """The measure of `a`, taken now or before."""
+        if self.name not in a.measured:
+            a.measured[self.name] = self._take(a)
+        found: T = a.measured[self.name]
+        return found
+
+    def add(self, whole: dict[str, Any], part: Attributed) -> None:
+        """Take the measure from a part, and add it to what `whole` holds of the parts before."""
+        found = self(part)
+        whole[self.name] = self.merge(whole[self.name], found) if self.name in whole else found
+
+
+def measure(merge: Callable[[T, T], T]) -> Callable[[Callable[[Attributed], T]], Measure[T]]:
+    """Make a function of an `Attributed` a measure."""
+
+    def made(take: Callable[[Attributed], T]) -> Measure[T]:
+        return Measure(f"{take.__module__}.{take.__qualname__}", take, merge)
+
+    return made
+
+
+def earliest(one: Ints, other: Ints) -> Ints:
+    """The smaller of each two values, NULL being none."""
+    return np.where((one == NULL) | (other == NULL), np.maximum(one, other), np.minimum(one, other))
+
+
+def add_columns(one: dict[str, Ints], other: dict[str, Ints]) -> dict[str, Ints]:
+    """Columns of two parts, added by name; the first start and the last end are chosen."""
+    choose: dict[str, Any] = {"proj_start_ns": earliest, "proj_end_ns": np.maximum}
+    return {name: choose.get(name, np.add)(one[name], other[name]) for name in one}

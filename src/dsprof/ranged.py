@@ -1,0 +1,215 @@
+"""What the ranges of a report say by themselves: nesting, stages, steps, requests; which one is around a point."""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from attrs import field, frozen
+
+from dsprof import attribution as at
+from dsprof.attribution import NULL, Bools, Ints
+from dsprof.families import RULES, Rule
+from dsprof.stages import NO_STAGE, REQUEST, STAGES, STEP
+from dsprof.stats import count_by
+from dsprof.trace import Trace, process_of
+
+Threads = Literal["thread", "process"]
+#: How a launch came by its stage, as the column `via` says it.
+VIA = ("none", "thread", "process")
+
+
+@frozen
+class Rules:
+    """Which ranges are stages and steps, and whether a stage reaches the other threads of its process.
+
+    `stages` maps a stage to the regular expression that is searched for in a range's name (the domain is
+    not part of it); where several fit, the first stage counts. `threads="process"` gives a launch whose
+    own thread has no stage open the one that was open anywhere in its process. `families` are the rules that
+    tell a kernel's family by its name, in order.
+    """
+
+    stages: dict[str, str] = field(factory=lambda: {name: f"^{re.escape(name)}$" for name in STAGES})
+    step: str = f"^{re.escape(STEP)}$"
+    threads: Threads = "thread"
+    families: tuple[Rule, ...] = RULES
+
+
+def numbered(among: Ints, values: Ints) -> Ints:
+    """The place of each value in the sorted column `among`; its length for a value that is not there."""
+    if not len(among):
+        return np.zeros(len(values), np.int64)
+    place = np.searchsorted(among, values)
+    return np.where(among[np.minimum(place, len(among) - 1)] == values, place, len(among))
+
+
+class Ranged:
+    """The ranges of `trace` under `rules`: indexes of the ranges, each computed once, when asked for."""
+
+    def __init__(self, trace: Trace, rules: Rules | None = None) -> None:
+        self.trace = trace
+        self.rules = rules or Rules()
+
+    @cached_property
+    def _threads(self) -> Ints:
+        return np.unique(self.trace.ranges.thread)
+
+    @cached_property
+    def _processes(self) -> Ints:
+        return np.unique(process_of(self._threads))
+
+    @cached_property
+    def range_thread(self) -> Ints:
+        """Small number of each range's thread."""
+        return np.searchsorted(self._threads, self.trace.ranges.thread)
+
+    # -- ranges -----------------------------------------------------------------------------------------
+
+    @cached_property
+    def parent(self) -> Ints:
+        """The enclosing range of the same thread, domain and style, -1 for none; shape (ranges,)."""
+        ranges = self.trace.ranges
+        lane = at.group_rows(self.range_thread, ranges.domain.astype(np.int64), ranges.style)[1]
+        return at.containers(lane, ranges.start, ranges.end)
+
+    @cached_property
+    def level(self) -> Ints:
+        """Depth below the outermost range of the same thread, domain and style."""
+        return at.levels(self.parent)
+
+    def enclosing(self, candidates: Ints, thread: Ints, time: Ints, widen: bool = False) -> tuple[Ints, Ints]:
+        """The latest-starting of the ranges `candidates` around each point, and how it was found.
+
+        `thread` (globalTid) and `time` say where the points are. Returns two columns of the points' shape:
+        the range's row, -1 for none, and an index into `VIA`. `widen`: where the own thread has none, take
+        one that was open anywhere in the process.
+        """
+        ranges = self.trace.ranges
+        candidates = self._near(candidates, time)
+        own, shared = candidates[~ranges.of_process[candidates]], candidates[ranges.of_process[candidates]]
+        found = self._innermost(own, self.range_thread[own], numbered(self._threads, thread), time)
+        via = (found >= 0).astype(np.int64)
+        for extra, only_empty in ((shared, False), (own, True)):
+            if not len(extra) or (only_empty and not widen):
+                continue
+            process = numbered(self._processes, process_of(thread))
+            of_range = numbered(self._processes, process_of(ranges.thread[extra]))
+            other = self._innermost(extra, of_range, process, time)
+            better = (other >= 0) & (found < 0)
+            if not only_empty:
+                better |= (other >= 0) & (found >= 0) & (self._nearness[other] > self._nearness[found])
+            found, via = np.where(better, other, found), np.where(better, 2, via)
+        return found, via
+
+    def _near(self, candidates: Ints, time: Ints) -> Ints:
+        """Those of the ranges that touch the time of the points: all others cannot be around one."""
+        if not len(time):
+            return candidates
+        start, end = self.trace.ranges.start[candidates], self.trace.ranges.end[candidates]
+        near: Ints = candidates[(start <= time.max()) & (end > time.min())]
+        return near
+
+    @cached_property
+    def _nearness(self) -> Ints:
+        """Which of two ranges around a point is inside: later start, then shorter, then later row."""
+        ranges = self.trace.ranges
+        rank = np.empty(len(ranges), np.int64)
+        rank[np.lexsort((-ranges.end, ranges.start))] = np.arange(len(ranges))
+        return rank
+
+    def _innermost(self, candidates: Ints, scope: Ints, at_scope: Ints, time: Ints) -> Ints:
+        ranges = self.trace.ranges
+        found = at.innermost(scope, ranges.start[candidates], ranges.end[candidates], at_scope, time)
+        if not len(candidates):
+            return found
+        return np.where(found >= 0, candidates[found], -1)
+
+    # -- stages -----------------------------------------------------------------------------------------
+
+    def matching(self, pattern: str) -> Bools:
+        """True for the ranges in whose name `pattern` is found; shape (ranges,)."""
+        search = re.compile(pattern).search
+        used = np.zeros(len(self.trace.names), np.bool_)
+        for code in np.unique(self.trace.ranges.name):
+            used[code] = search(self.trace.names[code]) is not None
+        return used[self.trace.ranges.name]
+
+    @cached_property
+    def stage_names(self) -> tuple[str, ...]:
+        """The stages in the rules' order, and `(no stage)` last: code ``-1`` counts from the end."""
+        return (*self.rules.stages, NO_STAGE)
+
+    @cached_property
+    def stage_of_range(self) -> Ints:
+        """Code of the stage that a range itself is, -1 for a range that is none; shape (ranges,)."""
+        stage = np.full(len(self.trace.ranges), -1, np.int64)
+        for code, pattern in reversed(list(enumerate(self.rules.stages.values()))):
+            stage[self.matching(pattern)] = code
+        return stage
+
+    @cached_property
+    def stage_ranges(self) -> Ints:
+        """The ranges that are stages, by start: the rows of `stage_trace`."""
+        rows = np.flatnonzero(self.stage_of_range >= 0)
+        return rows[np.argsort(self.trace.ranges.start[rows], kind="stable")]
+
+    def stage_code(self, stage_range: Ints) -> Ints:
+        """Stage code of a column of stage ranges; `len(stage_names) - 1` for ``(no stage)``."""
+        if not len(self.trace.ranges):
+            return np.full(len(stage_range), len(self.stage_names) - 1, np.int64)
+        return np.where(stage_range >= 0, self.stage_of_range[stage_range], len(self.stage_names) - 1)
+
+    @cached_property
+    def instance_of_range(self) -> Ints:
+        """Ordinal of each stage range among those of its stage, from 0; -1 for the other ranges."""
+        instance = np.full(len(self.trace.ranges), -1, np.int64)
+        rows = self.stage_ranges
+        for code in range(len(self.rules.stages)):
+            same = rows[self.stage_of_range[rows] == code]
+            instance[same] = np.arange(len(same))
+        return instance
+
+    # -- steps and requests -----------------------------------------------------------------------------
+
+    @cached_property
+    def step_ranges(self) -> Ints:
+        """The ranges that are decode steps, by start."""
+        rows = np.flatnonzero(self.matching(self.rules.step))
+        return rows[np.argsort(self.trace.ranges.start[rows], kind="stable")]
+
+    @cached_property
+    def stage_of_step(self) -> Ints:
+        """The stage range around each of `step_ranges`, -1 for none."""
+        ranges = self.trace.ranges
+        steps, widen = self.step_ranges, self.rules.threads == "process"
+        return self.enclosing(self.stage_ranges, ranges.thread[steps], ranges.start[steps], widen)[0]
+
+    @cached_property
+    def step_number(self) -> Ints:
+        """Each step's payload, else its ordinal within its stage (from 1); shape of `step_ranges`."""
+        owner = self.stage_of_step
+        order = np.argsort(owner, kind="stable")
+        heads = np.flatnonzero(np.append(True, owner[order][1:] != owner[order][:-1])) if len(owner) else owner
+        ordinal = np.empty(len(owner), np.int64)
+        ordinal[order] = np.arange(len(owner)) - np.repeat(heads, np.diff(np.append(heads, len(owner)))) + 1
+        payload = self.trace.ranges.payload[self.step_ranges]
+        return np.where(payload != NULL, payload, ordinal)
+
+    @cached_property
+    def request_of_stage(self) -> Ints:
+        """Request number of each of `stage_ranges`: payload of the enclosing ``request``, else its ordinal; NULL."""
+        ranges, rows = self.trace.ranges, self.stage_ranges
+        requests = np.flatnonzero(self.matching(f"^{re.escape(REQUEST)}$"))
+        requests = requests[np.argsort(ranges.start[requests], kind="stable")]
+        number = np.full(len(ranges) + 1, NULL, np.int64)
+        payload = ranges.payload[requests]
+        number[requests] = np.where(payload != NULL, payload, np.arange(len(requests)))
+        return number[self.enclosing(requests, ranges.thread[rows], ranges.start[rows], widen=True)[0]]
+
+    @cached_property
+    def tokens(self) -> Ints:
+        """Tokens of each of `stage_ranges`: its decode steps where it has some, else its payload; NULL."""
+        steps = count_by(self.stage_of_step[self.stage_of_step >= 0], len(self.trace.ranges))[self.stage_ranges]
+        return np.where(steps > 0, steps, self.trace.ranges.payload[self.stage_ranges])
