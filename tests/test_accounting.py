@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import slow_reference as slow
-from dsprof.accounting import CAUSES, stage_account, step_account
+from dsprof.accounting import CAUSES, accounts
 from dsprof.attributed import Attributed, Rules
 from dsprof.attribution import united
 from test_properties import MODES, STAGES, analysis_of, few, recordings, trace_of
@@ -62,7 +62,7 @@ def test_every_instant_of_a_stage_is_counted_once(threads):
     @given(recordings())
     def check(rec):
         attributed = Attributed(trace_of(rec), Rules(threads=threads))
-        parts = stage_account(attributed)
+        parts = accounts(attributed).stages
         staged = slow.Staged(rec, STAGES, threads)
         for row, stage in enumerate(staged.stages):
             ops = [op for op in rec.ops if staged.of_op(op)[0] == stage]
@@ -105,7 +105,7 @@ def test_windows_of_steps_are_accounted_like_those_of_stages():
         [slow.Op(0, slow.KERNEL, 1 << 24, 1, 30, 70, 0, 7, name="gemm")],
     )
     attributed = Attributed(trace_of(rec))
-    stage, step = stage_account(attributed), step_account(attributed)
+    stage, step = accounts(attributed)
     assert {cause: value.tolist() for cause, value in stage.items()} == {
         cause: value.tolist() for cause, value in step.items()
     }

@@ -59,39 +59,52 @@ class Windows(NamedTuple):
     of_op: Ints
 
 
-@measure(merge=add_columns)
-def stage_account(a: Attributed) -> dict[str, Ints]:
-    """`account` of each of `stage_ranges`, from its begin until host and GPU are done with it."""
-    return account(a, stage_windows(a))
+class Accounts(NamedTuple):
+    """By cause, the time of each of `stage_ranges` and of each of `step_ranges`.
 
-
-@measure(merge=add_columns)
-def step_account(a: Attributed) -> dict[str, Ints]:
-    """`account` of each of `step_ranges`, from its begin until host and GPU are done with it."""
-    return account(a, step_windows(a))
-
-
-def account(a: Attributed, windows: Windows) -> dict[str, Ints]:
-    """GPU busy time (``busy``) and idle time by cause of each window; they add up to its length.
-
-    Beside them ``in_calls``: the time in which the window's thread was inside a CUDA API call. Of the calls only those
-    of the window's own thread count: what other threads do does not keep it waiting. An outer stage is waiting for
-    what its thread does in an inner one, too.
+    ``busy`` and `CAUSES` add up to the wall time; ``in_calls``, beside them, is the time in which the thread was inside
+    a CUDA API call.
     """
-    trace, count = a.trace, len(windows.start)
-    inside = np.flatnonzero(windows.of_op >= 0)
-    start, end = (trace.clip(column)[inside] for column in (trace.operations.start, trace.operations.end))
-    busy = at.union_length(windows.of_op[inside], start, end, count)
-    found = {name: np.zeros(count, np.int64) for name in (*CAUSES, "in_calls")}
-    for thread in np.unique(windows.thread):
-        mine = np.flatnonzero((windows.thread == thread) & (windows.end > windows.start))
-        if len(mine):
-            start, end = windows.start[mine], windows.end[mine]
-            line = _timeline(a, int(thread), int(start.min()), int(end.max()))
-            for name, value in line.sums(start, end).items():
-                found[name][mine] = value
-    found["other_work"] -= busy
-    return {"busy": busy, **found}
+
+    stages: dict[str, Ints]
+    steps: dict[str, Ints]
+
+
+def _add(one: Accounts, other: Accounts) -> Accounts:
+    return Accounts(add_columns(one.stages, other.stages), add_columns(one.steps, other.steps))
+
+
+@measure(merge=_add)
+def accounts(a: Attributed) -> Accounts:
+    """The accounts of all stages and steps, each from its begin until host and GPU are done with it.
+
+    Of the calls only those of the window's own thread count: what other threads do does not keep it waiting. An outer
+    stage is waiting for what its thread does in an inner one, too.
+    """
+    kinds = (stage_windows(a), step_windows(a))
+    found = Accounts(*(_busy(a, windows) for windows in kinds))
+    for thread in np.unique(np.concatenate([windows.thread for windows in kinds])):
+        mine = [np.flatnonzero((one.thread == thread) & (one.end > one.start)) for one in kinds]
+        start, end = (
+            np.concatenate([column[rows] for column, rows in zip(columns, mine, strict=True)])
+            for columns in zip(*((one.start, one.end) for one in kinds), strict=True)
+        )
+        if not len(start):
+            continue
+        line = _timeline(a, int(thread), int(start.min()), int(end.max()))
+        for name, value in line.sums(start, end).items():
+            found.stages[name][mine[0]], found.steps[name][mine[1]] = np.split(value, [len(mine[0])])
+    for account in found:
+        account["other_work"] -= account["busy"]
+    return found
+
+
+def _busy(a: Attributed, windows: Windows) -> dict[str, Ints]:
+    """An account in which only the busy time is known."""
+    trace, inside = a.trace, np.flatnonzero(windows.of_op >= 0)
+    start, end = (trace.clip(column[inside]) for column in (trace.operations.start, trace.operations.end))
+    nothing = {name: np.zeros(len(windows.start), np.int64) for name in (*CAUSES, "in_calls")}
+    return {"busy": at.union_length(windows.of_op[inside], start, end, len(windows.start)), **nothing}
 
 
 def stage_windows(a: Attributed) -> Windows:
@@ -131,25 +144,25 @@ class _Timeline(NamedTuple):
     def sums(self, start: Ints, end: Ints) -> dict[str, Ints]:
         """Nanoseconds of each window by cause, and in any call; the windows may nest."""
         found = {name: np.zeros(len(start), np.int64) for name in (*_LAYERS, "in_calls")}
-        holds = _LOWEST[self.open]
+        holds, length = _LOWEST[self.open], np.diff(self.time, append=self.time[-1:])
         for layer in np.flatnonzero(np.bincount(holds, minlength=len(_LAYERS) + 1)[: len(_LAYERS)]).tolist():
-            found[_LAYERS[layer]] = self._within(holds == layer, start, end)
-        found["in_calls"] = self._within(self.open >> _FIRST_CALL != 0, start, end)
+            found[_LAYERS[layer]] = self._within(holds == layer, length, start, end)
+        found["in_calls"] = self._within(self.open >> _FIRST_CALL != 0, length, start, end)
         return {**found, "host": end - start - np.sum([found[name] for name in _LAYERS], axis=0)}
 
-    def _within(self, chosen: Bools, start: Ints, end: Ints) -> Ints:
+    def _within(self, chosen: Bools, length: Ints, start: Ints, end: Ints) -> Ints:
         """Nanoseconds of each window that the chosen pieces cover."""
         if not len(self.time):
             return np.zeros(len(start), np.int64)
-        length = np.where(chosen[:-1], np.diff(self.time), 0)
-        before = np.append(0, np.cumsum(length))
+        covered = np.cumsum(length * chosen)
 
         def until(moment: Ints) -> Ints:
             piece = np.maximum(np.searchsorted(self.time, moment, side="right") - 1, 0)
-            return before[piece] + np.where(chosen[piece], np.maximum(moment - self.time[piece], 0), 0)
+            within = np.clip(moment - self.time[piece], 0, length[piece])
+            return covered[piece] - np.where(chosen[piece], length[piece] - within, 0)
 
-        covered: Ints = until(end) - until(start)
-        return covered
+        found: Ints = until(end) - until(start)
+        return found
 
 
 #: The lowest bit of each combination of open layers; the number of layers for none.

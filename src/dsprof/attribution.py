@@ -37,7 +37,13 @@ def distinct(values: Ints) -> Ints:
     if not len(values):
         return values[:0].copy()
     heads = np.flatnonzero(values[1:] != values[:-1]) + 1
-    return np.unique(np.concatenate([values[:1], values[heads]]))
+    return distinct_in_any_order(np.concatenate([values[:1], values[heads]]))
+
+
+def distinct_in_any_order(values: Ints) -> Ints:
+    """The sorted distinct values of a column without long runs; several times faster than `np.unique`."""
+    values = np.sort(values, kind="stable")
+    return values[np.append(True, values[1:] != values[:-1])[: len(values)]]
 
 
 def group_rows(*columns: Ints) -> tuple[Ints, Ints]:
@@ -70,7 +76,7 @@ class Keys:
         self._span = max((int(column.max()) for column in filled), default=0) - self._base + 1
         self._ranks: Ints | None = None
         if (scopes + 1) * self._span >= _KEY_LIMIT:
-            self._ranks = np.unique(np.concatenate(filled))
+            self._ranks = distinct_in_any_order(np.concatenate(filled))
             self._span = len(self._ranks)
 
     def pack(self, scope: Ints, time: Ints) -> Ints:
@@ -204,6 +210,8 @@ def _slice_reduce(ufunc: np.ufunc, values: Ints, low: Ints, high: Ints) -> Ints:
     result = np.full(len(low), NULL, np.int64)
     filled = np.flatnonzero(high > low)
     if len(filled):
+        # In their order, so that what lies between two slices, which is reduced as well, is short.
+        filled = filled[np.argsort(low[filled], kind="stable")]
         bounds = np.stack([low[filled], high[filled]], axis=1).ravel()
         result[filled] = ufunc.reduceat(np.append(values, values[-1]), bounds)[::2]
     return result

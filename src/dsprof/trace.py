@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from attrs import field, frozen
 
-from dsprof.attribution import NULL, Bools, Ints, distinct
+from dsprof.attribution import NULL, Bools, Ints, distinct, distinct_in_any_order
 
 Codes = npt.NDArray[np.int32]
 
@@ -359,9 +359,10 @@ def pack_dimensions(x: Ints, y: Ints, z: Ints) -> Ints:
 
 def dimensions(packed: Ints) -> tuple[Ints, tuple[str, ...]]:
     """Packed grids or blocks as text ``x,y,z``: codes (-1 for unknown) and strings."""
-    distinct_sizes, codes = np.unique(packed, return_inverse=True)
+    distinct_sizes = distinct_in_any_order(packed)
+    codes = np.searchsorted(distinct_sizes, packed)
     mask = (1 << _AXIS_BITS) - 1
     strings = tuple(
         f"{size >> 2 * _AXIS_BITS},{size >> _AXIS_BITS & mask},{size & mask}" for size in distinct_sizes.tolist()
     )
-    return np.where(packed == NULL, -1, codes.reshape(-1)), strings
+    return np.where(packed == NULL, -1, codes), strings

@@ -32,7 +32,7 @@ def build(a: Attributed) -> dict[str, Any]:
 
 def _short_names(a: Attributed) -> tuple[str, ...]:
     """Short names by code, of the kernels' names alone."""
-    used = set(np.unique(a.trace.kernels.name).tolist())
+    used = set(np.flatnonzero(np.bincount(a.trace.kernels.name)).tolist())
     return tuple(short_kernel_name(text) if code in used else "" for code, text in enumerate(a.trace.names))
 
 

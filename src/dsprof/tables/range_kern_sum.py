@@ -120,7 +120,9 @@ def _cover(a: Attributed, order: Scope, which: Ints, low: Ints, high: Ints) -> _
     low, high = rank[low], rank[high]
     filled = np.flatnonzero(high > low)
     low, high = low[filled], high[filled]
-    return _Cover(order.op[own], a.reached[which[filled]], low, high, np.unique(np.concatenate([low, high])))
+    return _Cover(
+        order.op[own], a.reached[which[filled]], low, high, at.distinct_in_any_order(np.concatenate([low, high]))
+    )
 
 
 class _Paths(NamedTuple):
@@ -135,10 +137,13 @@ def _paths(covers: list[_Cover], group_of_range: Ints, kernels: int) -> tuple[_P
 
     A report has few of them: every decode step, and every layer in it, has the same.
     """
-    piece = [np.full(kernels, -1) for _ in covers]
-    for of_kernel, cover in zip(piece, covers, strict=True):
+    in_order, piece = covers[0].kernel, [covers[0].piece_of_kernel()]
+    for cover in covers[1:]:
+        of_kernel = np.full(kernels, -1)
         of_kernel[cover.kernel] = cover.piece_of_kernel()
-    heads, place = at.group_rows(*piece)
+        piece.append(of_kernel[in_order])
+    changes = np.any([np.append(True, one[1:] != one[:-1])[: len(one)] for one in piece], axis=0)
+    heads = np.flatnonzero(changes)  # a stretch of launches that the same ranges enclose begins
     pairs = [np.zeros(0, np.int64)]
     for of_kernel, cover in zip(piece, covers, strict=True):
         first, last = cover.pieces()
@@ -147,9 +152,11 @@ def _paths(covers: list[_Cover], group_of_range: Ints, kernels: int) -> tuple[_P
         low, high = (np.searchsorted(of_piece[by_piece], of_kernel[heads], side=side) for side in ("left", "right"))
         spot, position = at.explode(low, high)
         pairs.append(spot * max(len(group_of_range), 1) + group_of_range[cover.range[owner[by_piece[position]]]])
-    spot, group = np.divmod(np.unique(np.concatenate(pairs)), max(len(group_of_range), 1))
+    spot, group = np.divmod(at.distinct_in_any_order(np.concatenate(pairs)), max(len(group_of_range), 1))
     path_of_spot, paths = _distinct_sets(spot, group, len(heads))
-    return paths, path_of_spot[place]
+    path_of_kernel = np.full(kernels, -1)
+    path_of_kernel[in_order] = path_of_spot[np.cumsum(changes) - 1]
+    return paths, path_of_kernel
 
 
 def _distinct_sets(spot: Ints, group: Ints, spots: int) -> tuple[Ints, _Paths]:
@@ -185,9 +192,9 @@ def _range_pairs(cover: _Cover, name: Ints, names: int) -> Ints:
     place, kernel = np.arange(len(cover.kernel)), name[cover.kernel]
     found = [np.zeros(0, np.int64)]
     while len(ranges):
-        bounds = np.unique(np.concatenate([low, high]))
+        bounds = at.distinct_in_any_order(np.concatenate([low, high]))
         piece = np.searchsorted(bounds, place, side="right") - 1
-        kept = np.unique(piece * names + kernel)
+        kept = at.distinct_in_any_order(piece * names + kernel)
         piece, kernel = np.divmod(kept, names)
         place = np.where(piece >= 0, bounds[np.maximum(piece, 0)], -1)
         first, last = np.searchsorted(bounds, low), np.searchsorted(bounds, high)
@@ -196,7 +203,7 @@ def _range_pairs(cover: _Cover, name: Ints, names: int) -> Ints:
             chosen[:] = True
         start, stop = (np.searchsorted(piece, edge[chosen]) for edge in (first, last))
         owner, position = at.explode(start, stop)
-        found.append(np.unique(ranges[chosen][owner] * names + kernel[position]))
+        found.append(at.distinct_in_any_order(ranges[chosen][owner] * names + kernel[position]))
         low, high, ranges = low[~chosen], high[~chosen], ranges[~chosen]
     return np.concatenate(found)
 

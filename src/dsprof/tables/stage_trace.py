@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dsprof.accounting import CAUSES, stage_account
+from dsprof.accounting import CAUSES, accounts
 from dsprof.attributed import Attributed, wall_time
 from dsprof.attribution import NULL
 from dsprof.measures import stage_totals
@@ -27,7 +27,7 @@ def build(a: Attributed) -> dict[str, Any]:
     start, end = ranges.start[rows], ranges.end[rows]
     proj_start, proj_end, busy = totals.proj_start_ns[:-1], totals.proj_end_ns[:-1], totals.gpu_busy_ns[:-1]
     wall = wall_time(start, end, proj_start, proj_end)
-    idle = stage_account(a)
+    idle = accounts(a).stages
     return {
         "stage": Coded(a.stage_of_range[rows], a.stage_names),
         "instance": a.instance_of_range[rows],
@@ -88,5 +88,5 @@ TABLE = Table(
         *(integer(f"idle_{cause}_ns", f"Of gpu_idle_ns: {text}.") for cause, text in CAUSES.items()),
     ),
     build,
-    (stage_totals, stage_account),
+    (stage_totals, accounts),
 )

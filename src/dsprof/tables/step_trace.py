@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dsprof.accounting import CAUSES, step_account
+from dsprof.accounting import CAUSES, accounts
 from dsprof.attributed import Attributed, row_in, wall_time
 from dsprof.attribution import NULL, Ints
 from dsprof.measures import Totals, stages_with_steps, step_totals
@@ -66,7 +66,7 @@ def _times(a: Attributed, steps: Ints, between: int, totals: Totals) -> dict[str
     """Times of the steps; a row between the steps has no times of its own."""
     start, end = a.trace.ranges.start[steps], a.trace.ranges.end[steps]
     first, last = totals.proj_start_ns[: len(steps)], totals.proj_end_ns[: len(steps)]
-    idle, wall = step_account(a), wall_time(start, end, first, last)
+    idle, wall = accounts(a).steps, wall_time(start, end, first, last)
     columns = {
         "start_ns": start,
         "end_ns": end,
@@ -112,5 +112,5 @@ TABLE = Table(
         *(integer(f"idle_{cause}_ns", f"Of gpu_idle_ns: {text}.", True) for cause, text in CAUSES.items()),
     ),
     build,
-    (step_totals, step_account),
+    (step_totals, accounts),
 )
