@@ -181,9 +181,9 @@ def test_every_kernel_has_the_family_of_its_name(analysis):
 
 def test_rules_are_asked_once_for_each_name(analysis, monkeypatch):
     asked = []
-    monkeypatch.setattr("dsprof.attributed.family_of", lambda name, rules: asked.append(name) or "gemm")
+    monkeypatch.setattr("dsprof.ranged.family_of", lambda name, rules: asked.append(name) or "gemm")
     fresh = Attributed(analysis.attributed.trace)
-    codes = [fresh.family_of_name for _ in range(2)]
+    codes = [fresh.families_of(fresh.trace.kernels.name) for _ in range(2)]
     assert sorted(asked) == ["b", "gemv_x", "nvjet_x", "sgemm_x"]
     assert np.array_equal(*codes)
 

@@ -194,7 +194,6 @@ def trace_of(rec: Recording) -> Trace:
         kernels=Kernels(
             **place(kernels),
             name=codes(op.name for op in kernels),
-            short_name=codes(op.name for op in kernels),
             graph_node=ints(nothing),
             grid=ints(nothing),
             block=ints(nothing),

@@ -6,11 +6,9 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from dsprof import attribution as at
 from dsprof.attribution import NULL, Bools, Ints
-from dsprof.families import OTHER, family_of
 from dsprof.ranged import VIA, Ranged, Rules, Threads, numbered
 from dsprof.trace import Trace, process_of
 
@@ -75,22 +73,6 @@ class Attributed(Ranged):
         if (key[1:] == key[:-1]).any():  # two calls at once: the operations of each stay together
             order = np.lexsort((call, launch, number))
         return Scope(number[order], launch[order], op[order])
-
-    # -- kernel names -----------------------------------------------------------------------------------
-
-    @cached_property
-    def family_names(self) -> tuple[str, ...]:
-        """The families that the rules know, each once, and ``other`` last."""
-        return (*dict.fromkeys(rule.family for rule in self.rules.families if rule.family != OTHER), OTHER)
-
-    def families_of(self, names: npt.NDArray[np.integer[Any]]) -> Ints:
-        """Index into `family_names` for each of a column of kernel names."""
-        number = {family: code for code, family in enumerate(self.family_names)}
-        used = np.flatnonzero(np.bincount(names, minlength=len(self.trace.names)))
-        code = np.full(len(self.trace.names), -1, np.int64)
-        code[used] = [number[family_of(self.trace.names[name], self.rules.families)] for name in used.tolist()]
-        family: Ints = code[names]
-        return family
 
     # -- ranges -----------------------------------------------------------------------------------------
 

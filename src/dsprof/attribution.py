@@ -43,7 +43,8 @@ def distinct(values: Ints) -> Ints:
 def distinct_in_any_order(values: Ints) -> Ints:
     """The sorted distinct values of a column without long runs; several times faster than `np.unique`."""
     values = np.sort(values, kind="stable")
-    return values[np.append(True, values[1:] != values[:-1])[: len(values)]]
+    found: Ints = values[np.append(True, values[1:] != values[:-1])[: len(values)]]
+    return found
 
 
 def group_rows(*columns: Ints) -> tuple[Ints, Ints]:

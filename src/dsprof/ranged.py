@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from attrs import field, frozen
 
 from dsprof import attribution as at
 from dsprof.attribution import NULL, Bools, Ints
-from dsprof.families import RULES, Rule
+from dsprof.families import OTHER, RULES, Rule, family_of
 from dsprof.stages import NO_STAGE, REQUEST, STAGES, STEP
 from dsprof.stats import count_by
 from dsprof.trace import Trace, process_of
@@ -51,6 +52,12 @@ class Ranged:
     def __init__(self, trace: Trace, rules: Rules | None = None) -> None:
         self.trace = trace
         self.rules = rules or Rules()
+
+    def prepare(self) -> None:
+        """Compute every index now, for others to share."""
+        for name, member in vars(Ranged).items():
+            if isinstance(member, cached_property):
+                getattr(self, name)
 
     @cached_property
     def _threads(self) -> Ints:
@@ -125,6 +132,27 @@ class Ranged:
         if not len(candidates):
             return found
         return np.where(found >= 0, candidates[found], -1)
+
+    # -- kernel names -----------------------------------------------------------------------------------
+
+    @cached_property
+    def family_names(self) -> tuple[str, ...]:
+        """The families that the rules know, each once, and ``other`` last."""
+        return (*dict.fromkeys(rule.family for rule in self.rules.families if rule.family != OTHER), OTHER)
+
+    @cached_property
+    def _family_codes(self) -> Ints:
+        """Index into `family_names` for each of the trace's names, -2 where nobody asked yet."""
+        return np.full(len(self.trace.names), -2, np.int64)
+
+    def families_of(self, names: npt.NDArray[np.integer[Any]]) -> Ints:
+        """Index into `family_names` for each of a column of kernel names; the rules are asked once for a name."""
+        number = {family: code for code, family in enumerate(self.family_names)}
+        codes = self._family_codes
+        new = np.flatnonzero((np.bincount(names, minlength=len(codes)) > 0) & (codes == -2))
+        codes[new] = [number[family_of(self.trace.names[name], self.rules.families)] for name in new.tolist()]
+        found: Ints = codes[names]
+        return found
 
     # -- stages -----------------------------------------------------------------------------------------
 

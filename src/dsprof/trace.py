@@ -100,7 +100,6 @@ class Kernels:
     context: Ints
     stream: Ints
     name: Codes
-    short_name: Codes
     graph_node: Ints
     grid: Ints
     block: Ints

@@ -119,7 +119,7 @@ def show(summary: Summary, format_: SummaryFormat, folder: Path) -> None:
 def _parquet_to_stdout(analysis: Analysis, name: str) -> None:
     import tempfile
 
-    from dsprof.analysis import write_parquet
+    from dsprof.parquet import write_parquet
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"{name}.parquet")

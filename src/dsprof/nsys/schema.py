@@ -25,25 +25,32 @@ EXPECTED = {NVTX: "NVTX ranges", KERNEL: "kernels", RUNTIME: "CUDA API calls"}
 
 @frozen
 class Source:
-    """A table, and the integer columns that are read from it; `start` and `end` must be there."""
+    """A table, and the integer columns that are read from it; `start` and `end` must be there.
+
+    `details` are needed by the tables of events alone (`kern_trace`, `mem_trace`).
+    """
 
     table: str
     columns: tuple[str, ...]
+    details: tuple[str, ...] = ()
 
 
-_PLACE = ("start", "end", "globalPid", "correlationId", "deviceId", "contextId", "streamId")
+_PLACE = ("start", "end", "globalPid", "correlationId", "deviceId", "streamId")
 
 CALLS = Source(RUNTIME, ("start", "end", "globalTid", "correlationId", "nameId", "returnValue"))
 KERNELS = Source(
     KERNEL,
+    (*_PLACE, "demangledName"),
     (
-        *_PLACE, "demangledName", "shortName", "gridX", "gridY", "gridZ", "blockX", "blockY", "blockZ",
-        "registersPerThread", "staticSharedMemory", "dynamicSharedMemory", "graphNodeId",
+        "contextId", "gridX", "gridY", "gridZ", "blockX", "blockY", "blockZ", "registersPerThread",
+        "staticSharedMemory", "dynamicSharedMemory", "graphNodeId",
     ),
 )  # fmt: skip
-GRAPHS = Source(GRAPH, _PLACE)
-COPIES = Source(MEMCPY, (*_PLACE, "bytes", "copyKind", "srcKind", "dstKind", "graphNodeId"))
-SETS = Source(MEMSET, (*_PLACE, "bytes", "memKind", "graphNodeId"))
+GRAPHS = Source(GRAPH, _PLACE, ("contextId",))
+COPIES = Source(MEMCPY, (*_PLACE, "bytes", "copyKind"), ("contextId", "srcKind", "dstKind", "graphNodeId"))
+SETS = Source(MEMSET, (*_PLACE, "bytes"), ("contextId", "memKind", "graphNodeId"))
+#: The tables of GPU operations.
+OPERATIONS = (KERNELS, GRAPHS, COPIES, SETS)
 OVERHEADS = Source(OVERHEAD, ("start", "end", "globalTid"))
 RANGES = Source(NVTX, ("start", "end", "eventType", "globalTid", "endGlobalTid", "textId", "domainId"))
 #: The integer forms in which a range's payload may arrive; the first that is not NULL counts.

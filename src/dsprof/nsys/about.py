@@ -1,0 +1,98 @@
+"""What an export says of itself: versions, driver, GPUs, duration, warnings; no environment, paths, processes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from dsprof.nsys import schema
+from dsprof.nsys.export import Export, text_of
+from dsprof.trace import Gpu, Report
+
+
+def report_of(export: Export) -> Report:
+    """What the report says of itself."""
+    versions = _versions(export)
+    system = _pairs(export, "TARGET_INFO_SYSTEM_ENV", ("NvDriverVersion", "CudaDriverVersion"))
+    capture = _pairs(export, "META_DATA_CAPTURE", ("PROCESS_0:CUDA_GRAPH_TRACE_OPTIONS:MODE",))
+    with export.path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Report(
+        file=export.path.name,
+        sha256=digest,
+        exporter=versions.get("EXPORT_PRODUCT_VERSION", ""),
+        schema=versions.get("EXPORT_SCHEMA_VERSION", ""),
+        driver=_driver(system.get("NvDriverVersion", "")),
+        cuda_driver=system.get("CudaDriverVersion", ""),
+        duration_ns=duration_of(export),
+        graph_mode=next(iter(capture.values()), "").lower(),
+        gpus=_gpus(export),
+        missing=tuple(table for table in schema.EXPECTED if table not in export.columns),
+        diagnostics=_diagnostics(export),
+    )
+
+
+def _driver(version: str) -> str:
+    """The driver's version with its dots, which older exporters leave out (52510517); empty for none (0)."""
+    if version == "0":
+        return ""
+    return f"{version[:3]}.{version[3:6]}.{version[6:]}" if len(version) == 8 and version.isdigit() else version
+
+
+def _versions(export: Export) -> dict[str, str]:
+    for table in schema.VERSION_TABLES:
+        if export.has(table, "name", "value"):
+            return {str(name): str(value) for name, value in export.rows(f"SELECT name, value FROM {table}")}
+    return {}
+
+
+def _pairs(export: Export, table: str, wanted: tuple[str, ...]) -> dict[str, str]:
+    """The values of a few named rows, and of no others: these tables hold the whole environment."""
+    if not export.has(table, "name", "value"):
+        return {}
+    marks = ", ".join("?" for _ in wanted)
+    rows = export.rows(f"SELECT name, value FROM {table} WHERE name IN ({marks})", wanted)
+    return {str(name): str(value) for name, value in rows}
+
+
+def duration_of(export: Export) -> int:
+    """Length of the capture; Nsight gives ranges that were never closed this very time as their end."""
+    if not export.has("ANALYSIS_DETAILS", "duration"):
+        return 0
+    rows = export.rows("SELECT max(CAST(duration AS INTEGER)) FROM ANALYSIS_DETAILS")
+    return int(rows[0][0] or 0)
+
+
+_GPU_COLUMNS = (
+    "name", "cuDevice", "computeMajor", "computeMinor", "smCount", "clockRate", "memoryBandwidth", "totalMemory",
+)  # fmt: skip
+
+
+def _gpus(export: Export) -> tuple[Gpu, ...]:
+    """The CUDA devices; the table also lists adapters that are none, some of them as device 0."""
+    if not export.has("TARGET_INFO_GPU", "cuDevice", "computeMajor"):
+        return ()
+    chosen = ", ".join(
+        (name if name == "name" else f"CAST({name} AS INTEGER)") if export.has("TARGET_INFO_GPU", name) else "NULL"
+        for name in _GPU_COLUMNS
+    )
+    rows = export.rows(f"SELECT {chosen} FROM TARGET_INFO_GPU WHERE computeMajor > 0 ORDER BY cuDevice")
+    return tuple(
+        Gpu(int(device or 0), str(name or ""), f"{major}.{minor or 0}", int(sms or 0), int(clock or 0),
+            int(bandwidth or 0), int(memory or 0))
+        for name, device, major, minor, sms, clock, bandwidth, memory in rows
+    )  # fmt: skip
+
+
+#: What Nsight says of a capture that explains missing data; the rest of its diagnostics is noise.
+_TELLING = re.compile(r"not supported|could not|lost|dropped", re.IGNORECASE)
+_PATH = re.compile(r"(?<!\w)/[\w.+-]+(?:/[\w.+-]*)+")
+
+
+def _diagnostics(export: Export) -> tuple[str, ...]:
+    """Nsight's own warnings that explain missing data, without the paths in them."""
+    if not export.has("DIAGNOSTIC_EVENT", "severity", "text"):
+        return ()
+    rows = export.rows("SELECT DISTINCT text FROM DIAGNOSTIC_EVENT WHERE severity IN (2, 3) AND text IS NOT NULL")
+    lines = [text_of(text).partition("\n")[0].strip() for (text,) in rows]
+    return tuple(_PATH.sub("<path>", line) for line in lines if _TELLING.search(line))

@@ -1,0 +1,217 @@
+"""An SQLite export of Nsight Systems as it lies on disk: which tables and columns it has, and their values.
+
+Rows come through ADBC's SQLite driver straight into Arrow columns; what is small (versions, GPUs) through
+the standard library. The file is opened read-only and as immutable: nothing is ever written beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dsprof.attribution import NULL, Ints, distinct
+from dsprof.errors import NotAReport, NvprofDatabase, ReportDamaged
+from dsprof.nsys import schema
+from dsprof.nsys.command import stated_size
+from dsprof.trace import Codes
+
+Columns = dict[str, Ints]
+
+_NULL_SQL = "(-9223372036854775807 - 1)"
+_BATCH_ROWS = "65536"
+#: A table of strings by id may have this many slots for each id, and this many more.
+_SLOTS_PER_ID, _SLOTS_FREE = 16, 1 << 20
+
+
+class Export:
+    """The file under its two connections, with the columns that each table really has."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._uri = f"file:{quote(os.fsencode(path.resolve()))}?mode=ro&immutable=1"
+        self.columns: dict[str, list[str]] = {}
+
+    def __enter__(self) -> Export:
+        # The low-level interface: the DB-API one loads pandas, which costs more than reading a small report.
+        import adbc_driver_manager as adbc
+        import adbc_driver_sqlite
+
+        self._refuse_unfinished()
+        with self.guarded():
+            self._sql = sqlite3.connect(self._uri, uri=True)
+            self._sql.text_factory = lambda raw: raw.decode("utf-8", "replace")
+            for (table,) in self._sql.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')"):
+                rows = self._sql.execute("SELECT name FROM pragma_table_info(?)", (table,))
+                self.columns[table] = [name for (name,) in rows]
+            self._database = adbc_driver_sqlite.connect(self._uri)
+            self._arrow = adbc.AdbcConnection(self._database)
+            self._new_statement = adbc.AdbcStatement
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._sql.close()
+        self._arrow.close()
+        self._database.close()
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Turn the two drivers' errors into the one that users see."""
+        try:
+            yield
+        except (sqlite3.DatabaseError, pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
+            raise self.damaged(error) from error
+        except Exception as error:
+            if type(error).__module__.startswith("adbc_driver_manager"):
+                raise self.damaged(error) from error
+            raise
+
+    def damaged(self, error: object) -> ReportDamaged:
+        """The error for a file that cannot be read to its end."""
+        return ReportDamaged(
+            f"{self.path.name} is cut or damaged ({error}).",
+            "Export the report again with `nsys export --type=sqlite`, and see whether the disk is full.",
+        )
+
+    def _refuse_unfinished(self) -> None:
+        """Refuse a file whose last changes are beside it: read as immutable, it would be an older or a torn one."""
+        for suffix in ("-wal", "-journal"):
+            beside = self.path.with_name(self.path.name + suffix)
+            if not beside.is_file():
+                continue
+            with beside.open("rb") as file:
+                begins = file.read(1)
+            if begins not in (b"", b"\0"):  # SQLite empties the one, and clears the head of the other
+                raise ReportDamaged(
+                    f"{self.path.name} is being written, or a program that wrote it broke off: there is {beside.name}.",
+                    "Let that program end, or open the file once with sqlite3, or export the report again.",
+                )
+
+    def sniff(self) -> None:
+        """Refuse what is no whole export: a file shorter than it says, an nvprof database."""
+        size, stated = self.path.stat().st_size, stated_size(self.path)
+        if size < stated:
+            raise self.damaged(f"{size} bytes of {stated}")
+        if "StringTable" in self.columns and schema.STRINGS not in self.columns:
+            raise NvprofDatabase(
+                f"{self.path.name} is an nvprof database, not an Nsight Systems report.",
+                "Record the program again with `nsys profile --trace=cuda,nvtx`.",
+            )
+        if not any(name in self.columns for name in (schema.STRINGS, *schema.VERSION_TABLES, *schema.EXPECTED)):
+            raise NotAReport(
+                f"{self.path.name} is an SQLite database, but no Nsight Systems export.",
+                "Name a .nsys-rep, or what `nsys export --type=sqlite` made of it.",
+            )
+
+    def rows(self, query: str, parameters: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
+        """A small query, as Python tuples."""
+        with self.guarded(), closing(self._sql.execute(query, parameters)) as cursor:
+            return cursor.fetchall()
+
+    def arrow(self, query: str) -> pa.Table:
+        """A large query, as an Arrow table."""
+        with self.guarded(), closing(self._new_statement(self._arrow)) as statement:
+            statement.set_options(**{"adbc.sqlite.query.batch_rows": _BATCH_ROWS})
+            statement.set_sql_query(query)
+            stream, _ = statement.execute_query()
+            return pa.RecordBatchReader.from_stream(stream).read_all()
+
+    def has(self, table: str, *columns: str) -> bool:
+        """Is there such a table, with all these columns?"""
+        return table in self.columns and set(columns) <= set(self.columns[table])
+
+    def integers(
+        self, source: schema.Source, where: str = "", extra: tuple[str, ...] = (), details: bool = True
+    ) -> Columns:
+        """The columns of `source` as int64, NULL where the file has none; empty where there is no table.
+
+        `details`: those of its details too; else they are NULL, and take no memory.
+        """
+        asked = (*source.columns, *source.details)
+        wanted = asked if details else source.columns
+        if not self.has(source.table, "start"):
+            return {name: np.zeros(0, np.int64) for name in (*asked, *extra)}
+        present = [name for name in wanted if self.has(source.table, name)]
+        chosen = [f'coalesce("{name}", {_NULL_SQL}) AS "{name}"' for name in present]
+        expressions = [*chosen, *(f'{_EXTRA[name](self)} AS "{name}"' for name in extra)]
+        table = self.arrow(f'SELECT {", ".join(expressions)} FROM "{source.table}" {where}')
+        columns = {name: self._int64(table.column(name)) for name in table.column_names}
+        return {name: columns[name] if name in columns else nulls(table.num_rows) for name in (*asked, *extra)}
+
+    def _int64(self, column: pa.ChunkedArray) -> Ints:
+        """An Arrow column as int64; a column that a tool rewrote as text or floats is converted."""
+        if not pa.types.is_int64(column.type):
+            with self.guarded():
+                column = pc.cast(column, pa.int64(), safe=False)
+        return np.concatenate(
+            [np.zeros(0, np.int64), *(np.from_dlpack(chunk) for chunk in column.chunks if len(chunk))]
+        )
+
+
+def nulls(rows: int) -> Ints:
+    """A column of NULL that takes no memory."""
+    return np.broadcast_to(np.int64(NULL), rows)
+
+
+def _payload_sql(export: Export) -> str:
+    present = [f'"{name}"' for name in schema.PAYLOADS if export.has(schema.NVTX, name)]
+    return f"coalesce({', '.join([*present, _NULL_SQL, _NULL_SQL])})"
+
+
+_EXTRA: dict[str, Callable[[Export], str]] = {"rowid": lambda _: "rowid", "payload": _payload_sql}
+
+
+class Names:
+    """All strings of a report, each once, and the codes under which the columns hold them."""
+
+    def __init__(self, export: Export) -> None:
+        self._codes: dict[str, int] = {"": 0}
+        self._ids = self._of_id = np.zeros(0, np.int64)
+        if export.has(schema.STRINGS, "id", "value"):
+            rows = export.rows("SELECT id, CAST(value AS BLOB) FROM StringIds ORDER BY id")
+            self._ids = np.array([row[0] for row in rows], np.int64)
+            self._of_id = np.array([self.code(text_of(row[1])) for row in rows], np.int64)
+        self._by_id = self._table()
+
+    def _table(self) -> Codes | None:
+        """The codes by id, and one entry more for ids that are none; None where ids are spread too wide for that."""
+        low, high = (int(self._ids[0]), int(self._ids[-1])) if len(self._ids) else (0, 0)
+        if low < 0 or high > _SLOTS_PER_ID * len(self._ids) + _SLOTS_FREE:
+            return None
+        table = np.zeros(high + 2, np.int32)
+        table[self._ids] = self._of_id
+        return table
+
+    def code(self, text: str) -> int:
+        """The code of a string, new or known."""
+        return self._codes.setdefault(text, len(self._codes))
+
+    def of_ids(self, ids: Ints) -> Codes:
+        """The codes of a column of StringIds; the empty string's where there is no such id."""
+        if self._by_id is not None:
+            known = (ids >= 0) & (ids < len(self._by_id))
+            code: Codes = self._by_id[np.where(known, ids, len(self._by_id) - 1)]
+            return code
+        used = distinct(ids)
+        if not len(self._ids):
+            return np.zeros(len(ids), np.int32)
+        slot = np.minimum(np.searchsorted(self._ids, used), len(self._ids) - 1)
+        code = np.where(self._ids[slot] == used, self._of_id[slot], 0)
+        return code[np.searchsorted(used, ids)].astype(np.int32)
+
+    def all(self) -> tuple[str, ...]:
+        """The strings, in the order of their codes."""
+        return tuple(self._codes)
+
+
+def text_of(raw: object) -> str:
+    """A text as SQLite gave it, bytes decoded with replacement."""
+    return raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw or "")

@@ -1,0 +1,111 @@
+"""Tables as Parquet files, whole or as the parts of a report come by."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+
+def parquet(folder: str | os.PathLike[str], table: str) -> Path:
+    """The file of a table."""
+    return Path(folder, f"{table}.parquet")
+
+
+def write_parquet(table: pa.Table, path: Path) -> None:
+    """One table as Parquet: zstd, names as dictionaries, integers by difference."""
+    with contextlib.closing(_writer(table.schema, path)) as writer:
+        writer.write_table(table)
+
+
+def _writer(schema: pa.Schema, path: Path) -> Any:
+    import pyarrow.parquet as pq
+
+    names = [field.name for field in schema if pa.types.is_dictionary(field.type)]
+    integers = {field.name: "DELTA_BINARY_PACKED" for field in schema if pa.types.is_int64(field.type)}
+    return pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=names, column_encoding=integers)
+
+
+class InOrder:
+    """Rows of a table of events, that come part by part and leave in the order of their start.
+
+    What a part launched may start after the part ends; such rows wait for those of the next part.
+    """
+
+    def __init__(self) -> None:
+        self._held: pa.Table | None = None
+
+    def add(self, table: pa.Table, high: int) -> None:
+        """Take the rows of a part; those of later parts start at `high` or after it."""
+        import pyarrow.compute as pc
+
+        if self._held is not None and len(self._held):
+            table = pa.concat_tables([self._held, table]).unify_dictionaries()
+            table = table.take(pc.sort_indices(table, [("start_ns", "ascending")]))
+        ready = pc.less(table.column("start_ns"), pa.scalar(high, pa.int64()))
+        rows = pc.sum(ready).as_py() or 0
+        self._held = table.slice(rows)
+        self.put(table.slice(0, rows))
+
+    def finish(self) -> None:
+        """There are no more parts."""
+        if self._held is not None:
+            self.put(self._held)
+            self._held = None
+
+    def begin_again(self) -> None:
+        """Forget all rows so far."""
+        self._held = None
+
+    def put(self, table: pa.Table) -> None:
+        """Take rows that are in their order for good."""
+        raise NotImplementedError
+
+
+class Gathered(InOrder):
+    """Rows that are kept in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._parts: list[pa.Table] = []
+
+    def put(self, table: pa.Table) -> None:
+        """Keep them."""
+        self._parts.append(table)
+
+    def begin_again(self) -> None:
+        """Forget all rows so far."""
+        super().begin_again()
+        self._parts = []
+
+    def table(self) -> pa.Table:
+        """All rows."""
+        return pa.concat_tables(self._parts).unify_dictionaries().combine_chunks()
+
+
+class Written(InOrder, contextlib.AbstractContextManager["Written"]):
+    """Rows that go to a Parquet file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._file: Any = None
+
+    def put(self, table: pa.Table) -> None:
+        """Write them."""
+        if self._file is None:
+            self._file = _writer(table.schema, self._path)
+        self._file.write_table(table)
+
+    def begin_again(self) -> None:
+        """Forget all rows so far."""
+        super().begin_again()
+        self.__exit__()
+
+    def __exit__(self, *error: object) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
