@@ -14,7 +14,8 @@ from dsprof import findings
 from dsprof.attribution import NULL, Bools, Ints
 from dsprof.families import OTHER, RULES, Rule, family_of
 from dsprof.findings import Finding
-from dsprof.stages import NO_STAGE, REQUEST, STAGES, STEP
+from dsprof.model_record import ModelRecord
+from dsprof.stages import NO_STAGE, PREFILL, REQUEST, STAGES, STEP
 from dsprof.stats import count_by, sum_by
 from dsprof.trace import Trace, process_of
 
@@ -30,13 +31,14 @@ class Rules:
     `stages` maps a stage to the regular expression that is searched for in a range's name (the domain is
     not part of it); where several fit, the first stage counts. `threads="process"` gives a launch whose
     own thread has no stage open the one that was open anywhere in its process. `families` are the rules that
-    tell a kernel's family by its name, in order.
+    tell a kernel's family by its name, in order. `model`: which model ran, where that is known.
     """
 
     stages: dict[str, str] = field(factory=lambda: {name: f"^{re.escape(name)}$" for name in STAGES})
     step: str = f"^{re.escape(STEP)}$"
     threads: Threads = "thread"
     families: tuple[Rule, ...] = RULES
+    model: ModelRecord | None = None
 
 
 class Scope(NamedTuple):
@@ -341,6 +343,20 @@ class Attributed:
         payload = ranges.payload[requests]
         number[requests] = np.where(payload != NULL, payload, np.arange(len(requests)))
         return number[self.enclosing(requests, ranges.thread[rows], ranges.start[rows], widen=True)[0]]
+
+    @cached_property
+    def prompt_of_stage(self) -> Ints:
+        """Tokens of the prefill that each of `stage_ranges` follows: in its request, else on its thread; NULL."""
+        rows, request = self.stage_ranges, self.request_of_stage
+        thread, names = self.trace.ranges.thread[rows], self.stage_names[:-1]
+        own = np.where(request != NULL, process_of(thread), thread)
+        is_prefill = self.stage_of_range[rows] == (names.index(PREFILL) if PREFILL in names else -2)
+        prompt, last = np.full(len(rows), NULL, np.int64), dict[tuple[int, int], int]()
+        for row, key in enumerate(zip(own.tolist(), request.tolist(), strict=True)):
+            if is_prefill[row]:
+                last[key] = int(self.tokens[row])
+            prompt[row] = last.get(key, NULL)
+        return prompt
 
     @cached_property
     def totals(self) -> StageTotals:

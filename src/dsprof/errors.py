@@ -16,6 +16,7 @@
     ├── OutputRefused          13   the tables could not be written there
     ├── UnknownTable           14   no table of that name
     ├── RulesUnreadable        15   the file of kernel families is missing or wrong
+    ├── ConfigUnreadable       16   the file that should say which model ran does not
     ├── OutputExists           30   a recording is there already, and --force was not given
     ├── NoSpace                31   too little room on the disk to record, or it became full
     ├── ProfileFailed          32   nsys ended without a report of the program
@@ -125,6 +126,12 @@ class RulesUnreadable(DsprofError):
     """The file of kernel families cannot be read, or a rule in it is wrong."""
 
     exit_code = 15
+
+
+class ConfigUnreadable(DsprofError):
+    """The file that should say which model ran cannot be read, or says something else."""
+
+    exit_code = 16
 
 
 class ScrubRefused(DsprofError):
