@@ -301,6 +301,14 @@ def test_costs_are_told_for_many_forwards_at_once() -> None:
     assert many.elements.tolist() == [float(one.elements[0]) for one in each]
 
 
+def test_the_examples_hold() -> None:
+    import doctest
+
+    from dsprof import model_costs
+
+    assert doctest.testmod(model_costs).failed == 0
+
+
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [

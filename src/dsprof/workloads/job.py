@@ -60,10 +60,10 @@ class Outcome:
     device_name: str = ""
     attention: dict[str, str] = field(factory=dict)
     parameters: int = 0
-    dtype: str = ""
-    model_config: dict[str, Any] = field(factory=dict)
     requests: list[RequestRecord] = field(factory=list)
     error: list[str] = field(factory=list)
+    dtype: str = ""
+    model_config: dict[str, Any] = field(factory=dict)
 
 
 def write_json(path: Path, document: Any) -> None:
