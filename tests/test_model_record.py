@@ -74,6 +74,9 @@ def test_a_checkpoints_configuration_knows_no_requests(tmp_path: Path, extra: di
         ({"schema": "dsprof.session/1", "reports": []}, "left no configuration"),
         (session(requests=[{"views": []}]), "something else than it should"),
         (session(requests=[{"timing": {"request": 0}, "views": [[1, 2]]}]), "something else than it should"),
+        ("[" * 100_000, "recursion"),
+        ({"schema": SCHEMA, "config": CONFIG, "batch": 0}, "a batch of 0"),
+        ({"schema": SCHEMA, "config": CONFIG, "views": [[0, 8, 8]]}, "pictures without a size that can be"),
         ({"schema": SCHEMA, "batch": 1}, "something else than it should"),
         ({"schema": SCHEMA, "config": 3}, "something else than it should"),
     ],
@@ -119,6 +122,7 @@ def test_a_capture_that_knew_no_model_is_no_trouble(tmp_path: Path) -> None:
     written(tmp_path / "session.json", document)
     assert find_record(tmp_path / "run.sqlite") is None
     assert find_record(tmp_path / "nothing" / "run.sqlite") is None
+    assert find_record(tmp_path / ("x" * 300)) is None
 
 
 def test_a_damaged_file_beside_a_report_is_not_silent(tmp_path: Path) -> None:

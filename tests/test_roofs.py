@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import dsprof
+from dsprof import roofs
 from dsprof.analysis import Analysis
 from dsprof.findings import STRICT_EXITS
 from dsprof.model_costs import View, model_of
@@ -186,8 +187,29 @@ def test_a_payload_that_is_no_prompt_leaves_its_stages_out(tmp_path: Path, paylo
     analysis = analyzed(report(payload=payload).gpu(), tmp_path, CONFIG)
     assert rows_of(analysis) == []
     assert [found.message for found in analysis.findings] == [
-        "2 prefills or decodes are left out of the roofs: the tokens of their prompt are not known."
+        "2 prefills or decodes are left out of the roofs: their tokens, or those of their prompt, are not known."
     ]
+
+
+def test_payloads_that_would_be_too_many_forwards_are_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decode without steps has its payload for tokens; one with steps is as long as they are many."""
+    monkeypatch.setattr(roofs, "MOST_FORWARDS", 4)
+    made = report(steps=2).gpu().range("decode", 60 * MS, 70 * MS, payload=3)
+    analysis = analyzed(made, tmp_path, CONFIG)
+    assert [(row["stage"], row["tokens"]) for row in rows_of(analysis)] == [("prefill", 10), ("decode", 2)]
+    monkeypatch.setattr(roofs, "MOST_FORWARDS", 5)
+    assert len(rows_of(analyzed(made, tmp_path, CONFIG))) == 3
+
+
+def test_pictures_that_cannot_be_are_told(tmp_path: Path) -> None:
+    document = json.loads((SAMPLES / "h200-stages.model.json").read_text())
+    document["views"] = [[1 << 16, 1 << 16, 1 << 16]]
+    (tmp_path / "run.model.json").write_text(json.dumps(document))
+    analysis = analyzed(report().gpu(), tmp_path)
+    assert codes(analysis) == ["no-roofs"]
+    assert "operations, which cannot be" in analysis.findings[0].message
 
 
 def test_a_stage_that_another_took_work_from_has_no_roof(tmp_path: Path) -> None:

@@ -28,6 +28,10 @@ ITEM_BYTES = {
 }  # fmt: skip
 
 
+#: Beyond these no model is believed, and int64 would not hold its operations.
+_MOST_PARAMETERS, _MOST_LAYERS, _MOST_FLOPS = 4 * 10**12, 10_000, 2**62
+
+
 class UnknownModel(ValueError):
     """A configuration whose costs cannot be told; the message is a sentence."""
 
@@ -250,9 +254,14 @@ class Vision:
         return self.sam.flops(height, width) + layers + 2 * queries * self.projector
 
     def look(self, views: Iterable[View]) -> tuple[int, int]:
-        """Operations and elements for the pictures of a request; the weights count once, however many there are."""
+        """Operations and elements for the pictures of a request; the weights count once, however many there are.
+
+        Raises `UnknownModel` for pictures that nobody reads.
+        """
         views = tuple(views)
         flops = sum(view.count * self.flops(view.height, view.width) for view in views)
+        if flops > _MOST_FLOPS:
+            raise UnknownModel(f"The pictures of a request would take {flops:.2g} operations, which cannot be.")
         return flops, self.parameters if any(view.count for view in views) else 0
 
 
@@ -282,14 +291,24 @@ def model_of(config: Mapping[str, Any]) -> Model:
     if config.get("quantization_config"):
         raise UnknownModel("The weights are quantized, and how many bytes they take is not known.")
     try:
-        if kind == "deepseek_ocr2":
-            text = config["text_config"]
-            return Model(_decoder(text, "deepseek_ocr2_text"), _vision(config["vision_config"], text["hidden_size"]))
-        return Model(_decoder(config, kind))
+        return _model(config, kind)
     except KeyError as error:
         raise UnknownModel(f"The configuration of the {kind} lacks {error.args[0]}.") from error
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, IndexError, ZeroDivisionError) as error:
         raise UnknownModel(f"The configuration of the {kind} holds a value that cannot be ({error}).") from error
+
+
+def _model(config: Mapping[str, Any], kind: str) -> Model:
+    if kind == "deepseek_ocr2":
+        text = config["text_config"]
+        made = Model(
+            _decoder(text, "deepseek_ocr2_text"), _vision(config["vision_config"], _whole(text["hidden_size"]))
+        )
+    else:
+        made = Model(_decoder(config, kind))
+    if made.parameters > _MOST_PARAMETERS:
+        raise ValueError(f"it would have {made.parameters:.2g} parameters")
+    return made
 
 
 _DECODERS = ("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "deepseek_ocr2_text")
@@ -298,9 +317,15 @@ KNOWN = ("deepseek_ocr2", *_DECODERS)
 
 
 def _decoder(config: Mapping[str, Any], kind: str) -> Decoder:
-    width = _whole(config["hidden_size"])
-    layers = tuple(_layer(config, kind, index) for index in range(_whole(config["num_hidden_layers"])))
+    width, layers = _whole(config["hidden_size"]), _layers(config, kind)
     return Decoder(layers, width, _whole(config["vocab_size"]), bool(config.get("tie_word_embeddings")), extra=width)
+
+
+def _layers(config: Mapping[str, Any], kind: str) -> tuple[Layer, ...]:
+    count = _whole(config["num_hidden_layers"])
+    if count > _MOST_LAYERS:
+        raise ValueError(f"{count} layers")
+    return tuple(_layer(config, kind, index) for index in range(count))
 
 
 def _whole(value: Any) -> int:
@@ -386,7 +411,7 @@ def _window(config: Mapping[str, Any], kind: str, index: int) -> int:
 def _vision(config: Mapping[str, Any], text_width: int) -> Vision:
     encoder = config["encoder_config"]
     width = _whole(encoder["hidden_size"])
-    layers = tuple(_layer(encoder, "deepseek_ocr2_encoder", i) for i in range(_whole(encoder["num_hidden_layers"])))
+    layers = _layers(encoder, "deepseek_ocr2_encoder")
     extra = width + sum(Vision.QUERIES) * width + 2 * text_width
     return Vision(_sam(config["sam_config"]), layers, width * text_width, extra)
 

@@ -7,6 +7,7 @@ config`` writes, and a checkpoint's ``config.json``, which knows nothing of requ
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from dsprof.model_costs import View
 
 SCHEMA = "dsprof.model/1"
 _SESSION = "dsprof.session/"
+#: Sequences and pictures of a request, and pixels of a side, are not believed beyond this.
+_MOST = 1 << 16
 #: Ends the name of a file beside a report that says which model ran; a capture's own record.
 BESIDE, RECORD = ".model.json", "session.json"
 
@@ -52,7 +55,7 @@ class ModelRecord:
 def find_record(report: Path) -> ModelRecord | None:
     """What lies beside a report and says which model ran; what cannot be read is in its `problem`."""
     for path in (report.with_suffix(BESIDE), report.with_name(RECORD)):
-        if not path.is_file():
+        if not os.path.isfile(path):  # noqa: PTH113  Path raises for a name that is too long
             continue
         try:
             document = _document(path)
@@ -74,7 +77,7 @@ def read_record(path: Path) -> ModelRecord:
 def _document(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _unreadable(path, getattr(error, "strerror", None) or str(error)) from error
     if not isinstance(document, dict):
         raise _unreadable(path, "it is no object")
@@ -122,9 +125,14 @@ def _requests(records: list[dict[str, Any]]) -> dict[int, Served]:
 
 def _served(views: list[Any], batch: int) -> Served:
     """`views`: for each image, how many pictures of which height and width it became, or None."""
+    if not 0 < batch <= _MOST:
+        raise ValueError(f"a batch of {batch}")
     if any(one is None for one in views):
         return Served(batch)
-    return Served(batch, tuple(View(*map(int, view)) for one in views for view in one))
+    found = tuple(View(*map(int, view)) for one in views for view in one)
+    if not all(0 < number <= _MOST for view in found for number in (view.count, view.height, view.width)):
+        raise ValueError("pictures without a size that can be")
+    return Served(batch, found)
 
 
 def _unreadable(path: Path, reason: str) -> ConfigUnreadable:

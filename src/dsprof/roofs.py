@@ -32,6 +32,8 @@ from dsprof.trace import Gpu
 
 #: A payload above this is no number of tokens.
 MOST_TOKENS = 1 << 20
+#: With more forwards than this, decodes whose tokens are payloads are not believed.
+MOST_FORWARDS = 1 << 24
 #: Said where a report has stages on a GPU, and nothing names the model.
 ASK = "Roofs (MFU, memory bandwidth) need the model: --model-config FILE, a checkpoint's config.json or a session.json."
 
@@ -99,11 +101,10 @@ def stage_roofs(a: Attributed) -> StageRoofs:
             raise UnknownModel(record.problem)
         model, item = model_of(record.config), _item_bytes(record)
         devices, gpu = _gpus(a)
-        peaks = peaks_of(gpu, record.dtype)
+        peaks, (rows, left_out) = peaks_of(gpu, record.dtype), _rows(a)
+        costs, batch, context, assumed = _costs(a, rows, model, record)
     except (UnknownModel, UnknownPeak) as error:
         return _none(findings.no_roofs(record.source, str(error)))
-    rows, left_out = _rows(a)
-    costs, batch, context, assumed = _costs(a, rows, model, record)
     moved = np.rint(costs.elements * item).astype(np.int64)
     stages = _Stages(rows, batch, context, devices[rows], costs.flops, moved)
     return _judged(a, stages, peaks, (*left_out, *assumed))
@@ -143,18 +144,26 @@ def _gpus(a: Attributed) -> tuple[Ints, Gpu]:
 
 def _rows(a: Attributed) -> tuple[Ints, list[Finding]]:
     """The stages whose tokens and context are known and that hold no other stage; and what is said of the others."""
-    names, code = list(a.stage_names[:-1]), a.stage_of_range[a.stage_ranges]
-    wanted = np.isin(code, [names.index(name) for name in (PREFILL, DECODE) if name in names])
-    split, known = _holds_another(a), _plausible(a.tokens) & _plausible(a.prompt_of_stage)
+    prefill, decode = _is(a, PREFILL), _is(a, DECODE)
+    wanted, split, known = prefill | decode, _holds_another(a), _plausible(a.tokens) & _plausible(a.prompt_of_stage)
+    if a.tokens[decode & known].sum() > MOST_FORWARDS:
+        known &= prefill | np.isin(a.stage_ranges, a.stage_of_step)
     left_out = [
         findings.no_costs(int(which.sum()), reason)
         for which, reason in (
             (wanted & split, "other stages within them took a part of their work"),
-            (wanted & ~split & ~known, "the tokens of their prompt are not known"),
+            (wanted & ~split & ~known, "their tokens, or those of their prompt, are not known"),
         )
         if which.any()
     ]
     return np.flatnonzero(wanted & ~split & known), left_out
+
+
+def _is(a: Attributed, stage: str) -> Bools:
+    """True for those of `stage_ranges` that are of this stage."""
+    names = a.stage_names[:-1]
+    found: Bools = a.stage_of_range[a.stage_ranges] == (names.index(stage) if stage in names else -2)
+    return found
 
 
 def _plausible(tokens: Ints) -> Bools:
@@ -178,9 +187,7 @@ def _costs(a: Attributed, rows: Ints, model: Model, record: ModelRecord) -> tupl
     request = a.request_of_stage[rows]
     served = [record.served(int(number)) for number in request.tolist()]
     batch = np.array([one.batch if one else 1 for one in served], np.int64)
-    is_prefill = np.array([a.stage_names[code] == PREFILL for code in a.stage_of_range[a.stage_ranges[rows]].tolist()],
-                          np.bool_)  # fmt: skip
-    prompt = a.prompt_of_stage[rows]
+    is_prefill, prompt = _is(a, PREFILL)[rows], a.prompt_of_stage[rows]
     group, new, context = _forwards(a, rows, is_prefill, prompt)
     each = model.decoder.forward(new, context, batch[group])
     elements = np.bincount(group, weights=each.elements, minlength=len(rows)).astype(np.float64)
@@ -267,12 +274,12 @@ def _over(
     """The worst of the stages that took less time than they could have."""
     least = np.maximum(compute, memory)[rows]
     worst = int(rows[np.argmax(least / np.maximum(busy[rows], 1))])
-    at = a.stage_ranges[stages.row[worst]]
+    at, many = a.stage_ranges[stages.row[worst]], int(stages.devices[worst])
     name = f"{a.stage_names[a.stage_of_range[at]]} {a.instance_of_range[at]}"
     if compute[worst] >= memory[worst]:
-        needs = f"{stages.flops[worst] / 1e12:.4g} TFLOP at {peaks.flops_per_s / 1e12:.4g} TFLOP/s"
+        needs = f"{stages.flops[worst] / 1e12:.4g} TFLOP at {many * peaks.flops_per_s / 1e12:.4g} TFLOP/s"
     else:
-        needs = f"{stages.bytes[worst] / 1e9:.4g} GB at {peaks.bytes_per_s / 1e12:.4g} TB/s"
+        needs = f"{stages.bytes[worst] / 1e9:.4g} GB at {many * peaks.bytes_per_s / 1e12:.4g} TB/s"
     took = f"{max(compute[worst], memory[worst]) / 1e6:.4g} ms, and the GPU was busy {busy[worst] / 1e6:.4g} ms"
     record = a.rules.model
     return findings.over_roof(
