@@ -119,6 +119,21 @@ def test_the_prompt_is_that_of_the_request_else_of_the_thread(tmp_path: Path) ->
         assert analysis["step_trace"]["context_tokens"].tolist() == [11, 21]
 
 
+def test_prompts_of_other_threads_and_processes_are_not_mixed_up(tmp_path: Path) -> None:
+    """Two threads without requests, and two processes that number theirs alike; each prefill before either decode."""
+    made = TraceBuilder().gpu()
+    for lane, (where, prompt) in enumerate(
+        (({"tid": 1}, 10), ({"tid": 2}, 20), ({"pid": 300}, 30), ({"pid": 400}, 40))
+    ):
+        if "pid" in where:
+            made.range("request", 0, 100, payload=7, **where)
+        made.range("prefill", 1 + lane, 10 + lane, payload=prompt, **where)
+        made.kernel(at=(40 + lane, 41 + lane), call=(2 + lane, 3 + lane), **where)
+        made.range("decode", 50 + lane, 60 + lane, **where).range("decode.step", 51 + lane, 52 + lane, **where)
+    analysis = analyzed(made, tmp_path, CONFIG)
+    assert [row["context_tokens"] for row in rows_of(analysis) if row["stage"] == "decode"] == [10, 20, 30, 40]
+
+
 def test_batch_and_views_come_from_the_record(tmp_path: Path) -> None:
     alone = rows_of(analyzed(report().gpu(), tmp_path, CONFIG))
     document = {"schema": "dsprof.model/1", "config": CONFIG, "dtype": "bfloat16", "batch": 3, "views": []}
