@@ -13,7 +13,7 @@ import attrs
 from rich.console import Console
 
 import dsprof
-from dsprof import errors, findings, summary, verdicts
+from dsprof import errors, findings, roofs, summary, verdicts
 from dsprof.render.terminal import print_summary
 from dsprof.tables import all_tables
 from dsprof.trace import Gpu, Report
@@ -49,7 +49,8 @@ def json_fields() -> str:
     parts = {
         "(top)": summary.Summary, "report": Report, "report.gpus[]": Gpu, "counts": summary.Counts,
         "verdicts[]": verdicts.Verdict,
-        "stages[]": summary.StageLine, "instances[]": summary.InstanceLine, "families[]": summary.FamilyLine,
+        "stages[]": summary.StageLine, "instances[]": summary.InstanceLine,
+        "roofs[]": roofs.StageRoof, "families[]": summary.FamilyLine,
         "top_kernels[]": summary.KernelLine,
         "coverage": summary.Coverage, "findings[]": findings.Finding,
     }  # fmt: skip

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import dsprof
+from dsprof.model_costs import View, model_of
+from dsprof.model_record import Served, find_record
 from dsprof.session import RECORD, Session, converter, images_of, read_session
 from nsys_stats import PRIMARY, require
 
@@ -107,6 +109,25 @@ def test_the_record_round_trips_and_holds_what_ran(captured):
     assert [image.name for image in record.images] == ["page one.png"]
     assert [request.new_tokens for request in record.requests] == [TOKENS] * REPEAT
     assert record.withheld_variables == ("HF_TOKEN",)
+
+
+def test_the_record_says_which_model_ran_and_what_it_was_given(captured):
+    record, found = read_session(captured[0]), find_record(captured[0] / "run.sqlite")
+    assert (record.dtype, record.model_config["model_type"]) == ("float32", "deepseek_ocr2")
+    assert model_of(record.model_config).parameters == record.parameters
+    assert [request.views for request in record.requests] == [[[1, 768, 768], [6, 768, 768]]] * REPEAT
+    assert (found.source, found.config, found.dtype) == (RECORD, record.model_config, "float32")
+    assert found.served(1) == Served(1, (View(1, 768, 768), View(6, 768, 768)))
+
+
+def test_a_record_from_before_models_were_recorded_is_read(captured, tmp_path):
+    document = json.loads((captured[0] / RECORD).read_text())
+    del document["dtype"], document["model_config"]
+    for request in document["requests"]:
+        del request["views"]
+    (tmp_path / RECORD).write_text(json.dumps(document))
+    record = read_session(tmp_path)
+    assert (record.dtype, record.model_config, record.requests[0].views) == ("", {}, None)
 
 
 def test_a_secret_of_the_environment_is_in_no_file_but_the_report(captured):

@@ -20,10 +20,12 @@ from dsprof.errors import OutputRefused, UnknownTable
 from dsprof.families import read_rules
 from dsprof.findings import Finding
 from dsprof.measures import check, range_sums, tally
+from dsprof.model_record import find_record, read_record
 from dsprof.nsys.locate import locate
 from dsprof.nsys.parts import CutTooLate, PartialReport, size_of
 from dsprof.nsys.reader import Progress, read
 from dsprof.parquet import Gathered, InOrder, Written, parquet, write_parquet
+from dsprof.roofs import stage_roofs
 from dsprof.summary import Summary, summarize
 from dsprof.table import Table
 from dsprof.tables import all_tables
@@ -46,6 +48,7 @@ def analyze(
     threads: Threads = "thread",
     families: str | os.PathLike[str] | None = None,
     memory: int | None = None,
+    model_config: str | os.PathLike[str] | None = None,
     nsys: str | None = None,
     progress: Progress = lambda sentence: None,
 ) -> Analysis:
@@ -55,17 +58,20 @@ def analyze(
     report), or a session folder. `stages`: more stages, or other patterns for the usual ones, as regular
     expressions searched for in range names. `step`: the pattern of decode steps. `threads`: ``"process"``
     gives launches of threads without a stage the one that is open in their process. `families`: a TOML file of
-    rules for kernel families, put before the usual ones. `memory`: bytes that the analysis may take; a report that
-    would take more is worked through in parts, with the same results. `progress` is told what is being done. Raises
-    a `DsprofError` that says what to do.
+    rules for kernel families, put before the usual ones. `model_config`: the file that says which model ran, for
+    roofs; by default what lies beside the report (``<report>.model.json``, a capture's ``session.json``). `memory`:
+    bytes that the analysis may take; a report that would take more is worked through in parts, with the same results.
+    `progress` is told what is being done. Raises a `DsprofError` that says what to do.
 
     >>> analysis = analyze("run.nsys-rep")          # doctest: +SKIP
     >>> analysis["stage_kern_sum"].head()           # doctest: +SKIP
     """
     own = read_rules(Path(families)) if families is not None else ()
+    named = read_record(Path(model_config)) if model_config is not None else None
     report, exported = locate(Path(path), nsys, progress)
     usual = Rules()
-    rules = Rules({**usual.stages, **(stages or {})}, step or usual.step, threads, (*own, *usual.families))
+    model = named or find_record(report)
+    rules = Rules({**usual.stages, **(stages or {})}, step or usual.step, threads, (*own, *usual.families), model)
     parts = 1 if memory is None else size_of(exported).parts(memory)
     if parts == 1:
         return Analysis(read(exported, progress), rules, report)
@@ -171,7 +177,8 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
         """What the report lacks or hides, and whether the tables reconcile with it."""
-        return (*check(self._measured()), *self._unreconciled())
+        a = self._measured()
+        return (*check(a), *stage_roofs(a).trouble, *self._unreconciled())
 
     def _unreconciled(self) -> list[Finding]:
         """Tables whose sums are not the report's; there should never be one."""
@@ -190,7 +197,7 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
 
     def summary(self, top: int = TOP_KERNELS) -> Summary:
         """The first screen as data, with the `top` kernels of each stage."""
-        wanted = ("stage_sum", "stage_trace", "stage_kern_sum", "stage_family_sum")
+        wanted = ("stage_sum", "stage_trace", "stage_kern_sum", "stage_family_sum", "stage_roof_trace")
         tables = {name: self.arrow(name) for name in wanted}
         return summarize(self.attributed, tables, self.findings, version("dsprof"), top)
 

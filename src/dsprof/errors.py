@@ -17,6 +17,7 @@
     ├── UnknownTable           14   no table of that name
     ├── RulesUnreadable        15   the file of kernel families is missing or wrong
     ├── MemoryTooSmall         17   the report cannot be analyzed in so little memory
+    ├── ConfigUnreadable       16   the file that should say which model ran does not
     ├── OutputExists           30   a recording is there already, and --force was not given
     ├── NoSpace                31   too little room on the disk to record, or it became full
     ├── ProfileFailed          32   nsys ended without a report of the program
@@ -132,6 +133,12 @@ class MemoryTooSmall(DsprofError):
     """The report cannot be analyzed in as little memory as --memory allows."""
 
     exit_code = 17
+
+
+class ConfigUnreadable(DsprofError):
+    """The file that should say which model ran cannot be read, or says something else."""
+
+    exit_code = 16
 
 
 class ScrubRefused(DsprofError):

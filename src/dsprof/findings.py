@@ -12,6 +12,7 @@ STRICT_EXITS: dict[str, int] = {
     "lost-kernels": 23,
     "orphan-operations": 24,
     "unreconciled": 25,
+    "over-roof": 26,
 }
 
 
@@ -119,6 +120,30 @@ def unreconciled(table: str, found: tuple[int, int], whole: tuple[int, int]) -> 
         "unreconciled",
         f"{table} holds {found[0]} kernels of {found[1]} ns, the report {whole[0]} of {whole[1]} ns.",
         "This is an error of dsprof: please report it.",
+    )
+
+
+def no_roofs(source: str, reason: str) -> Finding:
+    """A model is named, and its roofs cannot be told."""
+    return _finding("no-roofs", f"There are no roofs for the model in {source}: {reason}")
+
+
+def roofs_assume(sentences: str) -> Finding:
+    """What the costs of a stage rest on where the model's record does not say it."""
+    return _finding("roofs-assume", f"Of the roofs: {sentences}", "A capture of dsprof records both.")
+
+
+def no_costs(stages: int, reason: str) -> Finding:
+    """Stages whose costs cannot be told."""
+    return _finding("no-costs", f"{stages} prefills or decodes are left out of the roofs: {reason}.")
+
+
+def over_roof(stages: int, example: str, source: str) -> Finding:
+    """Utilizations above 100 %: one of the numbers is wrong, and none is shown."""
+    return _finding(
+        "over-roof",
+        f"{stages} prefills or decodes would be above a roof, so their utilization is left out: {example}.",
+        f"See whether {source} is the model that ran here, whole and in each process, and the GPU the report's.",
     )
 
 

@@ -168,6 +168,14 @@ def _straddling(a: Attributed, order: Scope, range_end: Ints, low: Ints, high: I
     return count
 
 
+@measure(merge=np.union1d)
+def stage_devices(a: Attributed) -> Ints:
+    """Which devices each stage ran on: the distinct ``row in stage_ranges << 16 | device``."""
+    stage = row_in(a, a.stage_ranges, a.stage_range_of_op)
+    inside = np.flatnonzero(stage >= 0)
+    return at.distinct(stage[inside] << 16 | a.trace.operations.device[inside])
+
+
 def regrouped(found: Distribution, group: Ints) -> Distribution:
     """A distribution with other groups, one for each of its rows."""
     return distribution(group, found.value, found.times)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
@@ -17,16 +17,17 @@ def parquet(folder: str | os.PathLike[str], table: str) -> Path:
 
 def write_parquet(table: pa.Table, path: Path) -> None:
     """One table as Parquet: zstd, names as dictionaries, integers by difference."""
-    with contextlib.closing(_writer(table.schema, path)) as writer:
+    with path.open("wb") as file, contextlib.closing(_writer(table.schema, file)) as writer:
         writer.write_table(table)
 
 
-def _writer(schema: pa.Schema, path: Path) -> Any:
+def _writer(schema: pa.Schema, file: BinaryIO) -> Any:
+    """A writer to a file that is open: Arrow takes no path that is not UTF-8."""
     import pyarrow.parquet as pq
 
     names = [field.name for field in schema if pa.types.is_dictionary(field.type)]
     integers = {field.name: "DELTA_BINARY_PACKED" for field in schema if pa.types.is_int64(field.type)}
-    return pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=names, column_encoding=integers)
+    return pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=names, column_encoding=integers)
 
 
 class InOrder:
@@ -92,13 +93,14 @@ class Written(InOrder, contextlib.AbstractContextManager["Written"]):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
-        self._file: Any = None
+        self._open: tuple[BinaryIO, Any] | None = None
 
     def put(self, table: pa.Table) -> None:
         """Write them."""
-        if self._file is None:
-            self._file = _writer(table.schema, self._path)
-        self._file.write_table(table)
+        if self._open is None:
+            file = self._path.open("wb")
+            self._open = file, _writer(table.schema, file)
+        self._open[1].write_table(table)
 
     def begin_again(self) -> None:
         """Forget all rows so far."""
@@ -106,6 +108,8 @@ class Written(InOrder, contextlib.AbstractContextManager["Written"]):
         self.__exit__()
 
     def __exit__(self, *error: object) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self._open is not None:
+            file, writer = self._open
+            self._open = None
+            with file, contextlib.closing(writer):
+                pass

@@ -13,7 +13,8 @@ from attrs import field, frozen
 from dsprof import attribution as at
 from dsprof.attribution import NULL, Bools, Ints
 from dsprof.families import OTHER, RULES, Rule, family_of
-from dsprof.stages import NO_STAGE, REQUEST, STAGES, STEP
+from dsprof.model_record import ModelRecord
+from dsprof.stages import NO_STAGE, PREFILL, REQUEST, STAGES, STEP
 from dsprof.stats import count_by
 from dsprof.trace import Trace, process_of
 
@@ -29,13 +30,14 @@ class Rules:
     `stages` maps a stage to the regular expression that is searched for in a range's name (the domain is
     not part of it); where several fit, the first stage counts. `threads="process"` gives a launch whose
     own thread has no stage open the one that was open anywhere in its process. `families` are the rules that
-    tell a kernel's family by its name, in order.
+    tell a kernel's family by its name, in order. `model`: which model ran, where that is known.
     """
 
     stages: dict[str, str] = field(factory=lambda: {name: f"^{re.escape(name)}$" for name in STAGES})
     step: str = f"^{re.escape(STEP)}$"
     threads: Threads = "thread"
     families: tuple[Rule, ...] = RULES
+    model: ModelRecord | None = None
 
 
 def numbered(among: Ints, values: Ints) -> Ints:
@@ -235,6 +237,20 @@ class Ranged:
         payload = ranges.payload[requests]
         number[requests] = np.where(payload != NULL, payload, np.arange(len(requests)))
         return number[self.enclosing(requests, ranges.thread[rows], ranges.start[rows], widen=True)[0]]
+
+    @cached_property
+    def prompt_of_stage(self) -> Ints:
+        """Tokens of the prefill that each of `stage_ranges` follows: in its request, else on its thread; NULL."""
+        rows, request = self.stage_ranges, self.request_of_stage
+        thread, names = self.trace.ranges.thread[rows], self.stage_names[:-1]
+        own = np.where(request != NULL, process_of(thread), thread)
+        is_prefill = self.stage_of_range[rows] == (names.index(PREFILL) if PREFILL in names else -2)
+        prompt, last = np.full(len(rows), NULL, np.int64), dict[tuple[int, int], int]()
+        for row, key in enumerate(zip(own.tolist(), request.tolist(), strict=True)):
+            if is_prefill[row]:
+                last[key] = int(self.tokens[row])
+            prompt[row] = last.get(key, NULL)
+        return prompt
 
     @cached_property
     def tokens(self) -> Ints:

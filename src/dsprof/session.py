@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import cattrs
 from attrs import evolve, field, frozen
@@ -71,6 +71,8 @@ class Session:
     device: str = ""
     attention: dict[str, str] = field(factory=dict)
     parameters: int = 0
+    dtype: str = ""
+    model_config: dict[str, Any] = field(factory=dict)
     model: str = ""
     prompt: str = ""
     max_new_tokens: int = 0
@@ -132,6 +134,8 @@ def capture_images(
         device=outcome.device,
         attention=outcome.attention,
         parameters=outcome.parameters,
+        dtype=outcome.dtype,
+        model_config=outcome.model_config,
         model=job.model if job.model in SIZES else Path(job.model).name,
         prompt=job.prompt,
         max_new_tokens=job.max_new_tokens,

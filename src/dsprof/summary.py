@@ -13,11 +13,12 @@ from attrs import fields, frozen
 
 from dsprof.attributed import VIA, Attributed
 from dsprof.findings import Finding
-from dsprof.measures import tally
+from dsprof.measures import stage_totals, tally
 from dsprof.names import short_kernel_name
+from dsprof.roofs import ASK, StageRoof, stage_roofs, sum_roofs
 from dsprof.stages import NO_STAGE
 from dsprof.trace import Report, pid_of
-from dsprof.verdicts import Verdict, judge
+from dsprof.verdicts import Verdict, judge, steady
 
 SCHEMA = "dsprof.summary/1"
 
@@ -123,6 +124,8 @@ class Summary:
     verdicts: tuple[Verdict, ...]
     stages: tuple[StageLine, ...]
     instances: tuple[InstanceLine, ...]
+    roofs: tuple[StageRoof, ...]
+    roofs_note: str
     families: tuple[FamilyLine, ...]
     top_kernels: tuple[KernelLine, ...]
     coverage: Coverage
@@ -137,14 +140,17 @@ def summarize(
     top: int,
 ) -> Summary:
     """The summary of an analysis, with the `top` kernels of each stage."""
+    roofs = _roofs(attributed, tables["stage_trace"], tables["stage_roof_trace"])
     return Summary(
         schema=SCHEMA,
         dsprof=version,
         report=attributed.trace.report,
         counts=_counts(attributed),
-        verdicts=tuple(_verdicts(tables["stage_trace"])),
+        verdicts=tuple(_verdicts(tables["stage_trace"], roofs)),
         stages=tuple(_lines(StageLine, tables["stage_sum"])),
         instances=tuple(_lines(InstanceLine, tables["stage_trace"])),
+        roofs=tuple(roofs.values()),
+        roofs_note=_roofs_note(attributed),
         families=tuple(_families(tables["stage_family_sum"])),
         top_kernels=tuple(_top_kernels(tables["stage_kern_sum"], top)),
         coverage=_coverage(attributed),
@@ -152,12 +158,33 @@ def summarize(
     )
 
 
-def _verdicts(stage_trace: pa.Table) -> list[Verdict]:
+def _by_stage(table: pa.Table) -> dict[str, list[dict[str, Any]]]:
+    """The rows of a table by their stage, in order."""
+    rows = table.to_pylist()
+    return {stage: [row for row in rows if row["stage"] == stage] for stage in dict.fromkeys(r["stage"] for r in rows)}
+
+
+def _verdicts(stage_trace: pa.Table, roofs: Mapping[str, StageRoof]) -> list[Verdict]:
     """A verdict on each stage whose time has one cause for the better part."""
-    rows = stage_trace.to_pylist()
-    stages = dict.fromkeys(row["stage"] for row in rows)
-    found = (judge(stage, [row for row in rows if row["stage"] == stage]) for stage in stages)
+    found = (judge(stage, rows, roofs.get(stage)) for stage, rows in _by_stage(stage_trace).items())
     return [verdict for verdict in found if verdict is not None]
+
+
+def _roofs(a: Attributed, stage_trace: pa.Table, stage_roof_trace: pa.Table) -> dict[str, StageRoof]:
+    """How near each stage came to the roofs, over the instances that its verdict is on."""
+    peaks, walls = stage_roofs(a).peaks, _by_stage(stage_trace.select(["stage", "instance", "wall_ns"]))
+    if peaks is None:
+        return {}
+    found = {}
+    for stage, rows in _by_stage(stage_roof_trace).items():
+        kept = {walls[stage][place]["instance"] for place in steady([row["wall_ns"] for row in walls[stage]])}
+        found[stage] = sum_roofs(rows, kept, peaks)
+    return {stage: roof for stage, roof in found.items() if roof is not None}
+
+
+def _roofs_note(a: Attributed) -> str:
+    """What to give for roofs, where there is a stage on a GPU to hold against them and nothing names the model."""
+    return ASK if a.rules.model is None and stage_totals(a).gpu_ops[:-1].any() else ""
 
 
 def _lines(line: type[Any], table: pa.Table) -> list[Any]:

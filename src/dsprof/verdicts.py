@@ -11,6 +11,8 @@ from typing import Any
 
 from attrs import frozen
 
+from dsprof.roofs import StageRoof
+
 #: A first instance that took this much longer than the median of the others is a warm-up.
 WARM_UP = 1.2
 #: From this busy share on the GPU is the limit, and up to that one it is not; between the two nothing is said.
@@ -19,6 +21,8 @@ _GPU_BOUND_PCT, _NOT_GPU_BOUND_PCT = 75.0, 60.0
 _ONE_BY_ONE = 10
 #: Share of the idle time that one side must have to be called its cause.
 _MOST = 0.6
+#: Percent of a roof from which on, while the GPU is busy, the roof is the limit.
+_AT_ROOF_PCT = 50.0
 _SIDES = {
     "launch-bound": ("host", "launch", "api", "alloc", "profiler"),
     "sync-bound": ("sync",),
@@ -41,7 +45,8 @@ class Verdict:
     """What limits a stage: `kind`, a sentence with the numbers, a remedy, and the numbers themselves.
 
     `instances` were judged, `warm_up` left out; times are sums over them in ns, per token in us; `limit_us` is
-    what a token would take if the host cost nothing. Values per token are None where tokens are not known.
+    what a token would take if the host cost nothing, `roof_us` what its decode would at the roof. Values per token
+    are None where tokens are not known, `bound_by` (compute, memory bandwidth, or neither) where roofs are not.
     """
 
     stage: str
@@ -58,6 +63,8 @@ class Verdict:
     kernel_mean_us: float
     token_us: float | None
     limit_us: float | None
+    roof_us: float | None = None
+    bound_by: str | None = None
 
 
 def steady(walls: Sequence[int]) -> list[int]:
@@ -71,8 +78,11 @@ def steady(walls: Sequence[int]) -> list[int]:
     return list(range(len(walls)))
 
 
-def judge(stage: str, instances: Sequence[Mapping[str, Any]]) -> Verdict | None:
-    """The verdict on a stage from its rows of `stage_trace`; None where no cause has the better part of the time."""
+def judge(stage: str, instances: Sequence[Mapping[str, Any]], roof: StageRoof | None = None) -> Verdict | None:
+    """The verdict on a stage from its rows of `stage_trace`; None where no cause has the better part of the time.
+
+    `roof`: how near the stage came to the GPU's roofs, where that is known.
+    """
     kept = [instances[row] for row in steady([row["wall_ns"] for row in instances])]
     wall, busy, kernels = (sum(row[column] for row in kept) for column in ("wall_ns", "gpu_busy_ns", "kernels"))
     if not kernels or not wall:
@@ -93,7 +103,8 @@ def judge(stage: str, instances: Sequence[Mapping[str, Any]]) -> Verdict | None:
     return Verdict(
         stage=stage,
         kind=kind,
-        sentence=_sentence(stage, kind, 100.0 * busy / wall, idle, wall, per_token, kernel_us, token_us, limit_us),
+        sentence=_sentence(stage, kind, 100.0 * busy / wall, idle, wall, per_token, kernel_us, token_us, limit_us)
+        + (_at_the_roof(kind, roof) if roof else ""),
         remedy=_REMEDIES[kind],
         instances=len(kept),
         warm_up=len(instances) - len(kept),
@@ -105,6 +116,8 @@ def judge(stage: str, instances: Sequence[Mapping[str, Any]]) -> Verdict | None:
         kernel_mean_us=kernel_us,
         token_us=token_us,
         limit_us=limit_us,
+        roof_us=roof.token_roof_ns / 1e3 if roof and roof.token_roof_ns is not None else None,
+        bound_by=_bound_by(roof),
     )
 
 
@@ -144,6 +157,26 @@ def _sentence(
             f"it would take {limit_us / 1e3:.1f} ms if the host cost nothing."
         )
     return text
+
+
+def _bound_by(roof: StageRoof | None) -> str | None:
+    """The roof that a stage runs at while the GPU is busy; ``neither`` where it is far from both, None for unknown."""
+    if roof is None or roof.busy_mfu_pct is None or roof.busy_bandwidth_pct is None:
+        return None
+    share, word = max((roof.busy_mfu_pct, "compute"), (roof.busy_bandwidth_pct, "memory bandwidth"))
+    return word if share >= _AT_ROOF_PCT else "neither"
+
+
+def _at_the_roof(kind: str, roof: StageRoof) -> str:
+    """What the roofs say about a stage that the GPU limits, or that launches do."""
+    bound = _bound_by(roof)
+    if kind == "GPU-bound" and bound is not None:
+        shares = f"{roof.busy_mfu_pct:.0f} % of the FLOPs and {roof.busy_bandwidth_pct:.0f} % of the memory bandwidth"
+        where = "It is far from both roofs" if bound == "neither" else f"Its roof is {bound}"
+        return f" {where}: while busy, the GPU makes {shares} that it could."
+    if kind == "launch-bound" and roof.token_roof_ns is not None:
+        return f" At the {roof.roof} roof a token would take {roof.token_roof_ns / 1e6:.2g} ms."
+    return ""
 
 
 _WORDS = {

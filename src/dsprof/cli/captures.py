@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dsprof.cli.options import Families, Nsys, Stage, Step, SummaryFormat, Threads, ThreadsOption, app, stages_of
+from dsprof.cli.options import (
+    Families,
+    ModelConfig,
+    Nsys,
+    Stage,
+    Step,
+    SummaryFormat,
+    Threads,
+    ThreadsOption,
+    app,
+    stages_of,
+)
 from dsprof.cli.progress import Progress
 from dsprof.cli.reports import show
 
@@ -68,11 +79,13 @@ def capture(
     step: Step = None,
     threads: Threads = ThreadsOption.THREAD,
     families: Families = None,
+    model_config: ModelConfig = None,
     top: Annotated[int, typer.Option(min=0, help="Kernels to show for each stage.")] = 5,
     nsys: Nsys = None,
 ) -> None:
     """Record a DeepSeek-OCR session, or any command, under nsys; analyze it and print the summary."""
     from dsprof.families import read_rules
+    from dsprof.model_record import read_record
     from dsprof.nsys.profile import ProfileOptions
     from dsprof.session import Settings, capture_command, capture_images, images_of
     from dsprof.workloads.job import Job
@@ -82,6 +95,8 @@ def capture(
         raise typer.BadParameter("name images to read, or a command behind --, and not both.")
     if families:
         read_rules(families)  # a wrong file is told before the recording, not after it
+    if model_config:
+        read_record(model_config)
     options = ProfileOptions(
         trace=trace, cuda_graph_trace=cuda_graph_trace, limit_s=limit, capture_range=capture_range,
         capture_range_end=capture_range_end, nvtx_capture=nvtx_capture, extra=tuple(nsys_option or ()),
@@ -97,17 +112,24 @@ def capture(
                 device=device, dtype=dtype, use_flash_attn=flash_attn, trust_remote_code=trust_remote_code,
             )  # fmt: skip
             done = capture_images(job, settings, sys.stderr, progress)
-    _analyze(done, stage, step, threads, families, top)
+    _analyze(done, stage, step, threads, families, model_config, top)
 
 
 def _analyze(
-    done: Capture, stage: list[str] | None, step: str | None, threads: ThreadsOption, families: Path | None, top: int
+    done: Capture,
+    stage: list[str] | None,
+    step: str | None,
+    threads: ThreadsOption,
+    families: Path | None,
+    model_config: Path | None,
+    top: int,
 ) -> None:
     """Tables and summary of every report of a capture; the exit code is the captured program's."""
     from dsprof.analysis import analyze
 
     for export in done.exports if done.recorded else ():
-        analysis = analyze(export, stages=stages_of(stage), step=step, threads=threads.value, families=families)
+        analysis = analyze(export, stages=stages_of(stage), step=step, threads=threads.value, families=families,
+                           model_config=model_config)  # fmt: skip
         show(analysis.summary(top), SummaryFormat.RICH, analysis.write())
     typer.echo(f"Session: {done.folder} (to pass on: the export; a .nsys-rep holds environments of other processes)")
     if not done.recorded:
@@ -159,6 +181,24 @@ def tiny(
     from dsprof.workloads.tiny import save
 
     typer.echo(f"Checkpoint: {save(folder, size, seed, dtype)}")
+
+
+@workloads.command(epilog="Example: dsprof workloads config full --image page.png > run.model.json")
+def config(
+    size: Annotated[str, typer.Argument(metavar="tiny|full", help="Which of the models that dsprof builds.")],
+    image: Annotated[list[Path] | None, typer.Option(help="An image of each request; repeated: a batch.")] = None,
+    dtype: Annotated[str, typer.Option(help="Type of the weights.")] = "bfloat16",
+) -> None:
+    """Print what --model-config reads: a model's configuration, and what its requests' images become."""
+    import json
+
+    from dsprof.model_costs import ITEM_BYTES
+    from dsprof.workloads.describe import describe
+    from dsprof.workloads.tiny import SIZES
+
+    if size not in SIZES or dtype not in ITEM_BYTES:
+        raise typer.BadParameter(f"the size is one of {', '.join(SIZES)}, the type one of {', '.join(ITEM_BYTES)}.")
+    typer.echo(json.dumps(describe(size, dtype, image or []), ensure_ascii=False))
 
 
 @workloads.command(epilog="Example: dsprof workloads page page.png")

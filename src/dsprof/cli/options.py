@@ -64,6 +64,10 @@ Families = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Rules for kernel families, put before the usual ones: TOML, see the README."),
 ]
+ModelConfig = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Which model ran, for roofs: a config.json or session.json."),
+]
 Nsys = Annotated[str | None, typer.Option(metavar="PATH", help="The nsys that exports a .nsys-rep.")]
 
 
@@ -88,6 +92,7 @@ def analysis_of(
     step: str | None,
     threads: ThreadsOption,
     families: Path | None,
+    model_config: Path | None,
     nsys: str | None,
     progress: Callable[[str], None],
 ) -> Analysis:
@@ -95,7 +100,7 @@ def analysis_of(
     from dsprof.analysis import analyze as run
 
     return run(report, stages=stages_of(stage), step=_pattern("--step", step), threads=threads.value,
-               families=families, nsys=nsys, progress=progress)  # fmt: skip
+               families=families, model_config=model_config, nsys=nsys, progress=progress)  # fmt: skip
 
 
 def stages_of(options: list[str] | None) -> dict[str, str]:

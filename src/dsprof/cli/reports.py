@@ -10,6 +10,7 @@ import typer
 
 from dsprof.cli.options import (
     Families,
+    ModelConfig,
     Nsys,
     Report,
     Stage,
@@ -39,11 +40,12 @@ def analyze(
     format_: Annotated[SummaryFormat, typer.Option("--format", help="How to print the summary.")] = SummaryFormat.RICH,
     strict: Annotated[bool, typer.Option("--strict", help="Fail where data is missing, lost or unreconciled.")] = False,
     families: Families = None,
+    model_config: ModelConfig = None,
     nsys: Nsys = None,
 ) -> None:
     """Attribute a report's kernels to stages, write all tables as Parquet, print a summary."""
     with Progress() as progress:
-        analysis = analysis_of(report, stage, step, threads, families, nsys, progress)
+        analysis = analysis_of(report, stage, step, threads, families, model_config, nsys, progress)
         folder = analysis.write(out, progress)
         summary = analysis.summary(top)
     show(summary, format_, folder)
@@ -62,6 +64,7 @@ def table(
     step: Step = None,
     threads: Threads = ThreadsOption.THREAD,
     families: Families = None,
+    model_config: ModelConfig = None,
     nsys: Nsys = None,
 ) -> None:
     """Print one table of a report; --format parquet writes the file to standard output."""
@@ -69,7 +72,7 @@ def table(
 
     known_table(name)
     with Progress() as progress:
-        analysis = analysis_of(report, stage, step, threads, families, nsys, progress)
+        analysis = analysis_of(report, stage, step, threads, families, model_config, nsys, progress)
         found = analysis.arrow(name)
     from dsprof.render import plain, terminal
 

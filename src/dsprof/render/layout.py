@@ -8,6 +8,7 @@ from attrs import frozen
 
 from dsprof.families import OTHER
 from dsprof.render import units
+from dsprof.roofs import StageRoof
 from dsprof.stages import NO_STAGE
 from dsprof.summary import FamilyLine, InstanceLine, KernelLine, StageLine, Summary
 
@@ -32,6 +33,8 @@ def grids(summary: Summary) -> list[Grid]:
     shown = [_stages(summary.stages, bool(summary.counts.kernels))]
     if 0 < len(summary.instances) <= MOST_INSTANCES:
         shown.append(_instances(summary.instances, bool(summary.counts.kernels)))
+    if summary.roofs:
+        shown.append(_roofs(summary.roofs))
     if summary.families:
         shown.append(_families(summary.families))
     stages = dict.fromkeys(line.stage for line in summary.top_kernels)
@@ -60,7 +63,11 @@ def headline(summary: Summary) -> list[tuple[str, str]]:
 
 
 def coverage(summary: Summary) -> str:
-    """One sentence on how much of the report the stages hold."""
+    """How much of the report the stages hold, and what would tell more of it."""
+    return f"{_coverage(summary)} {summary.roofs_note}".strip()
+
+
+def _coverage(summary: Summary) -> str:
     seen = summary.coverage
     if not seen.kernels:
         return "No kernels were recorded, so times are host times."
@@ -120,6 +127,21 @@ def _without_gpu(title: str, header: list[str], rows: list[list[str]], on_gpu: b
     if not on_gpu:
         header, rows = header[:first], [row[:first] for row in rows if row[0] != NO_STAGE]
     return Grid(title, tuple(header), tuple(tuple(row) for row in rows))
+
+
+def _roofs(lines: Sequence[StageRoof]) -> Grid:
+    """How near each stage came to the roofs; all is of one instance, of one step for a decode."""
+    header = ("stage", "FLOPs", "bytes", "MFU", "busy MFU", "bandwidth", "busy bw", "roof", "at roof", "took")
+    first, rows = lines[0], []
+    for x in lines:
+        per, label = (x.tokens, f"{x.stage}/step") if x.token_roof_ns is not None else (x.instances, x.stage)
+        rows.append((
+            label, units.flops(x.model_flops / per), units.size(x.model_bytes / per), units.percent(x.mfu_pct),
+            units.percent(x.busy_mfu_pct), units.percent(x.bandwidth_pct), units.percent(x.busy_bandwidth_pct), x.roof,
+            units.time(x.roof_ns / per), units.time(x.wall_ns / per),
+        ))  # fmt: skip
+    peaks = f"{units.flops(first.peak_flops_per_s)}/s {first.unit} (dense), {units.size(first.peak_bytes_per_s)}/s"
+    return Grid(f"Roofs of {first.gpu}: {peaks}", header, tuple(rows))
 
 
 def _families(lines: Sequence[FamilyLine]) -> Grid:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 _TIME = ((1e9, "s"), (1e6, "ms"), (1e3, "us"))
 _SIZE = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+_FLOPS = ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
 _NONE = "-"
 
 
@@ -25,6 +26,14 @@ def size(count: float | None) -> str:
         if abs(count) >= unit:
             return f"{_digits(count / unit)} {word}"
     return f"{count:.0f} B"
+
+
+def flops(number: float) -> str:
+    """Floating-point operations in decimal units: ``5.943 TFLOP``."""
+    for unit, word in _FLOPS:
+        if number >= unit:
+            return f"{_digits(number / unit)} {word}"
+    return f"{number:.0f} FLOP"
 
 
 def count(number: int | None) -> str:

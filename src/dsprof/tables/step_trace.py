@@ -10,7 +10,6 @@ from dsprof.accounting import CAUSES, accounts
 from dsprof.attributed import Attributed, row_in, wall_time
 from dsprof.attribution import NULL, Ints
 from dsprof.measures import Totals, stages_with_steps, step_totals
-from dsprof.stages import PREFILL
 from dsprof.table import Coded, Table, integer, name
 from dsprof.trace import pid_of, tid_of
 
@@ -33,7 +32,7 @@ def _place(a: Attributed, steps: Ints, owner: Ints) -> dict[str, Any]:
     ranges, none = a.trace.ranges, np.full(len(owner) - len(steps), NULL)
     stage_row = row_in(a, a.stage_ranges, owner)
     thread = ranges.thread[np.append(steps, owner[len(steps) :])]
-    prompt = _prompt(a)
+    prompt = np.append(a.prompt_of_stage, NULL)
     number = np.append(a.step_number, none)
     known = (prompt[stage_row] != NULL) & (number != NULL) & (stage_row >= 0)
     return {
@@ -47,19 +46,6 @@ def _place(a: Attributed, steps: Ints, owner: Ints) -> dict[str, Any]:
         "tokens": np.append(np.ones(len(steps), np.int64), none),
         "context_tokens": np.where(known, prompt[stage_row] + number, NULL),
     }
-
-
-def _prompt(a: Attributed) -> Ints:
-    """Tokens of the prefill before each stage range in its request, NULL where none is known; one entry more: NULL."""
-    request, prompt = a.request_of_stage, np.full(len(a.stage_ranges) + 1, NULL)
-    names = a.stage_names[:-1]
-    prefill = np.flatnonzero(a.stage_of_range[a.stage_ranges] == (names.index(PREFILL) if PREFILL in names else -2))
-    process = a.trace.ranges.thread[a.stage_ranges] & ~np.int64(0xFFFFFF)
-    by = {
-        (int(process[row]), int(request[row])): int(a.tokens[row]) for row in prefill.tolist() if request[row] != NULL
-    }
-    prompt[:-1] = [by.get(key, NULL) for key in zip(process.tolist(), request.tolist(), strict=True)]
-    return prompt
 
 
 def _times(a: Attributed, steps: Ints, between: int, totals: Totals) -> dict[str, Ints]:

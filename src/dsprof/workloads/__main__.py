@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from dsprof.errors import DsprofError, ModelUnusable
-from dsprof.workloads.deepseek_ocr import DeepSeekOCRSession
+from dsprof.workloads.deepseek_ocr import DeepSeekOCRSession, plain_config
 from dsprof.workloads.job import JOB, OUTCOME, Job, Outcome, RequestRecord, read_job, write_json
 from dsprof.workloads.ranges import open_domain
 from dsprof.workloads.tiny import SIZES
@@ -40,6 +40,7 @@ def run(job: Job, outcome: Outcome) -> None:
     outcome.device, outcome.attention = session.device, session.attention
     outcome.device_name = _device_name(session.device)
     outcome.parameters = sum(weights.numel() for weights in session.model.parameters())
+    outcome.dtype, outcome.model_config = str(session.model.dtype).removeprefix("torch."), plain_config(session.model)
     images = [image for image in job.images for _ in range(job.repeat)]
     requests = [images[start : start + job.batch] for start in range(0, len(images), job.batch)]
     for _ in range(job.warmup):
@@ -55,7 +56,9 @@ def _serve(session: DeepSeekOCRSession, job: Job, images: list[str]) -> list[Req
     else:
         results = [session.run_inference(images[0], job.prompt, job.max_new_tokens)]
     return [
-        RequestRecord(Path(image).name, result.prompt_tokens, len(result.token_ids), result.text, result.timing)
+        RequestRecord(
+            Path(image).name, result.prompt_tokens, len(result.token_ids), result.text, result.timing, result.views
+        )
         for image, result in zip(images, results, strict=True)
     ]
 

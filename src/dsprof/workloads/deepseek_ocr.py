@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,16 @@ _FLASH_TEXT = {"text_config": "flash_attention_2"}
 
 @define
 class InferenceResult:
-    """What one request gave: text, the new tokens' ids, and the host's times."""
+    """What one request gave: text, the new tokens' ids, and the host's times.
+
+    `views`: how many pictures of which height and width the vision tower was given; None where that is not known.
+    """
 
     text: str
     token_ids: list[int]
     prompt_tokens: int
     timing: RequestTiming
+    views: list[list[int]] | None = None
 
 
 @define
@@ -134,8 +138,11 @@ class DeepSeekOCRSession:
         self.served += 1
         length, timing = inputs["input_ids"].shape[1], segmenter.timings[0]
         tokens = [row[length:].tolist() for row in output]
-        decode = self.processor.tokenizer.decode
-        return [InferenceResult(decode(ids, skip_special_tokens=True), ids, length, timing) for ids in tokens]
+        decode, views = self.processor.tokenizer.decode, views_of(inputs, len(images))
+        return [
+            InferenceResult(decode(ids, skip_special_tokens=True), ids, length, timing, seen)
+            for ids, seen in zip(tokens, views, strict=True)
+        ]
 
     def _infer(
         self, image_path: str | os.PathLike[str], prompt: str, max_new_tokens: int
@@ -157,6 +164,37 @@ def run_once(
 ) -> list[StageTiming]:
     """One request's stages as the host saw them."""
     return session.run_inference(image_path, prompt, max_new_tokens).timing.stages
+
+
+def views_of(inputs: Mapping[str, Any], images: int) -> list[list[list[int]] | None]:
+    """For each image of a processor's inputs: ``[how many, height, width]`` of the whole, and of its crops.
+
+    None where the processor gives its pictures in another form than DeepSeek-OCR-2's.
+    """
+    whole, crops, counts = (inputs.get(name) for name in ("pixel_values", "pixel_values_local", "num_local_patches"))
+    if whole is None or whole.ndim != 4 or len(whole) != images:
+        return [None] * images
+    views: list[list[list[int]] | None] = []
+    for image in range(images):
+        count = int(counts[image]) if counts is not None and crops is not None else 0
+        views.append([[1, *whole.shape[-2:]], *([[count, *crops.shape[-2:]]] if count and crops is not None else [])])
+    return views
+
+
+def plain_config(model: Any) -> dict[str, Any]:
+    """A model's configuration as plain JSON, without private entries: those name paths. Empty where it has none."""
+    try:
+        config = json.loads(model.config.to_json_string(use_diff=False))
+    except (AttributeError, TypeError, ValueError):
+        return {}
+    cleaned = _without_private(config)
+    return cleaned if isinstance(cleaned, dict) else {}
+
+
+def _without_private(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_private(one) for key, one in value.items() if not str(key).startswith("_")}
+    return [_without_private(one) for one in value] if isinstance(value, list) else value
 
 
 def open_image(path: str | os.PathLike[str]) -> Any:

@@ -35,18 +35,25 @@ class Job:
 
 @define
 class RequestRecord:
-    """One request: which image, what it gave, what it took on the host."""
+    """One request: which image, what it gave, what it took on the host.
+
+    `views`: how many pictures of which height and width the vision tower was given for it; None where not known.
+    """
 
     image: str
     prompt_tokens: int
     new_tokens: int
     text: str
     timing: RequestTiming
+    views: list[list[int]] | None = None
 
 
 @define
 class Outcome:
-    """What the session was and did; `error` is empty, or the error's class, sentence and advice."""
+    """What the session was and did; `error` is empty, or the error's class, sentence and advice.
+
+    `model_config`: the model's configuration; `dtype`: the type of its weights.
+    """
 
     versions: dict[str, str] = field(factory=dict)
     device: str = ""
@@ -55,6 +62,8 @@ class Outcome:
     parameters: int = 0
     requests: list[RequestRecord] = field(factory=list)
     error: list[str] = field(factory=list)
+    dtype: str = ""
+    model_config: dict[str, Any] = field(factory=dict)
 
 
 def write_json(path: Path, document: Any) -> None:

@@ -1,0 +1,140 @@
+"""Which model ran, as a file says it: its configuration, the type of its weights, what each request gave it.
+
+Three kinds of file say it: the ``session.json`` of a capture, the ``<report>.model.json`` that ``dsprof workloads
+config`` writes, and a checkpoint's ``config.json``, which knows nothing of requests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import field, frozen
+
+from dsprof.errors import ConfigUnreadable
+from dsprof.model_costs import View
+
+SCHEMA = "dsprof.model/1"
+_SESSION = "dsprof.session/"
+#: Sequences and pictures of a request, and pixels of a side, are not believed beyond this.
+_MOST = 1 << 16
+#: Ends the name of a file beside a report that says which model ran; a capture's own record.
+BESIDE, RECORD = ".model.json", "session.json"
+
+
+@frozen
+class Served:
+    """What one request gave the model: sequences, and pictures as the vision tower saw them; None: not known."""
+
+    batch: int = 1
+    views: tuple[View, ...] | None = None
+
+
+@frozen
+class ModelRecord:
+    """Which model ran: `source` is the file that says so, `problem` why it does not.
+
+    `requests` by number; `each` holds for the requests that are not in it; None where nothing is known of them.
+    """
+
+    source: str
+    config: dict[str, Any] = field(factory=dict)
+    dtype: str = ""
+    requests: dict[int, Served] = field(factory=dict)
+    each: Served | None = None
+    problem: str = ""
+
+    def served(self, request: int) -> Served | None:
+        """What the request of that number gave the model; None where it is not known."""
+        return self.requests.get(request, self.each)
+
+
+def find_record(report: Path) -> ModelRecord | None:
+    """What lies beside a report and says which model ran; what cannot be read is in its `problem`."""
+    for path in (report.with_suffix(BESIDE), report.with_name(RECORD)):
+        if not os.path.isfile(path):  # noqa: PTH113  Path raises for a name that is too long
+            continue
+        try:
+            document = _document(path)
+            if path.name != RECORD or _is_of(document, report):
+                return _record(path, document)
+        except ConfigUnreadable as error:
+            return ModelRecord(path.name, problem=error.message)
+    return None
+
+
+def read_record(path: Path) -> ModelRecord:
+    """The model that a file names. Raises `ConfigUnreadable`."""
+    found = _record(path, _document(path))
+    if found is None:
+        raise _unreadable(path, "the capture that it is of left no configuration")
+    return found
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(path, getattr(error, "strerror", None) or str(error)) from error
+    if not isinstance(document, dict):
+        raise _unreadable(path, "it is no object")
+    return document
+
+
+def _is_of(document: Mapping[str, Any], report: Path) -> bool:
+    """Is a session's record that of this report, and not of another one in the folder?"""
+    names = document.get("reports")
+    return isinstance(names, list) and report.stem in {Path(str(name)).stem for name in names}
+
+
+def _record(path: Path, document: dict[str, Any]) -> ModelRecord | None:
+    """What a document says; None for the record of a capture that did not know its model."""
+    schema = str(document.get("schema", ""))
+    try:
+        if schema.startswith(_SESSION):
+            config = document.get("model_config")
+            requests = _requests(document.get("requests") or [])
+            return ModelRecord(path.name, config, str(document.get("dtype", "")), requests) if config else None
+        if schema == SCHEMA:
+            served = _served([document.get("views")], int(document.get("batch", 1)))
+            return ModelRecord(path.name, dict(document["config"]), str(document.get("dtype", "")), each=served)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _unreadable(path, f"it holds something else than it should ({error!r})") from error
+    if "model_type" not in document:
+        raise _unreadable(path, "it names no model_type")
+    return ModelRecord(path.name, document, dtype_of(document))
+
+
+def dtype_of(config: Mapping[str, Any]) -> str:
+    """Type of the weights that a configuration names, by whichever of the names it had; empty for none."""
+    parts = [config, config.get("text_config") or {}]
+    named = (part.get(key) for part in parts for key in ("dtype", "torch_dtype"))
+    return next((str(name).removeprefix("torch.") for name in named if name), "")
+
+
+def _requests(records: list[dict[str, Any]]) -> dict[int, Served]:
+    """The session's records of single images, put together by request."""
+    views: dict[int, list[Any]] = {}
+    for record in records:
+        views.setdefault(int(record["timing"]["request"]), []).append(record.get("views"))
+    return {request: _served(found, len(found)) for request, found in views.items()}
+
+
+def _served(views: list[Any], batch: int) -> Served:
+    """`views`: for each image, how many pictures of which height and width it became, or None."""
+    if not 0 < batch <= _MOST:
+        raise ValueError(f"a batch of {batch}")
+    if any(one is None for one in views):
+        return Served(batch)
+    found = tuple(View(*map(int, view)) for one in views for view in one)
+    if not all(0 < number <= _MOST for view in found for number in (view.count, view.height, view.width)):
+        raise ValueError("pictures without a size that can be")
+    return Served(batch, found)
+
+
+def _unreadable(path: Path, reason: str) -> ConfigUnreadable:
+    hint = "Name a checkpoint's config.json, a capture's session.json, or what `dsprof workloads config` wrote."
+    return ConfigUnreadable(f"{path} does not say which model ran: {reason}.", hint)
