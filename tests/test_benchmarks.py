@@ -238,6 +238,15 @@ def test_one_changed_value_is_found(results, copied, table, column, value):
     assert fault.endswith("and 0 more rows")
 
 
+def test_bounded_results_are_compared_with_the_fast_ones(kept, results, copied):
+    """What a benchmark with --memory does with the two folders."""
+    export, key = reports.synthetic(kept, KERNELS), f"{speed.MEMORY}1GB"
+    assert faults(speed.compare({speed.COLD: results, key: copied}, export)) == []
+    change(copied / "step_trace.parquet", "start_ns", 3, 1)
+    (fault,) = faults(speed.compare({speed.COLD: results, key: copied}, export))
+    assert fault.startswith("step_trace with --memory 1GB: start_ns in row 3: ")
+
+
 def test_a_missing_table_and_missing_rows_are_found(results, copied, tmp_path):
     (copied / "mem_sum.parquet").unlink()
     write_parquet(pq.read_table(copied / "kern_sum.parquet")[1:], copied / "kern_sum.parquet")
