@@ -4,8 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 NSYS_HOME ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dsprof/nsys
 READY := $(VENV)/.ready
+# What `make bench` measures, in kernels, and where it keeps the reports that it makes; ARGS: more options.
+SIZES ?= 100000 1000000
+BENCH_HOME ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dsprof/bench
 
-.PHONY: help demo test check lint types contracts format readme nsys clean
+.PHONY: help demo test check lint types contracts format readme nsys bench profile clean
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made
@@ -45,6 +48,12 @@ readme: $(READY) ## Make the generated parts of the README anew
 nsys: ## Install Debian's nsys into a folder, without root (two versions, for the tests)
 	.ci/install-nsys "$(NSYS_HOME)/trixie" trixie
 	.ci/install-nsys "$(NSYS_HOME)/bookworm" bookworm
+
+bench: $(READY) ## Measure dsprof beside nsys stats, compare their results (SIZES="100000 1000000 10000000": all)
+	$(BIN)/python benchmarks/speed.py --kernels $(SIZES) --folder "$(BENCH_HOME)" --check --out benchmarks/RESULTS.md $(ARGS)
+
+profile: $(READY) ## Say where the time of an analysis goes (REPORT=run.sqlite; ARGS=--functions)
+	$(BIN)/python benchmarks/breakdown.py $(REPORT) --folder "$(BENCH_HOME)" $(ARGS)
 
 clean: ## Remove what was built; reports and caches outside the tree stay
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -79,11 +79,13 @@ def kernel_names() -> list[str]:
         f"nvjet_sm90_tst_{m}x{n}_64x{k}_2x1_v_bz_TNN" for m in (16, 64, 192) for n in (8, 64, 192) for k in (4, 16)
     ]
     names += [
-        f"void flash::flash_fwd_{kind}_kernel<Flash_fwd_kernel_traits<(int){head}, (int)64, (int)128>>(flash::Flash_fwd_params)"
+        f"void flash::flash_fwd_{kind}_kernel<Flash_fwd_kernel_traits<(int){head}, (int)64, (int)128>>"
+        "(flash::Flash_fwd_params)"
         for kind in ("splitkv", "combine", "plain") for head in (64, 128)
     ]  # fmt: skip
     names += [
-        f"void at::native::reduce_kernel<(int)512, (int)1, at::native::ReduceOp<float, at::native::{op}, float, (int)4>>(T3)"
+        "void at::native::reduce_kernel<(int)512, (int)1, "
+        f"at::native::ReduceOp<float, at::native::{op}, float, (int)4>>(T3)"
         for op in ("MeanOps", "ArgMaxOps", "SumFunctor", "MaxNanFunctor")
     ]
     plain = (
@@ -311,8 +313,9 @@ def write(writer: Writer, thread: Thread, made: Batch, first: bool) -> None:
             node = np.where(of["node"] > 0, of["node"], None)  # type: ignore[call-overload]
             name = of["name"]
             writer.add(table, **place, demangledName=writer.kernel[name, 0], shortName=writer.kernel[name, 1],
-                       registersPerThread=32 + 8 * (name % 24), gridX=1 + 13 * (name % 97), gridY=1, gridZ=1, blockX=128,
-                       blockY=1, blockZ=1, dynamicSharedMemory=1024 * (name % 3), graphNodeId=node)  # fmt: skip
+                       registersPerThread=32 + 8 * (name % 24), gridX=1 + 13 * (name % 97), gridY=1, gridZ=1,
+                       blockX=128, blockY=1, blockZ=1, dynamicSharedMemory=1024 * (name % 3),
+                       graphNodeId=node)  # fmt: skip
         elif table == MEMCPY:
             writer.add(table, **place, bytes=of["bytes"], copyKind=of["copy"], srcKind=2 * (of["copy"] == 2),
                        dstKind=2 * (of["copy"] == 1))  # fmt: skip

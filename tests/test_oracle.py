@@ -137,6 +137,7 @@ class Case(Enum):
     B2 = "a CUDA graph traced as a whole is no operation for NVIDIA"
     F = "a range ended by another thread is none for NVIDIA, and its process's for dsprof"
     G = "a call across the end of the range is outside for NVIDIA"
+    L = "a range without an end lasts to the last time of any range for NVIDIA, to the capture's end for dsprof"
     TWICE = "of two API rows of one identity the earliest counts for dsprof, for NVIDIA both do"
 
 
@@ -187,7 +188,7 @@ _RANGES = """
     SELECT n.rowid AS id, coalesce(n.text, (SELECT value FROM StringIds WHERE id = n.textId), '') AS title,
            coalesce(d.text, '') AS domain,
            n.eventType IN (60, 71) AS start_end, n.globalTid AS thread, n.endGlobalTid AS ended_by,
-           n.start, coalesce(n.end, (SELECT max(duration) FROM ANALYSIS_DETAILS)) AS end
+           n.start, coalesce(n.end, (SELECT max(duration) FROM ANALYSIS_DETAILS)) AS end, n.end IS NULL AS endless
     FROM NVTX_EVENTS n
     LEFT JOIN (SELECT domainId, globalTid & ~16777215 AS process, min(text) AS text
                FROM NVTX_EVENTS WHERE eventType = 75 GROUP BY 1, 2) d
@@ -225,6 +226,7 @@ class Plain:
         joined["repeat"] = joined.op.duplicated()
         self.operations = joined
         self.ranges = {int(r.id): r for r in nvtx.itertuples(index=False)}
+        self._last_time = max((r.start if r.endless else r.end for r in self.ranges.values()), default=0)
         self.has_graphs = bool(joined.whole_graph.any())
         self._kernel = joined.kernel.where(joined.kernel.notna(), None).tolist()
         self._call_start, self._call_end, self._thread = (
@@ -237,10 +239,14 @@ class Plain:
             for of in [np.flatnonzero(self._thread == thread)]
         }
 
-    def begun_in(self, r: Any, thread: int) -> np.ndarray:
+    def end(self, r: Any, rule: int) -> int:
+        """When the range `r` ends by a rule."""
+        return self._last_time if r.endless and rule == 0 else r.end
+
+    def begun_in(self, r: Any, thread: int, rule: int = 1) -> np.ndarray:
         """Rows of the operations whose call by `thread` begins in the range `r`."""
         rows = self._by_thread.get(thread, np.zeros(0, np.int64))
-        low, high = np.searchsorted(self._call_start[rows], [r.start, r.end])
+        low, high = np.searchsorted(self._call_start[rows], [r.start, self.end(r, rule)])
         return rows[low:high]
 
     def enclosed(self, r: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -249,8 +255,9 @@ class Plain:
             threads = [thread for thread in self._by_thread if thread & _PROCESS == r.thread & _PROCESS]
             rows = np.concatenate([self.begun_in(r, thread) for thread in threads])
             return rows[:0], rows[~self._repeat[rows]]
-        rows = self.begun_in(r, r.thread)
-        return rows[(self._call_end[rows] <= r.end) & ~self._graph[rows]], rows[~self._repeat[rows]]
+        rows, theirs = self.begun_in(r, r.thread), self.begun_in(r, r.thread, 0)
+        whole = (self._call_end[theirs] <= self.end(r, 0)) & ~self._graph[theirs]
+        return theirs[whole], rows[~self._repeat[rows]]
 
     @cached_property
     def in_ranges(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
@@ -266,6 +273,7 @@ class Plain:
             reasons = {
                 Case.F: handed_over(r),
                 Case.G: (self._call_end[ours] > r.end).any(),
+                Case.L: self.end(r, 0) != r.end,
                 Case.B2: self._graph[ours].any(),
                 Case.TWICE: self._repeat[nvidia].any(),
             }
@@ -293,7 +301,7 @@ class Plain:
         if not len(inside):
             return None
         first, calls = int(inside.start.min()), inside.correlationId.nunique()
-        return Row(*whose(r), r.start, r.end - r.start, first, int(inside.end.max()) - first, calls)
+        return Row(*whose(r), r.start, self.end(r, rule) - r.start, first, int(inside.end.max()) - first, calls)
 
     def groups(self, rule: int) -> dict[Group, tuple[int, Statistics]]:
         """Kernels by range name, of the exceptional names only: number of ranges, and statistics."""
