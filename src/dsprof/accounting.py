@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from dsprof import attribution as at
 from dsprof.attributed import Attributed, row_in
@@ -139,7 +140,7 @@ class _Timeline(NamedTuple):
     """
 
     time: Ints
-    open: Ints
+    open: npt.NDArray[np.uint8]
 
     def sums(self, start: Ints, end: Ints) -> dict[str, Ints]:
         """Nanoseconds of each window by cause, and in any call; the windows may nest."""
@@ -166,7 +167,9 @@ class _Timeline(NamedTuple):
 
 
 #: The lowest bit of each combination of open layers; the number of layers for none.
-_LOWEST = np.array([(mask & -mask).bit_length() - 1 if mask else len(_LAYERS) for mask in range(1 << len(_LAYERS))])
+_LOWEST = np.array(
+    [(mask & -mask).bit_length() - 1 if mask else len(_LAYERS) for mask in range(1 << len(_LAYERS))], np.uint8
+)
 
 
 def _timeline(a: Attributed, thread: int, low: int, high: int) -> _Timeline:
@@ -178,9 +181,12 @@ def _timeline(a: Attributed, thread: int, low: int, high: int) -> _Timeline:
         begin, finish = at.united(np.maximum(start[near], low), np.minimum(end[near], high))
         keys += [(edge - low) << _LAYER_BITS | layer for edge in (begin, finish)]
     edges = np.concatenate(keys)
+    del keys
     edges.sort(kind="stable")  # runs that are sorted already
-    time = (edges >> _LAYER_BITS) + low
-    return _Timeline(time, np.bitwise_xor.accumulate(np.int64(1) << (edges & (1 << _LAYER_BITS) - 1)))
+    changed = (edges & (1 << _LAYER_BITS) - 1).astype(np.uint8)
+    edges >>= _LAYER_BITS
+    edges += low
+    return _Timeline(edges, np.bitwise_xor.accumulate(np.left_shift(np.uint8(1), changed)))
 
 
 _Intervals = tuple[Ints, Ints]

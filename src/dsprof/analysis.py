@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from attrs import evolve, frozen
 
 from dsprof import findings
 from dsprof.attributed import Attributed, Rules, Threads
@@ -20,14 +22,16 @@ from dsprof.errors import OutputRefused, UnknownTable
 from dsprof.families import read_rules
 from dsprof.findings import Finding
 from dsprof.measures import check, range_sums, tally
+from dsprof.memory import allowed, bytes_of
 from dsprof.model_record import find_record, read_record
 from dsprof.nsys.locate import locate
 from dsprof.nsys.parts import CutTooLate, PartialReport, size_of
 from dsprof.nsys.reader import Progress, read
 from dsprof.parquet import Gathered, InOrder, Written, parquet, write_parquet
 from dsprof.roofs import stage_roofs
-from dsprof.summary import Summary, summarize
-from dsprof.table import Table
+from dsprof.stored import find, forget, identity, store
+from dsprof.summary import Summary, summarize, top_kernels
+from dsprof.table import EventTable, Table
 from dsprof.tables import all_tables
 from dsprof.trace import Trace
 
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
 
 #: How many kernels of each stage a summary names unless it is told otherwise.
 TOP_KERNELS = 5
+#: Tables that the summary and the check of the sums are made from.
+_SUMMED = ("kern_sum", "stage_sum", "stage_trace", "stage_kern_sum", "stage_family_sum", "stage_roof_trace")
 
 
 def analyze(
@@ -47,8 +53,11 @@ def analyze(
     step: str | None = None,
     threads: Threads = "thread",
     families: str | os.PathLike[str] | None = None,
-    memory: int | None = None,
     model_config: str | os.PathLike[str] | None = None,
+    tables: Iterable[str] | None = None,
+    memory: int | str | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    reuse: bool = True,
     nsys: str | None = None,
     progress: Progress = lambda sentence: None,
 ) -> Analysis:
@@ -59,24 +68,52 @@ def analyze(
     expressions searched for in range names. `step`: the pattern of decode steps. `threads`: ``"process"``
     gives launches of threads without a stage the one that is open in their process. `families`: a TOML file of
     rules for kernel families, put before the usual ones. `model_config`: the file that says which model ran, for
-    roofs; by default what lies beside the report (``<report>.model.json``, a capture's ``session.json``). `memory`:
-    bytes that the analysis may take; a report that would take more is worked through in parts, with the same results.
-    `progress` is told what is being done. Raises a `DsprofError` that says what to do.
+    roofs; by default what lies beside the report (``<report>.model.json``, a capture's ``session.json``). `tables`:
+    those that are wanted, all unless given. `memory`: bytes, or ``"2GB"``, that the analysis may take, three quarters
+    of what is free unless given; a report that would take more is worked through in parts, with the same results.
+    `folder`: where the tables go, or lie already; results that lie there and are of the same report, rules and dsprof
+    are used again, unless `reuse` is False. `progress` is told what is being done. Raises a `DsprofError` that says
+    what to do.
 
     >>> analysis = analyze("run.nsys-rep")          # doctest: +SKIP
     >>> analysis["stage_kern_sum"].head()           # doctest: +SKIP
     """
     own = read_rules(Path(families)) if families is not None else ()
     named = read_record(Path(model_config)) if model_config is not None else None
+    wanted = tuple(known_table(name).name for name in (all_tables() if tables is None else tables))
+    limit = bytes_of(memory) if isinstance(memory, str) else memory
     report, exported = locate(Path(path), nsys, progress)
     usual = Rules()
     model = named or find_record(report)
     rules = Rules({**usual.stages, **(stages or {})}, step or usual.step, threads, (*own, *usual.families), model)
-    parts = 1 if memory is None else size_of(exported).parts(memory)
+    place = Path(folder) if folder is not None else report.with_suffix(".dsprof")
+    made_from = identity(exported, rules)
+    summary = find(place, made_from, wanted) if reuse else None
+    if summary is not None:
+        return Stored(summary, place, wanted, report)
+    return _fresh(exported, rules, Made(report, place, made_from, wanted), limit, progress)
+
+
+@frozen
+class Made:
+    """Of which report, for which folder, from what, and with which tables an analysis is made."""
+
+    report: Path
+    folder: Path
+    made_from: dict[str, Any]
+    tables: tuple[str, ...]
+
+
+def _fresh(exported: Path, rules: Rules, made: Made, limit: int | None, progress: Progress) -> Analysis:
+    """Read the export, in as many parts as the limit asks for."""
+    details = any(isinstance(all_tables()[name], EventTable) for name in made.tables)
+    size = size_of(exported)
+    parts = size.parts(allowed() if limit is None else limit)
     if parts == 1:
-        return Analysis(read(exported, progress), rules, report)
-    partial = PartialReport(exported, parts, progress=progress)
-    return Analysis(partial.trace, rules, report, partial)
+        return Analysis(read(exported, progress, details), rules, made=made)
+    progress(f"working in {parts} parts: at once it would take {size.whole_bytes / 1e9:.1f} GB of memory")
+    partial = PartialReport(exported, parts, details, progress)
+    return Analysis(partial.trace, rules, partial=partial, made=made)
 
 
 class Analysis(Mapping[str, "pd.DataFrame"]):
@@ -92,19 +129,28 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
         rules: Rules | None = None,
         path: Path | None = None,
         partial: PartialReport | None = None,
+        made: Made | None = None,
     ) -> None:
-        self.path = path
+        report = path or Path(trace.report.file)
+        self._made = made or Made(report, report.with_suffix(".dsprof"), {}, tuple(all_tables()))
         self.attributed = Attributed(trace, rules)
         self._partial = partial
         self._arrow: dict[str, pa.Table] = {}
+
+    @property
+    def path(self) -> Path:
+        """The report."""
+        return self._made.report
 
     # -- tables -----------------------------------------------------------------------------------------
 
     def arrow(self, name: str) -> pa.Table:
         """The table `name` as Arrow, units and sentences in its fields' metadata. Raises `UnknownTable`."""
         table = known_table(name)
+        if isinstance(table, EventTable) and name not in self._made.tables:
+            raise UnknownTable(f"{name} was left out of this analysis.", "Name it among the tables that are wanted.")
         if name not in self._arrow:
-            if table.of_events and self._partial is not None:
+            if isinstance(table, EventTable) and self._partial is not None:
                 rows = Gathered()
                 self._work_through({table: rows})
                 self._arrow[name] = rows.table()
@@ -118,11 +164,11 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
             self._work_through({})
         return self.attributed
 
-    def _work_through(self, rows: Mapping[Table, InOrder]) -> None:
+    def _work_through(self, rows: Mapping[EventTable, InOrder]) -> None:
         """Go through the parts of the report once: take all measures, and the rows of some tables of events."""
         assert self._partial is not None  # noqa: S101 - the callers asked
         whole = self.attributed
-        measures = [] if whole.measured else _measures()
+        measures = [] if whole.measured else _measures(self._made.tables)
         while True:
             try:
                 whole.measured |= self._gather(self._partial, rows, measures)
@@ -134,7 +180,7 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
                 return
 
     def _gather(
-        self, partial: PartialReport, rows: Mapping[Table, InOrder], measures: list[Measure[Any]]
+        self, partial: PartialReport, rows: Mapping[EventTable, InOrder], measures: list[Measure[Any]]
     ) -> dict[str, Any]:
         found: dict[str, Any] = {}
         self.attributed.prepare()
@@ -143,7 +189,7 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
             for measure in measures:
                 measure.add(found, part)
             for table, sink in rows.items():
-                sink.add(table.arrow(part, self._metadata), trace.part.high)
+                sink.add(table.pieces(part, self._metadata), trace.part.high)
         for sink in rows.values():
             sink.finish()
         return found
@@ -156,10 +202,10 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
         return typed
 
     def __iter__(self) -> Iterator[str]:
-        return iter(all_tables())
+        return iter(self._made.tables)
 
     def __len__(self) -> int:
-        return len(all_tables())
+        return len(self._made.tables)
 
     @cached_property
     def _metadata(self) -> dict[str, str]:
@@ -197,8 +243,7 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
 
     def summary(self, top: int = TOP_KERNELS) -> Summary:
         """The first screen as data, with the `top` kernels of each stage."""
-        wanted = ("stage_sum", "stage_trace", "stage_kern_sum", "stage_family_sum", "stage_roof_trace")
-        tables = {name: self.arrow(name) for name in wanted}
+        tables = {name: self.arrow(name) for name in _SUMMED}
         return summarize(self.attributed, tables, self.findings, version("dsprof"), top)
 
     def _repr_html_(self) -> str:
@@ -214,8 +259,7 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
     @property
     def folder(self) -> Path:
         """Where `write` puts the tables unless it is told otherwise: ``<stem>.dsprof`` beside the report."""
-        report = self.path or Path(self.attributed.trace.report.file)
-        return report.with_suffix(".dsprof")
+        return self._made.folder
 
     def write(self, folder: str | os.PathLike[str] | None = None, progress: Progress = lambda name: None) -> Path:
         """Write every table as ``<table>.parquet`` and return the folder; each file appears whole or not at all.
@@ -226,13 +270,14 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
         try:
             target.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".writing-", dir=target) as temporary:
-                self._write_events(Path(temporary), progress)
-                for name, table in all_tables().items():
-                    if not table.of_events or self._partial is None:
-                        progress(f"writing {name}")
-                        write_parquet(self.arrow(name), parquet(temporary, name))
+                self._write_tables(Path(temporary), progress)
+                forget(target)
                 for name in self:
                     parquet(temporary, name).replace(parquet(target, name))
+            for name in set(all_tables()) - set(self):  # of another run, and so perhaps of other rules
+                parquet(target, name).unlink(missing_ok=True)
+            if self._made.made_from:
+                store(target, self._made.made_from, self, self.summary())
         except OSError as error:
             reason = error.strerror or str(error)
             raise OutputRefused(
@@ -240,15 +285,75 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
             ) from error
         return target
 
-    def _write_events(self, folder: Path, progress: Progress) -> None:
-        """Write the tables of events of a report in parts, as its parts come by."""
-        if self._partial is None:
-            return
-        progress("writing tables of events")
-        tables = {name: table for name, table in all_tables().items() if table.of_events}
+    def _write_tables(self, folder: Path, progress: Progress) -> None:
+        """Write the tables; those of events of a report in parts as its parts come by."""
+        tables = [all_tables()[name] for name in self]
+        events = [table for table in tables if isinstance(table, EventTable)]
         with contextlib.ExitStack() as stack:
-            rows = {table: stack.enter_context(Written(parquet(folder, name))) for name, table in tables.items()}
-            self._work_through(rows)
+            files = {table: stack.enter_context(Written(parquet(folder, table.name))) for table in events}
+            if self._partial is not None and events:
+                self._work_through(files)
+            elif self._partial is None:
+                self._write_events(files, progress)
+        for table in tables:
+            if table not in files:
+                progress(f"writing {table.name}")
+                write_parquet(self.arrow(table.name), parquet(folder, table.name))
+
+    def _write_events(self, files: Mapping[EventTable, Written], progress: Progress) -> None:
+        """Write the tables of events piece by piece, as they are large beside all else."""
+        for table, file in files.items():
+            progress(f"writing {table.name}")
+            made = self._arrow.get(table.name)
+            for piece in table.pieces(self.attributed, self._metadata) if made is None else [made]:
+                file.put(piece)
+
+
+class Stored(Analysis):
+    """The results of an earlier run, as they lie in a folder."""
+
+    def __init__(self, summary: Summary, folder: Path, tables: tuple[str, ...], report: Path) -> None:
+        self._made = Made(report, folder, {}, tables)
+        self._summary = summary
+
+    def arrow(self, name: str) -> pa.Table:
+        """The table `name` as Arrow, from its file. Raises `UnknownTable`."""
+        import pyarrow.parquet as pq
+
+        known_table(name)
+        with parquet(self.folder, name).open("rb") as file:
+            return pq.read_table(file)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What the report lacks or hides."""
+        return self._summary.findings
+
+    def summary(self, top: int = TOP_KERNELS) -> Summary:
+        """The first screen as data, with the `top` kernels of each stage."""
+        if top == TOP_KERNELS or "stage_kern_sum" not in self:
+            return self._summary
+        return evolve(self._summary, top_kernels=tuple(top_kernels(self.arrow("stage_kern_sum"), top)))
+
+    def __repr__(self) -> str:
+        return f"<dsprof.Analysis of {self._summary.report.file}: {', '.join(self)}>"
+
+    def write(self, folder: str | os.PathLike[str] | None = None, progress: Progress = lambda name: None) -> Path:
+        """Where the tables are; to another folder they are copied. Raises `OutputRefused`."""
+        target = Path(folder) if folder is not None else self.folder
+        if target.resolve() == self.folder.resolve():
+            return target
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            forget(target)
+            for name in self:
+                progress(f"writing {name}")
+                partial = target / f".{name}.partial"
+                shutil.copyfile(parquet(self.folder, name), partial)
+                partial.replace(parquet(target, name))
+        except OSError as error:
+            raise OutputRefused(f"The tables cannot be written to {target} ({error.strerror}).") from error
+        return target
 
 
 def known_table(name: str) -> Table:
@@ -258,10 +363,10 @@ def known_table(name: str) -> Table:
     return all_tables()[name]
 
 
-def _measures() -> list[Measure[Any]]:
-    """All that tables and findings are made of, each once."""
+def _measures(tables: Iterable[str]) -> list[Measure[Any]]:
+    """All that some tables, the summary and the findings are made of, each once."""
     asked: list[Measure[Any]] = [tally, range_sums]
-    asked += [measure for table in all_tables().values() for measure in table.measures]
+    asked += [one for name in (*tables, *_SUMMED) for one in all_tables()[name].measures]
     return list({measure.name: measure for measure in asked}.values())
 
 

@@ -144,10 +144,10 @@ class Attributed(Ranged):
         """The nearest stage range around each operation's launch, -1 for none."""
         return self.of_op(self.stage_range_of_call)
 
-    @cached_property
-    def via_of_op(self) -> Ints:
-        """How each operation came by its stage: an index into `VIA`."""
-        return self.of_op(self._stage_of_call[1], missing=0)
+    @property
+    def via_of_call(self) -> Ints:
+        """How each API call came by its stage: an index into `VIA`."""
+        return self._stage_of_call[1]
 
     @cached_property
     def step_range_of_call(self) -> Ints:
@@ -158,11 +158,11 @@ class Attributed(Ranged):
         return np.where(stage[found] == self.stage_range_of_call, found, -1)
 
     @cached_property
-    def step_of_op(self) -> Ints:
-        """Number of the step around each operation's launch, NULL for none."""
+    def step_of_call(self) -> Ints:
+        """Number of the step around each API call, NULL for none."""
         number = np.full(len(self.trace.ranges) + 1, NULL, np.int64)
         number[self.step_ranges] = self.step_number
-        return self.of_op(number[self.step_range_of_call], missing=NULL)
+        return number[self.step_range_of_call]
 
 
 def row_in(a: Ranged, rows: Ints, range_of: Ints, missing: int = -1) -> Ints:

@@ -43,28 +43,37 @@ STAGE = (
 
 def launched(a: Attributed, rows: Kernels | MemOps, first: int, order: Ints) -> dict[str, Any]:
     """Values of `PLACE`, `LAUNCH` and `STAGE` for operations that begin at `first` of all, in the order given."""
-    calls, ops = a.trace.calls, first + order
-    call_start, call_end = a.of_op(calls.start, NULL)[ops], a.of_op(calls.end, NULL)[ops]
-    has_launch = call_start != NULL
-    stage_range, row = a.stage_range_of_op[ops], a.of_op(a.range_of_call)[ops]
+    calls, call = a.trace.calls, a.call_of_op[first + order]
+    whole = not (call < 0).any()
+
+    def of(column: Any, missing: int) -> Ints:
+        """A column of the API calls for the operations; a small copy of `missing` where there is no call."""
+        if not len(calls):
+            return np.full(len(call), missing, np.int64)
+        found: Ints = column[call] if whole else np.where(call >= 0, column[call], missing)
+        return found
+
+    start, call_start, call_end = rows.start[order], of(calls.start, NULL), of(calls.end, NULL)
+    has_launch = call >= 0
+    stage_range, row = of(a.stage_range_of_call, -1), of(a.range_of_call, -1)
     return {
-        "start_ns": rows.start[order],
+        "start_ns": start,
         "end_ns": rows.end[order],
-        "duration_ns": (rows.end - rows.start)[order],
+        "duration_ns": rows.end[order] - start,
         "device_id": rows.device[order],
         "context_id": rows.context[order],
         "stream_id": rows.stream[order],
         "pid": pid_of(rows.process[order]),
-        "tid": np.where(has_launch, tid_of(a.of_op(calls.thread, 0)[ops]), NULL),
+        "tid": np.where(has_launch, tid_of(of(calls.thread, 0)), NULL),
         "correlation_id": rows.correlation[order],
         "graph_node_id": rows.graph_node[order],
-        "api_name": Coded(a.of_op(calls.name.astype(np.int64))[ops], a.trace.names),
+        "api_name": Coded(of(calls.name, -1), a.trace.names),
         "api_start_ns": call_start,
         "api_ns": np.where(has_launch, call_end - call_start, NULL),
-        "queue_ns": np.where(has_launch, np.maximum(rows.start[order] - call_end, 0), NULL),
-        "range_id": np.where(row >= 0, np.append(a.trace.ranges.range_id, NULL)[row], NULL),
+        "queue_ns": np.where(has_launch, np.maximum(start - call_end, 0), NULL),
+        "range_id": np.append(a.trace.ranges.range_id, NULL)[row],
         "stage": Coded(a.stage_code(stage_range), a.stage_names),
-        "stage_instance": np.where(stage_range >= 0, np.append(a.instance_of_range, NULL)[stage_range], NULL),
-        "step": a.step_of_op[ops],
-        "via": Coded(a.via_of_op[ops], VIA),
+        "stage_instance": np.append(a.instance_of_range, NULL)[stage_range],
+        "step": of(a.step_of_call, NULL),
+        "via": Coded(of(a.via_of_call, 0), VIA),
     }

@@ -217,7 +217,7 @@ def tally(a: Attributed) -> Tally:
     """How much there is, launches without an operation, and operations without a launch."""
     trace, kernels = a.trace, a.trace.own_kernels
     threads = np.concatenate([at.distinct(trace.ranges.thread), at.distinct(trace.calls.thread)])
-    via = np.bincount(a.via_of_op[: len(trace.kernels)][kernels], minlength=len(VIA))
+    via = np.bincount(a.of_op(a.via_of_call, missing=0)[: len(trace.kernels)][kernels], minlength=len(VIA))
     caller = process_of(trace.calls.thread[trace.own_calls])
     launches = trace.call_launches[trace.own_calls]
     orphan = a.call_of_op[trace.own_ops] < 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -39,8 +40,17 @@ class InOrder:
     def __init__(self) -> None:
         self._held: pa.Table | None = None
 
-    def add(self, table: pa.Table, high: int) -> None:
-        """Take the rows of a part; those of later parts start at `high` or after it."""
+    def add(self, pieces: Iterable[pa.Table], high: int) -> None:
+        """Take the rows of a part, in pieces by start; those of later parts start at `high` or after it."""
+        before = None
+        for piece in pieces:
+            if before is not None:
+                self._add(before, min(high, piece.column("start_ns")[0].as_py()))
+            before = piece
+        if before is not None:
+            self._add(before, high)
+
+    def _add(self, table: pa.Table, high: int) -> None:
         import pyarrow.compute as pc
 
         if self._held is not None and len(self._held):

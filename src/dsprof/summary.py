@@ -152,7 +152,7 @@ def summarize(
         roofs=tuple(roofs.values()),
         roofs_note=_roofs_note(attributed),
         families=tuple(_families(tables["stage_family_sum"])),
-        top_kernels=tuple(_top_kernels(tables["stage_kern_sum"], top)),
+        top_kernels=tuple(top_kernels(tables["stage_kern_sum"], top)),
         coverage=_coverage(attributed),
         findings=findings,
     )
@@ -222,7 +222,7 @@ def _shown(stages: list[str]) -> list[str]:
     return [stage for stage in dict.fromkeys(stages) if stage != NO_STAGE] or [NO_STAGE]
 
 
-def _top_kernels(table: pa.Table, top: int) -> list[KernelLine]:
+def top_kernels(table: pa.Table, top: int) -> list[KernelLine]:
     """The first `top` rows of each stage; of ``(no stage)`` too where it is all there is."""
     rows = table.select(["stage", "kernel", "share_pct", "total_ns", "instances", "avg_ns"])
     stages = rows.column("stage").to_pylist()

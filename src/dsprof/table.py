@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from attrs import frozen
+from attrs import field, frozen
 
 from dsprof.attribution import NULL, Bools, Ints
 from dsprof.stats import Floats, Groups
@@ -91,8 +91,7 @@ def share_pct(part: Ints, whole: Ints | int) -> Floats:
 class Table:
     """A table of the analysis: what a row is, its columns, and how its values come from a trace.
 
-    `measures`: what it is built from, so that a report in parts is measured for it first. A table `of_events` has a
-    row per event instead: each part of a report gives its own rows, in the order of their start.
+    `measures`: what it is built from, so that a report in parts is measured for it first.
     """
 
     name: str
@@ -100,11 +99,12 @@ class Table:
     columns: tuple[Column, ...]
     build: Callable[[Attributed], Mapping[str, Any]]
     measures: tuple[Measure[Any], ...] = ()
-    of_events: bool = False
 
     def arrow(self, attributed: Attributed, metadata: Mapping[str, str] | None = None) -> pa.Table:
         """The table as Arrow, each field with its unit and sentence; `metadata` goes to the whole table."""
-        values = self.build(attributed)
+        return self._arrow(self.build(attributed), metadata)
+
+    def _arrow(self, values: Mapping[str, Any], metadata: Mapping[str, str] | None) -> pa.Table:
         fields, arrays = [], []
         for column in self.columns:
             array = _array(column, values[column.name])
@@ -113,6 +113,38 @@ class Table:
             arrays.append(array)
         about = {"dsprof.table": self.name, "dsprof.table_schema": str(SCHEMA_VERSION), **(metadata or {})}
         return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=about))
+
+
+#: Rows of a table of events that are made at once.
+_ROWS_AT_ONCE = 1 << 20
+
+
+@frozen
+class EventTable(Table):
+    """A table with a row per event, in the order of their start; each part of a report gives its own rows.
+
+    `order`: the events of an `Attributed` in that order; `build_rows`: the values of some of them.
+    """
+
+    order: Callable[[Attributed], Ints] = field(kw_only=True)
+    build_rows: Callable[[Attributed, Ints], Mapping[str, Any]] = field(kw_only=True)
+
+    def pieces(self, attributed: Attributed, metadata: Mapping[str, str] | None = None) -> Iterator[pa.Table]:
+        """The table in pieces, so that it is never there as a whole; at least one."""
+        order = self.order(attributed)
+        for first in range(0, max(len(order), 1), _ROWS_AT_ONCE):
+            yield self._arrow(self.build_rows(attributed, order[first : first + _ROWS_AT_ONCE]), metadata)
+
+
+def event_table(
+    name: str,
+    row: str,
+    columns: tuple[Column, ...],
+    order: Callable[[Attributed], Ints],
+    build_rows: Callable[[Attributed, Ints], Mapping[str, Any]],
+) -> EventTable:
+    """A table of events; as a whole it is all of its rows."""
+    return EventTable(name, row, columns, lambda a: build_rows(a, order(a)), (), order=order, build_rows=build_rows)
 
 
 def _array(column: Column, values: Any) -> pa.Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -68,6 +68,10 @@ ModelConfig = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Which model ran, for roofs: a config.json or session.json."),
 ]
+Memory = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Memory to take at most, like 2GB; three quarters of what is free by default."),
+]
 Nsys = Annotated[str | None, typer.Option(metavar="PATH", help="The nsys that exports a .nsys-rep.")]
 
 
@@ -93,14 +97,28 @@ def analysis_of(
     threads: ThreadsOption,
     families: Path | None,
     model_config: Path | None,
+    memory: str | None,
     nsys: str | None,
     progress: Callable[[str], None],
+    tables: Sequence[str] | None = None,
+    folder: Path | None = None,
+    reuse: bool = True,
 ) -> Analysis:
-    """Analyze a report as the options say; wrong patterns are usage errors."""
+    """Analyze a report as the options say; wrong patterns and sizes are usage errors."""
     from dsprof.analysis import analyze as run
 
     return run(report, stages=stages_of(stage), step=_pattern("--step", step), threads=threads.value,
-               families=families, model_config=model_config, nsys=nsys, progress=progress)  # fmt: skip
+               families=families, model_config=model_config, tables=tables, memory=_size(memory), folder=folder,
+               reuse=reuse, nsys=nsys, progress=progress)  # fmt: skip
+
+
+def _size(text: str | None) -> int | None:
+    from dsprof.memory import bytes_of
+
+    try:
+        return None if text is None else bytes_of(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"--memory {error}") from error
 
 
 def stages_of(options: list[str] | None) -> dict[str, str]:

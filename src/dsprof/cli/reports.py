@@ -10,6 +10,7 @@ import typer
 
 from dsprof.cli.options import (
     Families,
+    Memory,
     ModelConfig,
     Nsys,
     Report,
@@ -41,11 +42,22 @@ def analyze(
     strict: Annotated[bool, typer.Option("--strict", help="Fail where data is missing, lost or unreconciled.")] = False,
     families: Families = None,
     model_config: ModelConfig = None,
+    tables: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME", help="Tables to write; `dsprof tables` lists them.")
+    ] = None,
+    memory: Memory = None,
+    again: Annotated[bool, typer.Option("--again", help="Do not use the results of an earlier run.")] = False,
     nsys: Nsys = None,
 ) -> None:
-    """Attribute a report's kernels to stages, write all tables as Parquet, print a summary."""
+    """Attribute a report's kernels to stages, write all tables as Parquet, print a summary.
+
+    Where the report has not changed since the tables were written, they are used as they are.
+    """
+    chosen = [name.strip() for name in tables.split(",")] if tables is not None else None
     with Progress() as progress:
-        analysis = analysis_of(report, stage, step, threads, families, model_config, nsys, progress)
+        analysis = analysis_of(
+            report, stage, step, threads, families, model_config, memory, nsys, progress, chosen, out, reuse=not again
+        )
         folder = analysis.write(out, progress)
         summary = analysis.summary(top)
     show(summary, format_, folder)
@@ -65,6 +77,7 @@ def table(
     threads: Threads = ThreadsOption.THREAD,
     families: Families = None,
     model_config: ModelConfig = None,
+    memory: Memory = None,
     nsys: Nsys = None,
 ) -> None:
     """Print one table of a report; --format parquet writes the file to standard output."""
@@ -72,7 +85,7 @@ def table(
 
     known_table(name)
     with Progress() as progress:
-        analysis = analysis_of(report, stage, step, threads, families, model_config, nsys, progress)
+        analysis = analysis_of(report, stage, step, threads, families, model_config, memory, nsys, progress, [name])
         found = analysis.arrow(name)
     from dsprof.render import plain, terminal
 

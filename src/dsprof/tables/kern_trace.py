@@ -7,16 +7,21 @@ from typing import Any
 import numpy as np
 
 from dsprof.attributed import Attributed
+from dsprof.attribution import Ints
 from dsprof.launched import LAUNCH, PLACE, STAGE, launched
 from dsprof.names import short_kernel_name
-from dsprof.table import Coded, Table, integer, name
+from dsprof.table import Coded, event_table, integer, name
 from dsprof.trace import dimensions
 
 
-def build(a: Attributed) -> dict[str, Any]:
+def order(a: Attributed) -> Ints:
     """A row per kernel, by start."""
+    return a.trace.part.kernels + np.argsort(a.trace.kernels.start[a.trace.own_kernels], kind="stable")
+
+
+def build(a: Attributed, order: Ints) -> dict[str, Any]:
+    """Values of the rows `order`."""
     kernels = a.trace.kernels
-    order = a.trace.part.kernels + np.argsort(kernels.start[a.trace.own_kernels], kind="stable")
     grid, block = dimensions(kernels.grid[order]), dimensions(kernels.block[order])
     return {
         **launched(a, kernels, 0, order),
@@ -36,7 +41,7 @@ def _short_names(a: Attributed) -> tuple[str, ...]:
     return tuple(short_kernel_name(text) if code in used else "" for code, text in enumerate(a.trace.names))
 
 
-TABLE = Table(
+TABLE = event_table(
     "kern_trace",
     "a kernel",
     (
@@ -51,6 +56,6 @@ TABLE = Table(
         integer("shared_memory_bytes", "Static and dynamic shared memory per block.", True),
         *STAGE,
     ),
+    order,
     build,
-    of_events=True,
 )

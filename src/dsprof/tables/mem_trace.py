@@ -9,14 +9,18 @@ import numpy as np
 from dsprof.attributed import Attributed
 from dsprof.attribution import Ints
 from dsprof.launched import LAUNCH, PLACE, STAGE, launched
-from dsprof.table import Coded, Table, integer, name
+from dsprof.table import Coded, event_table, integer, name
 from dsprof.trace import MEMORY_KINDS, operation_names
 
 
-def build(a: Attributed) -> dict[str, Any]:
+def order(a: Attributed) -> Ints:
     """A row per copy or set, by start."""
+    return a.trace.part.memops + np.argsort(a.trace.memops.start[a.trace.own_memops], kind="stable")
+
+
+def build(a: Attributed, order: Ints) -> dict[str, Any]:
+    """Values of the rows `order`."""
     memops = a.trace.memops
-    order = a.trace.part.memops + np.argsort(memops.start[a.trace.own_memops], kind="stable")
     return {
         **launched(a, memops, len(a.trace.kernels), order),
         "kind": Coded(*operation_names(memops.kind[order])),
@@ -30,7 +34,7 @@ def _memory(kind: Ints) -> Coded:
     return Coded(np.where((kind >= 0) & (kind < len(MEMORY_KINDS)), kind, -1), MEMORY_KINDS)
 
 
-TABLE = Table(
+TABLE = event_table(
     "mem_trace",
     "a memory copy or memory set",
     (
@@ -42,6 +46,6 @@ TABLE = Table(
         *LAUNCH,
         *STAGE,
     ),
+    order,
     build,
-    of_events=True,
 )
