@@ -307,11 +307,35 @@ class Staged:
             return None
         return self.step_number(step)
 
+    def own_request(self, stage: Range) -> Range | None:
+        return nearest_with_via(stage.thread, stage.start, self.requests, True)[0]
+
+    def pairs(self) -> list[list[Range]]:
+        """Prefills and decodes that no request holds, each decode with the prefill before it; by start."""
+        alone = [one for one in self.stages if self.own_request(one) is None and one.name in ("prefill", "decode")]
+        groups = {one: [one] for one in alone}
+        for decode in [one for one in alone if one.name == "decode"]:
+            before = [one for one in alone if one.name == "prefill" and one.thread == decode.thread]
+            before = [one for one in before if one.start <= decode.start]
+            last = before[-1] if before else None  # `alone` is in order of start, then of row
+            if last is not None and last.end <= decode.start:
+                groups[last].append(decode)
+                del groups[decode]
+        return [groups[one] for one in alone if one in groups]
+
+    def numbered_requests(self) -> list[tuple[int, Range | None, list[Range]]]:
+        """Number, range and stages of every request, by start."""
+        found: list[tuple[int, Range | None, list[Range]]] = []
+        for ordinal, request in enumerate(self.requests):
+            number = ordinal if request.payload is None else request.payload
+            found.append((number, request, [one for one in self.stages if self.own_request(one) == request]))
+        first = max((number for number, _, _ in found), default=-1) + 1
+        found += [(first + ordinal, None, stages) for ordinal, stages in enumerate(self.pairs())]
+        return sorted(found, key=lambda one: (one[1] or one[2][0]).start)
+
     def request_of(self, stage: Range) -> int | None:
-        request = nearest_with_via(stage.thread, stage.start, self.requests, True)[0]
-        if request is None:
-            return None
-        return self.requests.index(request) if request.payload is None else request.payload
+        numbers = [number for number, _, stages in self.numbered_requests() if stage in stages]
+        return numbers[0] if numbers else None
 
     def tokens(self, stage: Range) -> int | None:
         steps = [step for step in self.steps if self.stage_of_step(step) == stage]

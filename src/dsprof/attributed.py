@@ -350,6 +350,21 @@ class Attributed:
         return totals_of(self, of_op, row_in(self, rows, self.stage_range_of_call, last), last + 1)
 
     @cached_property
+    def stages_with_steps(self) -> Ints:
+        """Those of `stage_ranges` in which there is a step."""
+        return self.stage_ranges[np.isin(self.stage_ranges, self.stage_of_step)]
+
+    @cached_property
+    def step_totals(self) -> StageTotals:
+        """What was launched in each of `step_ranges`; then between the steps of each of `stages_with_steps`."""
+        steps, between = len(self.step_ranges), len(self.stages_with_steps)
+        of_step = row_in(self, self.step_ranges, self.step_range_of_call)
+        of_stage = row_in(self, self.stages_with_steps, self.stage_range_of_call)
+        last = steps + between
+        of_call = np.where(of_step >= 0, of_step, np.where(of_stage >= 0, steps + of_stage, last))
+        return totals_of(self, self.of_op(of_call, last), of_call, last + 1)
+
+    @cached_property
     def tokens(self) -> Ints:
         """Tokens of each of `stage_ranges`: its decode steps where it has some, else its payload; NULL."""
         steps = count_by(self.stage_of_step[self.stage_of_step >= 0], len(self.trace.ranges))[self.stage_ranges]

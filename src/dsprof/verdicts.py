@@ -1,18 +1,16 @@
 """Why a stage took that long: one word, the numbers behind it, and what to do. None where the data do not say.
 
-A stage is judged by its steady instances, over the wall time that `accounting` splits without rest.
+A stage is judged by its steady instances, over the wall time that `accounting` splits without rest. Which are steady
+says `requests.steady_stages`.
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
 
-#: A first instance that took this much longer than the median of the others is a warm-up.
-WARM_UP = 1.2
 #: From this busy share on the GPU is the limit, and up to that one it is not; between the two nothing is said.
 _GPU_BOUND_PCT, _NOT_GPU_BOUND_PCT = 75.0, 60.0
 #: Launches per token from which on tokens are made one by one.
@@ -60,20 +58,9 @@ class Verdict:
     limit_us: float | None
 
 
-def steady(walls: Sequence[int]) -> list[int]:
-    """Positions of the instances that are no warm-up; only the first can be one.
-
-    >>> steady([300, 100, 101]), steady([100, 101]), steady([300])
-    ([1, 2], [0, 1], [0])
-    """
-    if len(walls) > 1 and walls[0] > WARM_UP * statistics.median(walls[1:]):
-        return list(range(1, len(walls)))
-    return list(range(len(walls)))
-
-
 def judge(stage: str, instances: Sequence[Mapping[str, Any]]) -> Verdict | None:
     """The verdict on a stage from its rows of `stage_trace`; None where no cause has the better part of the time."""
-    kept = [instances[row] for row in steady([row["wall_ns"] for row in instances])]
+    kept = [row for row in instances if row["steady"]]
     wall, busy, kernels = (sum(row[column] for row in kept) for column in ("wall_ns", "gpu_busy_ns", "kernels"))
     if not kernels or not wall:
         return None

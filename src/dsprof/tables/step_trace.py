@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from dsprof.accounting import CAUSES, account, host_in_calls, step_windows
-from dsprof.attributed import Attributed, StageTotals, row_in, totals_of
+from dsprof.attributed import Attributed, StageTotals, row_in
 from dsprof.attribution import NULL, Ints
-from dsprof.stages import PREFILL
+from dsprof.requests import context_of_step, requests_of, steady_stages, steady_steps, step_outliers
 from dsprof.stats import count_by
-from dsprof.table import Coded, Table, integer, name
+from dsprof.table import Coded, Column, Table, integer, name, real
 from dsprof.trace import pid_of, tid_of
 
 _SUMS = ("launches", "gpu_ops", "kernels", "kernel_total_ns", "gpu_busy_ns", "memcpy_ns", "sync_ns")
@@ -19,58 +19,43 @@ _SUMS = ("launches", "gpu_ops", "kernels", "kernel_total_ns", "gpu_busy_ns", "me
 
 def build(a: Attributed) -> dict[str, Any]:
     """A row per step, by start; then a row without a number per stage that launched something between its steps."""
-    steps, stages = a.step_ranges, a.stage_ranges
-    with_steps = stages[np.isin(stages, a.stage_of_step)]
-    of_call = _row(a, a.step_range_of_call, with_steps)
-    totals = totals_of(a, a.of_op(of_call, len(steps) + len(with_steps)), of_call, len(steps) + len(with_steps) + 1)
+    steps, totals = a.step_ranges, a.step_totals
     between = len(steps) + np.flatnonzero(totals.gpu_ops[len(steps) : -1] > 0)
-    owner = np.concatenate([a.stage_of_step, with_steps[between - len(steps)]])
+    owner = np.concatenate([a.stage_of_step, a.stages_with_steps[between - len(steps)]])
     return {
         **_place(a, steps, owner),
         **_times(a, steps, len(between), totals),
+        **_standing_out(a, len(between)),
         **{column: getattr(totals, column)[np.append(np.arange(len(steps)), between)] for column in _SUMS},
     }
-
-
-def _row(a: Attributed, step_range: Ints, with_steps: Ints) -> Ints:
-    """Row of each API call: its step's, else its stage's row between the steps, else the last, of none."""
-    count, last = len(a.step_ranges), len(a.step_ranges) + len(with_steps)
-    of_step = row_in(a, a.step_ranges, step_range)
-    of_stage = row_in(a, with_steps, a.stage_range_of_call)
-    return np.where(of_step >= 0, of_step, np.where(of_stage >= 0, count + of_stage, last))
 
 
 def _place(a: Attributed, steps: Ints, owner: Ints) -> dict[str, Any]:
     ranges, none = a.trace.ranges, np.full(len(owner) - len(steps), NULL)
     stage_row = row_in(a, a.stage_ranges, owner)
     thread = ranges.thread[np.append(steps, owner[len(steps) :])]
-    prompt = _prompt(a)
-    number = np.append(a.step_number, none)
-    known = (prompt[stage_row] != NULL) & (number != NULL) & (stage_row >= 0)
+    of_row = np.append(steady_steps(a), np.append(steady_stages(a), True)[stage_row[len(steps) :]])
     return {
         "stage": Coded(a.stage_code(owner), a.stage_names),
         "instance": np.where(owner >= 0, a.instance_of_range[owner], NULL) if len(ranges) else owner,
-        "request": np.where(stage_row >= 0, np.append(a.request_of_stage, NULL)[stage_row], NULL),
-        "step": number,
+        "request": np.append(requests_of(a).number_of_stage, NULL)[stage_row],
+        "step": np.append(a.step_number, none),
         "pid": pid_of(thread),
         "tid": tid_of(thread),
         "range_id": np.append(ranges.range_id[steps], none),
+        "steady": of_row,
         "tokens": np.append(np.ones(len(steps), np.int64), none),
-        "context_tokens": np.where(known, prompt[stage_row] + number, NULL),
+        "context_tokens": np.append(context_of_step(a), none),
     }
 
 
-def _prompt(a: Attributed) -> Ints:
-    """Tokens of the prefill before each stage range in its request, NULL where none is known; one entry more: NULL."""
-    request, prompt = a.request_of_stage, np.full(len(a.stage_ranges) + 1, NULL)
-    names = a.stage_names[:-1]
-    prefill = np.flatnonzero(a.stage_of_range[a.stage_ranges] == (names.index(PREFILL) if PREFILL in names else -2))
-    process = a.trace.ranges.thread[a.stage_ranges] & ~np.int64(0xFFFFFF)
-    by = {
-        (int(process[row]), int(request[row])): int(a.tokens[row]) for row in prefill.tolist() if request[row] != NULL
+def _standing_out(a: Attributed, between: int) -> dict[str, Any]:
+    """Which steps are outliers, by how much, and what they spent the time in that the others did not."""
+    far, ratio = step_outliers(a, steady_steps(a))
+    return {
+        "outlier": np.append(far, np.zeros(between, np.bool_)),
+        "duration_by_median": np.append(ratio, np.full(between, np.nan)),
     }
-    prompt[:-1] = [by.get(key, NULL) for key in zip(process.tolist(), request.tolist(), strict=True)]
-    return prompt
 
 
 def _times(a: Attributed, steps: Ints, between: int, totals: StageTotals) -> dict[str, Ints]:
@@ -101,14 +86,24 @@ TABLE = Table(
     (
         name("stage", "The stage that the step is in, or (no stage)."),
         integer("instance", "Which of its stage, from 0.", True),
-        integer("request", "Number of the request.", True),
+        integer("request", "Number of its request in request_trace.", True),
         integer("step", "The step's number: payload of its range, else its ordinal; missing between the steps.", True),
         integer("pid", "Process."),
         integer("tid", "Thread that began the step."),
         integer("range_id", "Its row in range_trace.", True),
+        Column(
+            "steady", "False for a warm-up: in a decode that was one, or at the head of its process's first.", "bool"
+        ),
         integer("start_ns", "When it began on the host.", True),
         integer("end_ns", "When it ended on the host.", True),
         integer("duration_ns", "Time on the host: the latency of this token.", True),
+        Column(
+            "outlier",
+            "True for a steady step whose duration_ns is above 1.2 times the median of its decode's steady steps, with "
+            "a modified z-score above 3.5 (0.6745 x (duration - median) / median absolute deviation).",
+            "bool",
+        ),
+        real("duration_by_median", "duration_ns by the median of its decode's steady steps.", True),
         integer("wall_ns", "From its begin until host and GPU are both done with it.", True),
         integer("tokens", "Tokens that it makes: 1, for a batch as well, whose sequences are not told apart.", True),
         integer("context_tokens", "Tokens before and with this one: the prompt's and the steps so far.", True),
