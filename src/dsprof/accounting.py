@@ -19,6 +19,8 @@ import numpy as np
 from dsprof import attribution as at
 from dsprof.attributed import Attributed, row_in
 from dsprof.attribution import Bools, Ints
+from dsprof.names import api_name
+from dsprof.stats import sum_by
 from dsprof.trace import process_of
 
 #: Why the GPU was idle, by name, in the order in which a cause is preferred, and what it means.
@@ -95,6 +97,34 @@ def host_in_calls(a: Attributed, windows: Windows) -> Ints:
     group, row = _overlapping(windows.thread, windows, calls.thread, calls.start, calls.end)
     start, end = np.maximum(calls.start[row], windows.start[group]), np.minimum(calls.end[row], windows.end[group])
     return at.union_length(group, start, end, len(windows.start))
+
+
+def call_names(a: Attributed) -> tuple[Ints, tuple[str, ...]]:
+    """What each API call is, by name without version: codes and the names they stand for."""
+    used = at.distinct(a.trace.calls.name.astype(np.int64))
+    slots: dict[str, int] = {}
+    slot = [slots.setdefault(api_name(a.trace.names[code]), len(slots)) for code in used.tolist()]
+    return np.array(slot, np.int64)[np.searchsorted(used, a.trace.calls.name)], tuple(slots)
+
+
+def host_by_call(a: Attributed, windows: Windows) -> tuple[Ints, Ints, Ints]:
+    """What each window's thread was in: ``(window, call name, ns)``, names as codes of `call_names`.
+
+    Of calls within calls, as the driver's are within the runtime's, each instant counts for the innermost; so the
+    times of a window add up to `host_in_calls`.
+    """
+    calls, code = a.trace.calls, call_names(a)[0]
+    scope, cut = np.tile(a.call_thread, 2), np.concatenate([calls.start, calls.end])
+    order = np.lexsort((cut, scope))
+    scope, cut = scope[order], cut[order]
+    piece = np.flatnonzero((scope[1:] == scope[:-1]) & (cut[1:] > cut[:-1]))
+    start, end = cut[piece], cut[piece + 1]
+    owner = at.innermost(a.call_thread, calls.start, calls.end, scope[piece], start)
+    start, end, owner = start[owner >= 0], end[owner >= 0], owner[owner >= 0]
+    window, row = _overlapping(windows.thread, windows, calls.thread[owner], start, end)
+    spent = np.minimum(end[row], windows.end[window]) - np.maximum(start[row], windows.start[window])
+    heads, group = at.group_rows(window, code[owner[row]])
+    return window[heads], code[owner[row]][heads], sum_by(group, spent, len(heads))
 
 
 _Layer = tuple[Ints, Ints, Ints]

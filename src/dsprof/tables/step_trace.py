@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from dsprof.accounting import CAUSES, account, host_in_calls, step_windows
+from dsprof.accounting import CAUSES, Windows, account, call_names, host_by_call, host_in_calls, step_windows
 from dsprof.attributed import Attributed, StageTotals, row_in
-from dsprof.attribution import NULL, Ints
+from dsprof.attribution import NULL, Bools, Ints
 from dsprof.requests import context_of_step, requests_of, steady_stages, steady_steps, step_outliers
-from dsprof.stats import count_by
+from dsprof.stages import OUTSIDE_CUDA
+from dsprof.stats import Floats, count_by
 from dsprof.table import Coded, Column, Table, integer, name, real
 from dsprof.trace import pid_of, tid_of
 
@@ -50,12 +51,32 @@ def _place(a: Attributed, steps: Ints, owner: Ints) -> dict[str, Any]:
 
 
 def _standing_out(a: Attributed, between: int) -> dict[str, Any]:
-    """Which steps are outliers, by how much, and what they spent the time in that the others did not."""
-    far, ratio = step_outliers(a, steady_steps(a))
+    """Which steps are outliers, by how much, and what they spent more time in than the others."""
+    steady, none = steady_steps(a), np.full(between, np.nan)
+    far, ratio = step_outliers(a, steady)
+    code, excess, names = _excess(a, steady, far)
     return {
         "outlier": np.append(far, np.zeros(between, np.bool_)),
-        "duration_by_median": np.append(ratio, np.full(between, np.nan)),
+        "duration_by_median": np.append(ratio, none),
+        "excess_in": Coded(np.append(code, np.full(between, -1)), names),
+        "excess_ns": np.append(excess, none),
     }
+
+
+def _excess(a: Attributed, steady: Bools, far: Bools) -> tuple[Ints, Floats, tuple[str, ...]]:
+    """Of each outlier: the call, or the time outside, that grew most over its median in the decode's steady steps."""
+    ranges, rows, names = a.trace.ranges, a.step_ranges, (*call_names(a)[1], OUTSIDE_CUDA)
+    code, excess = np.full(len(rows), -1), np.full(len(rows), np.nan)
+    for owner in np.unique(a.stage_of_step[far]):
+        mine = np.flatnonzero((a.stage_of_step == owner) & steady)
+        start, end = ranges.start[rows[mine]], ranges.end[rows[mine]]
+        step, name, spent = host_by_call(a, Windows(ranges.thread[rows[mine]], start, end, mine[:0]))
+        times = np.zeros((len(mine), len(names)))
+        times[step, name] = spent
+        times[:, -1] = end - start - times.sum(axis=1)
+        more = (times - np.median(times, axis=0))[far[mine]]
+        code[mine[far[mine]]], excess[mine[far[mine]]] = more.argmax(axis=1), more.max(axis=1)
+    return code, excess, names
 
 
 def _times(a: Attributed, steps: Ints, between: int, totals: StageTotals) -> dict[str, Ints]:
@@ -104,6 +125,13 @@ TABLE = Table(
             "bool",
         ),
         real("duration_by_median", "duration_ns by the median of its decode's steady steps.", True),
+        name(
+            "excess_in",
+            "Of an outlier: the CUDA API call, or (outside CUDA), whose time on its thread is farthest above the "
+            "median in those steps.",
+            nullable=True,
+        ),
+        real("excess_ns", "By how much.", True),
         integer("wall_ns", "From its begin until host and GPU are both done with it.", True),
         integer("tokens", "Tokens that it makes: 1, for a batch as well, whose sequences are not told apart.", True),
         integer("context_tokens", "Tokens before and with this one: the prompt's and the steps so far.", True),
