@@ -131,7 +131,8 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
 
     def summary(self, top: int = TOP_KERNELS) -> Summary:
         """The first screen as data, with the `top` kernels of each stage."""
-        wanted = ("stage_sum", "stage_trace", "stage_kern_sum", "stage_family_sum")
+        wanted = ("stage_sum", "stage_trace", "request_trace", "step_sum", "step_trace", "stage_kern_sum",
+                  "stage_family_sum")  # fmt: skip
         tables = {name: self.arrow(name) for name in wanted}
         return summarize(self.attributed, tables, self.findings, version("dsprof"), top)
 

@@ -39,7 +39,8 @@ class Verdict:
     """What limits a stage: `kind`, a sentence with the numbers, a remedy, and the numbers themselves.
 
     `instances` were judged, `warm_up` left out; times are sums over them in ns, per token in us; `limit_us` is
-    what a token would take if the host cost nothing. Values per token are None where tokens are not known.
+    what a token would take if the host cost nothing; `launches_per_s` is over the wall time. Values per token are None
+    where tokens are not known.
     """
 
     stage: str
@@ -52,7 +53,9 @@ class Verdict:
     gpu_busy_ns: int
     idle_ns: dict[str, int]
     busy_pct: float
+    launches_per_s: float
     launches_per_token: float | None
+    kernels_per_token: float | None
     kernel_mean_us: float
     token_us: float | None
     limit_us: float | None
@@ -88,7 +91,9 @@ def judge(stage: str, instances: Sequence[Mapping[str, Any]]) -> Verdict | None:
         gpu_busy_ns=busy,
         idle_ns=idle,
         busy_pct=100.0 * busy / wall,
+        launches_per_s=1e9 * launches / wall,
         launches_per_token=per_token,
+        kernels_per_token=kernels / tokens if tokens else None,
         kernel_mean_us=kernel_us,
         token_us=token_us,
         limit_us=limit_us,
