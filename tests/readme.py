@@ -49,7 +49,8 @@ def json_fields() -> str:
     parts = {
         "(top)": summary.Summary, "report": Report, "report.gpus[]": Gpu, "counts": summary.Counts,
         "verdicts[]": verdicts.Verdict,
-        "stages[]": summary.StageLine, "instances[]": summary.InstanceLine, "families[]": summary.FamilyLine,
+        "stages[]": summary.StageLine, "instances[]": summary.InstanceLine, "requests[]": summary.RequestLine,
+        "steps[]": summary.StepLine, "outliers[]": summary.OutlierLine, "families[]": summary.FamilyLine,
         "top_kernels[]": summary.KernelLine,
         "coverage": summary.Coverage, "findings[]": findings.Finding,
     }  # fmt: skip
