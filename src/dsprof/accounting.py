@@ -113,18 +113,29 @@ def host_by_call(a: Attributed, windows: Windows) -> tuple[Ints, Ints, Ints]:
     Of calls within calls, as the driver's are within the runtime's, each instant counts for the innermost; so the
     times of a window add up to `host_in_calls`.
     """
-    calls, code = a.trace.calls, call_names(a)[0]
-    scope, cut = np.tile(a.call_thread, 2), np.concatenate([calls.start, calls.end])
+    code = call_names(a)[0]
+    start, end, owner = _pieces(a)
+    window, row = _overlapping(windows.thread, windows, a.trace.calls.thread[owner], start, end)
+    spent = np.minimum(end[row], windows.end[window]) - np.maximum(start[row], windows.start[window])
+    window, name, spent = window[spent > 0], code[owner[row]][spent > 0], spent[spent > 0]
+    heads, group = at.group_rows(window, name)
+    return window[heads], name[heads], sum_by(group, spent, len(heads))
+
+
+def _pieces(a: Attributed) -> tuple[Ints, Ints, Ints]:
+    """The threads' time in calls, cut at every begin and end: start, end, and the innermost call of each piece."""
+    calls, thread = a.trace.calls, a.call_thread
+    order = np.lexsort((calls.start, thread))
+    follows = thread[order][1:] == thread[order][:-1]
+    if not (follows & (calls.start[order][1:] < calls.end[order][:-1])).any():  # the usual case: no call in a call
+        return calls.start, calls.end, np.arange(len(calls))
+    scope, cut = np.tile(thread, 2), np.concatenate([calls.start, calls.end])
     order = np.lexsort((cut, scope))
     scope, cut = scope[order], cut[order]
     piece = np.flatnonzero((scope[1:] == scope[:-1]) & (cut[1:] > cut[:-1]))
     start, end = cut[piece], cut[piece + 1]
-    owner = at.innermost(a.call_thread, calls.start, calls.end, scope[piece], start)
-    start, end, owner = start[owner >= 0], end[owner >= 0], owner[owner >= 0]
-    window, row = _overlapping(windows.thread, windows, calls.thread[owner], start, end)
-    spent = np.minimum(end[row], windows.end[window]) - np.maximum(start[row], windows.start[window])
-    heads, group = at.group_rows(window, code[owner[row]])
-    return window[heads], code[owner[row]][heads], sum_by(group, spent, len(heads))
+    owner = at.innermost(thread, calls.start, calls.end, scope[piece], start)
+    return start[owner >= 0], end[owner >= 0], owner[owner >= 0]
 
 
 _Layer = tuple[Ints, Ints, Ints]

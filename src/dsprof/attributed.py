@@ -332,15 +332,10 @@ class Attributed:
         return self.of_op(number[self.step_range_of_call], missing=NULL)
 
     @cached_property
-    def request_of_stage(self) -> Ints:
-        """Request number of each of `stage_ranges`: payload of the enclosing ``request``, else its ordinal; NULL."""
-        ranges, rows = self.trace.ranges, self.stage_ranges
-        requests = np.flatnonzero(self.matching(f"^{re.escape(REQUEST)}$"))
-        requests = requests[np.argsort(ranges.start[requests], kind="stable")]
-        number = np.full(len(ranges) + 1, NULL, np.int64)
-        payload = ranges.payload[requests]
-        number[requests] = np.where(payload != NULL, payload, np.arange(len(requests)))
-        return number[self.enclosing(requests, ranges.thread[rows], ranges.start[rows], widen=True)[0]]
+    def request_ranges(self) -> Ints:
+        """The ranges named ``request``, by start."""
+        rows = np.flatnonzero(self.matching(f"^{re.escape(REQUEST)}$"))
+        return rows[np.argsort(self.trace.ranges.start[rows], kind="stable")]
 
     @cached_property
     def totals(self) -> StageTotals:

@@ -138,7 +138,8 @@ def host_time(analysis: Tables, most: int = 6) -> Figure:
     outside = shares.loc[[OUTSIDE_CUDA]]
     shares = shares.drop(index=OUTSIDE_CUDA)
     shares = shares.loc[shares.max(axis=1).sort_values(ascending=False, kind="stable").index]
-    parts = [(name, shares.loc[name], _STACKED[position % len(_STACKED)]) for position, name in enumerate(shares.index[:most])]
+    named = enumerate(shares.index[:most])
+    parts = [(name, shares.loc[name], _STACKED[position % len(_STACKED)]) for position, name in named]
     if len(shares) > most:
         parts.append((f"{len(shares) - most} more calls", shares.iloc[most:].sum(), "#BBBBBB"))
     left = 0.0 * outside.loc[OUTSIDE_CUDA]

@@ -10,14 +10,12 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 from attrs import frozen
 
 from dsprof.attributed import Attributed, wall_time
 from dsprof.attribution import NULL, Bools, Ints
-from dsprof.stages import DECODE, PREFILL, REQUEST
+from dsprof.stages import DECODE, PREFILL
 from dsprof.stats import Floats, count_by, describe, sum_by
 from dsprof.trace import process_of
 
@@ -56,9 +54,7 @@ class Requests:
 
 def requests_of(a: Attributed) -> Requests:
     """The requests of a report."""
-    ranges, stages = a.trace.ranges, a.stage_ranges
-    own = np.flatnonzero(a.matching(f"^{re.escape(REQUEST)}$"))
-    own = own[np.argsort(ranges.start[own], kind="stable")]
+    ranges, stages, own = a.trace.ranges, a.stage_ranges, a.request_ranges
     payload = ranges.payload[own]
     number = np.where(payload != NULL, payload, np.arange(len(own)))
     place = np.full(len(ranges) + 1, -1)

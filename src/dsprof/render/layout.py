@@ -137,13 +137,14 @@ def _instances(lines: Sequence[InstanceLine], on_gpu: bool) -> Grid:
     return _without_gpu("Stages in no request", header, rows, on_gpu, first=5)
 
 
-_LATENCIES = (("TTFT", "ttft_host_ns"), ("on GPU", "ttft_gpu_ns"), ("TPOT", "tpot_host_ns"), ("on GPU", "tpot_gpu_ns"),
-              ("busy/token", "tpot_busy_ns"))  # fmt: skip
+#: The words of a request's latencies, and the fields that hold them.
+_LATENCIES = {"TTFT": "ttft_host_ns", "TTFT GPU": "ttft_gpu_ns", "TPOT": "tpot_host_ns", "TPOT GPU": "tpot_gpu_ns",
+              "busy/token": "tpot_busy_ns"}  # fmt: skip
 
 
 def _requests(lines: Sequence[RequestLine], on_gpu: bool) -> Grid:
     """Latencies of each request, or of the median and the slowest one; a star marks a warm-up."""
-    latencies = [(word, field) for word, field in _LATENCIES if on_gpu or field.endswith("host_ns")]
+    latencies = [(word, field) for word, field in _LATENCIES.items() if on_gpu or field.endswith("host_ns")]
     notes: list[str] = []
     many, steady = len({line.pid for line in lines}) > 1, [line for line in lines if line.steady]
     header = ("request", "prompt", "new", *(word for word, _ in latencies), "tokens/s", "end to end")
@@ -161,9 +162,10 @@ def _requests(lines: Sequence[RequestLine], on_gpu: bool) -> Grid:
     if len(lines) <= MOST_REQUESTS:
         rows = [one(line) for line in lines]
     else:
+        steady = steady or list(lines)
         slowest = max(steady, key=lambda line: line.e2e_ns)
         rows = [cells("median", lambda field: _median(steady, field)), one(slowest)]
-        notes.append(f"The median of each column over {len(steady)} requests, and the slowest of them.")
+        notes.append(f"The median of each column over {len(steady)} steady requests, and the slowest of them.")
     if len(steady) < len(lines):
         left = len(lines) - len(steady)
         notes.append(f"* warm-up, left out of verdicts and of the steps below: {left} of {len(lines)} requests.")
