@@ -171,7 +171,10 @@ def test_steps_are_drawn_over_their_context_with_outliers_apart(analysis: Analys
               "gpu_busy_drift_ns_per_token": 500.0, "gpu_busy_drift_error_ns_per_token": 300.0}  # fmt: skip
     figure = drawing.step_drift({"step_trace": steps, "step_sum": whole.assign(**drifts)})
     host, gpu = figure.axes
-    assert (host.get_title(loc="right"), gpu.get_title(loc="right")) == ("+500 ± 100 us per 1000 tokens", "no drift")
+    assert (host.get_title(loc="right"), gpu.get_title(loc="right")) == (
+        "+500 ± 100 us per 1000 tokens",
+        "no drift that can be told",
+    )
     for axes, column in ((host, "duration_ns"), (gpu, "gpu_busy_ns")):
         points, crosses = (dict(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in axes.lines[:2])
         shown = {

@@ -6,11 +6,13 @@ import io
 from html.parser import HTMLParser
 from pathlib import Path
 
+import attrs
 import pytest
 from rich.console import Console
 
 import dsprof
 from dsprof.render import units
+from dsprof.render.layout import grids
 from dsprof.render.plain import summary_markdown
 from dsprof.render.terminal import print_summary, print_table
 from trace_builder import TraceBuilder
@@ -109,6 +111,18 @@ def test_requests_are_shown_with_their_warm_up_and_the_slow_step(tmp_path):
     assert text.index("Stages") < text.index("Requests") < text.index("Steps") < text.index("Kernel families")
     assert "Stages in no request" not in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("slope", "error", "words"),
+    [(1.5, 0.7, "+1.500 us ± 700 ns"), (-1.5, 0.7, "-1.500 us ± 700 ns"), (1.5, 0.8, "none"), (None, None, "-"),
+     (0.0, 0.0, "none")],
+)  # fmt: skip
+def test_a_drift_is_told_where_it_is_two_errors_or_more(analysis, slope, error, words):
+    line = attrs.evolve(analysis.summary().steps[0], duration_drift_ns_per_token=slope,
+                        duration_drift_error_ns_per_token=error)  # fmt: skip
+    (grid,) = [one for one in grids(attrs.evolve(analysis.summary(), steps=(line,))) if one.title == "Steps"]
+    assert grid.rows[0][-1] == words
 
 
 def test_many_requests_are_shown_as_their_median_and_the_slowest(tmp_path):

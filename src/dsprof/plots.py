@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dsprof.accounting import CAUSES
+from dsprof.requests import DRIFT_ERRORS
 from dsprof.stages import NO_STAGE, OUTSIDE_CUDA
 
 if TYPE_CHECKING:
@@ -96,9 +97,11 @@ def step_drift(analysis: Tables) -> Figure:
         whole = analysis["step_sum"]
         whole = whole[whole["instance"].isna() & (whole["stage"] == steps["stage"].iloc[0])].iloc[0]
         slope, error = (whole[f"{stem}_drift{part}_ns_per_token"] for part in ("", "_error"))
-        told = abs(slope) > 2 * error
+        told = bool(slope) and abs(slope) >= DRIFT_ERRORS * error  # False where they are not known
         axes.set(ylabel=f"{word} (ms)")
-        axes.set_title(_slope_in_words(slope, error) if told else "no drift", fontsize="medium", loc="right")
+        axes.set_title(
+            _slope_in_words(slope, error) if told else "no drift that can be told", fontsize="medium", loc="right"
+        )
         for position, (_, rows) in enumerate(steps.groupby(["stage", "instance"], observed=True, sort=False)):
             colour = _COLOURS[position % len(_COLOURS)]
             context, times = rows["context_tokens"].to_numpy(float), _ms(rows[f"{stem}_ns"]).to_numpy()

@@ -23,6 +23,8 @@ from dsprof.trace import process_of
 FOUND = ("range", "paired")
 #: What took this much longer than the usual is a warm-up where it came first, and may be an outlier elsewhere.
 NOTABLE = 1.2
+#: A slope of less than so many of its standard errors is no drift that can be told.
+DRIFT_ERRORS = 2.0
 #: Iglewicz and Hoaglin, How to Detect and Handle Outliers (1993), 3.3: a value is one where 0.6745 times its distance
 #: from the median is more than 3.5 times the median of all such distances.
 _Z, _Z_LIMIT = 0.6745, 3.5

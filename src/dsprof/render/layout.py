@@ -10,6 +10,7 @@ from attrs import frozen
 
 from dsprof.families import OTHER
 from dsprof.render import units
+from dsprof.requests import DRIFT_ERRORS
 from dsprof.stages import NO_STAGE, OUTSIDE_CUDA
 from dsprof.summary import (
     FamilyLine,
@@ -26,8 +27,6 @@ from dsprof.summary import (
 MOST_INSTANCES = 12
 #: With more requests than this the summary shows the median one and the slowest; `request_trace` holds them all.
 MOST_REQUESTS = 12
-#: A slope of less than so many standard errors is no drift.
-ERRORS = 2.0
 #: How many kernel families the summary names; `stage_family_sum` holds them all.
 MOST_FAMILIES = 6
 
@@ -199,7 +198,7 @@ def _drift(line: StepLine, stem: str) -> str:
     slope, error = (getattr(line, f"{stem}_drift{part}_ns_per_token") for part in ("", "_error"))
     if slope is None or error is None:
         return units.time(None)
-    if abs(slope) < ERRORS * error:
+    if not slope or abs(slope) < DRIFT_ERRORS * error:
         return "none"
     return f"{'+' if slope > 0 else '-'}{units.time(1000 * abs(slope))} ± {units.time(1000 * error)}"
 
