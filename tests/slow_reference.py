@@ -464,6 +464,14 @@ class Staged:
         peers = [one for one in peers if self.is_steady_step(one)]
         return step in peers and is_outlier(step.end - step.start, [one.end - one.start for one in peers])
 
+    def excess(self, step: Range) -> int | float:
+        """By how much the call, or the time outside, that grew most over its median does so in an outlier."""
+        peers = [one for one in self.steps if self.stage_of_step(one) == self.stage_of_step(step)]
+        spent = [self.host_time(one) for one in peers if self.is_steady_step(one)]
+        mine = self.host_time(step)
+        return max(mine.get(name, 0) - statistics.median(one.get(name, 0) for one in spent) for one in spent
+                   for name in one)  # fmt: skip
+
     def host_time(self, stage: Range) -> dict[str, int]:
         """The stage's time on its thread by the innermost call at each nanosecond; "" for none."""
         spent: dict[str, int] = {"": 0}

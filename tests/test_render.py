@@ -105,7 +105,8 @@ def test_requests_are_shown_with_their_warm_up_and_the_slow_step(tmp_path):
     assert [line.split()[0:4] for line in lines[2:6]] == [
         ["0", "*", "100", "8"], *([str(number), "100", "8", "9.000"] for number in (1, 2, 3))]  # fmt: skip
     assert lines[6] == "* warm-up, left out of verdicts and of the steps below: 1 of 4 requests."
-    assert "21 of decode  host" in text
+    steps = text[text.index("Steps") :].splitlines()
+    assert steps[2].split()[:5] == ["decode", "host", "21", "2.000", "ms"]
     assert "Outliers: 1; slowest: request 3 step 5, 6.000 ms, 3.0 x the median: 4.000 ms more outside of CUDA." in text
     assert "7 more steps of decode were a warm-up." in text
     assert text.index("Stages") < text.index("Requests") < text.index("Steps") < text.index("Kernel families")

@@ -150,6 +150,7 @@ def test_every_step_s_warm_up_context_and_outliers(threads, rec):
         assert row["steady"] == staged.is_steady_step(step)
         assert row["outlier"] == staged.is_outlier(step)
         assert row["context_tokens"] == staged.context(step)
+        assert row["excess_ns"] == (staged.excess(step) if row["outlier"] else None)
     for row, stage in zip(rows_of(analysis_of(rec, threads), "stage_trace"), staged.stages, strict=True):
         assert row["steady"] == staged.is_steady(stage)
 
@@ -372,3 +373,22 @@ def test_a_slow_step_says_what_it_was_in():
     assert [row["excess_in"] for row in rows] == [None, None, None, "cudaLaunchKernel", None, None]
     assert [row["excess_ns"] for row in rows] == [None, None, None, 45, None, None]
     assert rows[3]["duration_by_median"] == 1.5
+
+
+def test_slow_steps_of_two_decodes_are_held_against_their_own():
+    """Two decodes on two threads at once: one has a slow step outside of CUDA, the other within a call."""
+    other = LANES[1]
+    calls, steps = [], []
+    for thread, slow_step, in_call in ((MAIN, 3, 0), (other, 2, 300)):
+        now = 0
+        steps.append(("decode", 0, 800, thread))
+        for number in range(5):
+            length = 400 if number == slow_step else 100
+            steps.append(("decode.step", now, now + length, thread))
+            busy = in_call if number == slow_step and in_call else 20 if thread == MAIN else 10
+            calls.append(Call(len(calls), SYNC, thread, len(calls) + 1, now + 5, now + 5 + busy))
+            now += length
+    rec = of(*steps, calls=calls)
+    rows = [row for row in rows_of(analysis_of(rec), "step_trace") if row["outlier"]]
+    found = {row["tid"]: (row["step"], row["excess_in"], row["excess_ns"]) for row in rows}
+    assert found == {70: (4, OUTSIDE_CUDA, 300), 71: (3, "cudaStreamSynchronize", 290)}

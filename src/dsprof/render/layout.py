@@ -179,14 +179,14 @@ def _median(lines: Sequence[RequestLine], field: str) -> float | None:
 
 def _steps(lines: Sequence[StepLine], outliers: Sequence[OutlierLine], on_gpu: bool) -> Grid:
     """Percentiles of the steady steps on host and GPU, their drift, and the slowest of them by name."""
-    header = ("steps", "time", "p50", "p90", "p99", "max", "mean", "drift per 1 000 tokens")
+    header = ("stage", "time", "steps", "p50", "p90", "p99", "max", "mean", "drift/1 000 tokens")
     rows: list[tuple[str, ...]] = []
     notes: list[str] = []
     for line in lines:
         for word, stem in (("host", "duration"), ("GPU busy", "gpu_busy"))[: 1 + on_gpu]:
             values = [getattr(line, f"{stem}_{part}_ns") for part in ("p50", "p90", "p99", "max", "mean")]
-            label = f"{units.count(line.steps)} of {line.stage}" if word == "host" else ""
-            rows.append((label, word, *map(units.time, values), _drift(line, stem)))
+            stage, count = (line.stage, units.count(line.steps)) if word == "host" else ("", "")
+            rows.append((stage, word, count, *map(units.time, values), _drift(line, stem)))
         notes += [_outlier(one, line) for one in [x for x in outliers if x.stage == line.stage][:1]]
         if line.warm_up_steps:
             notes.append(f"{units.count(line.warm_up_steps)} more steps of {line.stage} were a warm-up.")

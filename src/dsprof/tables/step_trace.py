@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -65,17 +66,24 @@ def _standing_out(a: Attributed, between: int) -> dict[str, Any]:
 
 def _excess(a: Attributed, steady: Bools, far: Bools) -> tuple[Ints, Floats, tuple[str, ...]]:
     """Of each outlier: the call, or the time outside, that grew most over its median in the decode's steady steps."""
-    ranges, rows, names = a.trace.ranges, a.step_ranges, (*call_names(a)[1], OUTSIDE_CUDA)
-    code, excess = np.full(len(rows), -1), np.full(len(rows), np.nan)
-    for owner in np.unique(a.stage_of_step[far]):
-        mine = np.flatnonzero((a.stage_of_step == owner) & steady)
-        start, end = ranges.start[rows[mine]], ranges.end[rows[mine]]
-        step, name, spent = host_by_call(a, Windows(ranges.thread[rows[mine]], start, end, mine[:0]))
-        times = np.zeros((len(mine), len(names)))
-        times[step, name] = spent
-        times[:, -1] = end - start - times.sum(axis=1)
-        more = (times - np.median(times, axis=0))[far[mine]]
-        code[mine[far[mine]]], excess[mine[far[mine]]] = more.argmax(axis=1), more.max(axis=1)
+    ranges, names = a.trace.ranges, (*call_names(a)[1], OUTSIDE_CUDA)
+    code, excess = np.full(len(far), -1), np.full(len(far), np.nan)
+    if not far.any():
+        return code, excess, names
+    chosen = np.flatnonzero(steady & np.isin(a.stage_of_step, a.stage_of_step[far]))
+    chosen = chosen[np.argsort(a.stage_of_step[chosen], kind="stable")]
+    rows, owner = a.step_ranges[chosen], a.stage_of_step[chosen]
+    start, end = ranges.start[rows], ranges.end[rows]
+    step, name_code, spent = host_by_call(a, Windows(ranges.thread[rows], start, end, rows[:0]))
+    bounds = np.append(np.unique(owner, return_index=True)[1], len(owner))
+    for low, high in itertools.pairwise(bounds.tolist()):
+        inside = slice(*np.searchsorted(step, (low, high)))
+        times = np.zeros((high - low, len(names)))
+        times[step[inside] - low, name_code[inside]] = spent[inside]
+        times[:, -1] = end[low:high] - start[low:high] - times.sum(axis=1)
+        out = far[chosen[low:high]]
+        more = (times - np.median(times, axis=0))[out]
+        code[chosen[low:high][out]], excess[chosen[low:high][out]] = more.argmax(axis=1), more.max(axis=1)
     return code, excess, names
 
 
