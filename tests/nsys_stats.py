@@ -40,12 +40,13 @@ _OLD_NAMES = {
     "cuda_gpu_mem_time_sum": "gpumemtimesum",
     "cuda_gpu_mem_size_sum": "gpumemsizesum",
     "cuda_kern_exec_trace": "kernexectrace",
+    "cuda_api_sum": "cudaapisum",
 }
 _INTEGERS = {
     "Projected Start (ns)", "Projected Duration (ns)", "Orig Start (ns)", "Orig Duration (ns)", "PID", "TID",
     "NumGPUOps", "Lvl", "NVTX Inst", "Kern Inst", "Total Time (ns)", "Min (ns)", "Max (ns)", "Instances", "Count",
     "API Start (ns)", "API Dur (ns)", "Queue Start (ns)", "Queue Dur (ns)", "Kernel Start (ns)", "Kernel Dur (ns)",
-    "Total Dur (ns)", "DevId",
+    "Total Dur (ns)", "DevId", "Num Calls",
 }  # fmt: skip
 _DECIMAL = re.compile(r"^(Time|Avg|Med|StdDev|Total|Min|Max) \((%|ns|MB)\)$")
 _DIRECTION = {"H": "Host", "D": "Device", "A": "Array"}

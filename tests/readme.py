@@ -49,8 +49,9 @@ def json_fields() -> str:
     parts = {
         "(top)": summary.Summary, "report": Report, "report.gpus[]": Gpu, "counts": summary.Counts,
         "verdicts[]": verdicts.Verdict,
-        "stages[]": summary.StageLine, "instances[]": summary.InstanceLine,
-        "roofs[]": roofs.StageRoof, "families[]": summary.FamilyLine,
+        "roofs[]": roofs.StageRoof,
+        "stages[]": summary.StageLine, "instances[]": summary.InstanceLine, "requests[]": summary.RequestLine,
+        "steps[]": summary.StepLine, "outliers[]": summary.OutlierLine, "families[]": summary.FamilyLine,
         "top_kernels[]": summary.KernelLine,
         "coverage": summary.Coverage, "findings[]": findings.Finding,
     }  # fmt: skip

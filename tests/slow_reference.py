@@ -206,6 +206,28 @@ def percentile(values: list[int], percent: int) -> float:
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
+def whole(values: list[int | None]) -> int | None:
+    """Their sum; None for no values, or where one is missing."""
+    known = [value for value in values if value is not None]
+    return sum(known) if values and len(known) == len(values) else None
+
+
+def warm_up(costs: list[float]) -> int:
+    """How many at the head, of the first half, were each above 1.2 times the median of the rest."""
+    half = len(costs) // 2
+    count = 0
+    while count < half and costs[count] > 1.2 * statistics.median(costs[half:]):
+        count += 1
+    return count
+
+
+def is_outlier(value: int, peers: list[int]) -> bool:
+    """By the modified z-score of Iglewicz and Hoaglin, and notably above the median."""
+    median = statistics.median(peers)
+    deviation = statistics.median([abs(peer - median) for peer in peers])
+    return 0.6745 * (value - median) > 3.5 * deviation and value > 1.2 * median
+
+
 def projection(ops: list[Op]) -> dict[str, int | None]:
     first = min((op.start for op in ops), default=None)
     last = max((op.end for op in ops), default=None)
@@ -307,11 +329,158 @@ class Staged:
             return None
         return self.step_number(step)
 
+    def own_request(self, stage: Range) -> Range | None:
+        return nearest_with_via(stage.thread, stage.start, self.requests, True)[0]
+
+    def pairs(self) -> list[list[Range]]:
+        """Prefills and decodes that no request holds, each decode with the prefill before it; by start."""
+        alone = [one for one in self.stages if self.own_request(one) is None and one.name in ("prefill", "decode")]
+        groups = {one: [one] for one in alone}
+        for decode in [one for one in alone if one.name == "decode"]:
+            before = [one for one in alone if one.name == "prefill" and one.thread == decode.thread]
+            before = [one for one in before if one.start <= decode.start]
+            last = before[-1] if before else None  # `alone` is in order of start, then of row
+            if last is not None and last.end <= decode.start:
+                groups[last].append(decode)
+                del groups[decode]
+        return [groups[one] for one in alone if one in groups]
+
+    def numbered_requests(self) -> list[tuple[int, Range | None, list[Range]]]:
+        """Number, range and stages of every request, by start."""
+        found: list[tuple[int, Range | None, list[Range]]] = []
+        for ordinal, request in enumerate(self.requests):
+            number = ordinal if request.payload is None else request.payload
+            found.append((number, request, [one for one in self.stages if self.own_request(one) == request]))
+        first = max((number for number, _, _ in found), default=-1) + 1
+        found += [(first + ordinal, None, stages) for ordinal, stages in enumerate(self.pairs())]
+        return sorted(found, key=lambda one: (one[1] or one[2][0]).start)
+
     def request_of(self, stage: Range) -> int | None:
-        request = nearest_with_via(stage.thread, stage.start, self.requests, True)[0]
-        if request is None:
-            return None
-        return self.requests.index(request) if request.payload is None else request.payload
+        numbers = [number for number, _, stages in self.numbered_requests() if stage in stages]
+        return numbers[0] if numbers else None
+
+    def request_trace(self) -> list[dict]:
+        return [self.request_row(*one) for one in self.numbered_requests()]
+
+    def request_row(self, number: int, request: Range | None, stages: list[Range]) -> dict:
+        around = request or stages[0]
+        end = request.end if request else max(one.end for one in stages)
+        sums = [self.sums(one) for one in stages]
+        row = {
+            "request": number,
+            "found": "range" if request else "paired",
+            "pid": pid(around.thread),
+            "tid": tid(around.thread),
+            "range_row": request.row if request else None,
+            "start_ns": around.start,
+            "end_ns": end,
+            "e2e_ns": end - around.start,
+            "steady": all(self.is_steady(one) for one in stages),
+            "stages": len(stages),
+            **{column: sum(one[column] for one in sums) for column in (
+                "gpu_busy_ns", "launches", "gpu_ops", "kernels", "kernel_total_ns", "memcpy_ns", "sync_ns")},
+            **self.latencies(around.start, stages),
+        }  # fmt: skip
+        new = row["new_tokens"]
+        row["tokens_per_s"] = 1e9 * new / row["e2e_ns"] if new and row["e2e_ns"] else None
+        row["limit_tokens_per_s"] = 1e9 * new / row["gpu_busy_ns"] if new and row["gpu_busy_ns"] else None
+        return row
+
+    def latencies(self, start: int, stages: list[Range]) -> dict:
+        """The tokens of a request, and the times to them; None for what its stages do not say."""
+        prefills, decodes = ([one for one in stages if one.name == name] for name in ("prefill", "decode"))
+        begun = min((one.start for one in decodes), default=None)
+        early = [one for one in prefills if begun is None or one.end <= begun]
+        row: dict = dict.fromkeys(("prompt_tokens", "new_tokens", "ttft_host_ns", "ttft_gpu_ns", "tpot_host_ns",
+                                   "tpot_gpu_ns", "tpot_busy_ns"))  # fmt: skip
+        if not early:
+            return row
+        row["prompt_tokens"] = whole([self.tokens(one) for one in early])
+        first, first_gpu = max(one.end for one in early), self.last_on_gpu(early)
+        row["ttft_host_ns"] = first - start
+        row["ttft_gpu_ns"] = None if first_gpu is None else first_gpu - start
+        steps = whole([self.tokens(one) for one in decodes])
+        if len(early) < len(prefills) or steps is None:
+            return row
+        row["new_tokens"] = steps + 1
+        if steps > 0:
+            last_gpu, busy_ns = self.last_on_gpu(decodes), sum(self.sums(one)["gpu_busy_ns"] for one in decodes)
+            row["tpot_host_ns"] = (max(one.end for one in decodes) - first) / steps
+            if first_gpu is not None and last_gpu is not None and last_gpu >= first_gpu:
+                row["tpot_gpu_ns"] = (last_gpu - first_gpu) / steps
+            row["tpot_busy_ns"] = busy_ns / steps if busy_ns else None
+        return row
+
+    def last_on_gpu(self, stages: list[Range]) -> int | None:
+        ends = [self.sums(one)["proj_end_ns"] for one in stages]
+        return max((end for end in ends if end is not None), default=None)
+
+    def context(self, step: Range) -> int | None:
+        """The prompt's tokens and the step's number, where there is one decode and it comes after the prefills."""
+        for _, request, stages in self.numbered_requests():
+            stage = self.stage_of_step(step)
+            if stage is not None and stage.name == "decode" and stage in stages:
+                decodes = [one for one in stages if one.name == "decode"]
+                prefills = [one for one in stages if one.name == "prefill"]
+                if len(decodes) == 1 and prefills and all(one.end <= stage.start for one in prefills):
+                    row = self.latencies((request or stages[0]).start, stages)
+                    return None if row["prompt_tokens"] is None else row["prompt_tokens"] + self.step_number(step)
+        return None
+
+    # -- warm-up --------------------------------------------------------------------------------------------
+
+    def of_kind(self, stage: Range) -> list[Range]:
+        """All instances of the stage in its process."""
+        process = process_of(stage.thread)
+        return [one for one in self.stages if one.name == stage.name and process_of(one.thread) == process]
+
+    def steps_in(self, stage: Range) -> list[Range]:
+        return [step for step in self.steps if self.stage_of_step(step) == stage]
+
+    def is_steady(self, stage: Range) -> bool:
+        kind = self.of_kind(stage)
+        walls = {one["range_row"]: one["wall_ns"] for one in self.stage_trace(requests=False)}
+        steps = [len(self.steps_in(one)) for one in kind]
+        tokens = [self.tokens(one) for one in kind]
+        if all(steps):
+            warm = warm_up([walls[one.row] / count for one, count in zip(kind, steps, strict=True)])
+        else:
+            warm = warm_up([walls[one.row] for one in kind])
+            if all(count is not None and count > 0 for count in tokens):
+                warm = min(warm, warm_up([walls[one.row] / count for one, count in zip(kind, tokens, strict=True)]))
+        return kind.index(stage) >= warm
+
+    def is_steady_step(self, step: Range) -> bool:
+        stage = self.stage_of_step(step)
+        if stage is None:
+            return True
+        steps = self.steps_in(stage)
+        first = self.of_kind(stage)[0] == stage
+        warm = warm_up([one.end - one.start for one in steps]) if first else 0
+        return self.is_steady(stage) and steps.index(step) >= warm
+
+    def is_outlier(self, step: Range) -> bool:
+        peers = [one for one in self.steps if self.stage_of_step(one) == self.stage_of_step(step)]
+        peers = [one for one in peers if self.is_steady_step(one)]
+        return step in peers and is_outlier(step.end - step.start, [one.end - one.start for one in peers])
+
+    def excess(self, step: Range) -> int | float:
+        """By how much the call, or the time outside, that grew most over its median does so in an outlier."""
+        peers = [one for one in self.steps if self.stage_of_step(one) == self.stage_of_step(step)]
+        spent = [self.host_time(one) for one in peers if self.is_steady_step(one)]
+        mine = self.host_time(step)
+        return max(mine.get(name, 0) - statistics.median(one.get(name, 0) for one in spent) for one in spent
+                   for name in one)  # fmt: skip
+
+    def host_time(self, stage: Range) -> dict[str, int]:
+        """The stage's time on its thread by the innermost call at each nanosecond; "" for none."""
+        spent: dict[str, int] = {"": 0}
+        for now in range(stage.start, stage.end):
+            around = [one for one in self.rec.calls if one.thread == stage.thread and one.start <= now < one.end]
+            inner = max(around, key=lambda one: (one.start, -one.end, one.row), default=None)
+            key = inner.name if inner else ""
+            spent[key] = spent.get(key, 0) + 1
+        return spent
 
     def tokens(self, stage: Range) -> int | None:
         steps = [step for step in self.steps if self.stage_of_step(step) == stage]
@@ -365,7 +534,7 @@ class Staged:
             )
         return rows
 
-    def stage_trace(self) -> list[dict]:
+    def stage_trace(self, requests: bool = True) -> list[dict]:
         rows = []
         for stage in self.stages:
             sums = self.sums(stage)
@@ -376,7 +545,7 @@ class Staged:
                 {
                     "stage": stage.name,
                     "instance": self.instance(stage),
-                    "request": self.request_of(stage),
+                    "request": self.request_of(stage) if requests else None,
                     "pid": pid(stage.thread),
                     "tid": tid(stage.thread),
                     "range_row": stage.row,

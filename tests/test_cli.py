@@ -253,7 +253,7 @@ def test_json_is_the_summary_with_its_documented_keys(
     assert document["schema"] == summary.SCHEMA
     assert list(document) == [field.name for field in attrs.fields(summary.Summary)]
     kinds = {"stages": summary.StageLine, "instances": summary.InstanceLine, "top_kernels": summary.KernelLine,
-             "families": summary.FamilyLine}  # fmt: skip
+             "families": summary.FamilyLine, "requests": summary.RequestLine, "steps": summary.StepLine}  # fmt: skip
     for key, kind in kinds.items():
         assert document[key]
         for line in document[key]:
@@ -288,7 +288,7 @@ def markdown_grids(text: str) -> list[list[list[str]]]:
 
 def test_markdown_summary(run: Run, sample: Path, tmp_path: Path) -> None:
     grids = markdown_grids(run("analyze", sample, "--out", tmp_path, "--format", "markdown").out)
-    assert len(grids) == 5
+    assert len(grids) == 6
     for grid in grids:
         assert {len(line) for line in grid} == {len(grid[0])}
         assert set(grid[1]) <= {"---", "---:"}

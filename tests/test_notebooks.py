@@ -163,6 +163,43 @@ def test_many_stages_are_drawn_as_their_means(analysis: Analysis, drawing) -> No
     assert [text.get_text() for text in axes.get_yticklabels()] == [f"{stage}\nmean of 12" for stage in means.index]
 
 
+def test_steps_are_drawn_over_their_context_with_outliers_apart(analysis: Analysis, drawing) -> None:
+    steps = analysis["step_trace"].dropna(subset=["step"]).reset_index(drop=True)
+    steps["steady"], steps["outlier"] = steps.index > 0, steps.index == 3
+    whole = analysis["step_sum"].copy()
+    drifts = {"duration_drift_ns_per_token": 500.0, "duration_drift_error_ns_per_token": 100.0,
+              "gpu_busy_drift_ns_per_token": 500.0, "gpu_busy_drift_error_ns_per_token": 300.0}  # fmt: skip
+    figure = drawing.step_drift({"step_trace": steps, "step_sum": whole.assign(**drifts)})
+    host, gpu = figure.axes
+    assert (host.get_title(loc="right"), gpu.get_title(loc="right")) == (
+        "+500 ± 100 us per 1000 tokens",
+        "no drift that can be told",
+    )
+    for axes, column in ((host, "duration_ns"), (gpu, "gpu_busy_ns")):
+        points, crosses = (dict(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in axes.lines[:2])
+        shown = {
+            int(context): value / MS for context, value in zip(steps["context_tokens"], steps[column], strict=True)
+        }
+        assert {*points, *crosses} == {*shown} - {1021}  # the first is a warm-up
+        assert list(crosses) == [1024]
+        assert {**points, **crosses} == pytest.approx({key: value for key, value in shown.items() if key != 1021})
+    slope = np.diff(host.lines[2].get_ydata()) / np.diff(host.lines[2].get_xdata())
+    np.testing.assert_allclose(slope, 500 / MS)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["outlier"]
+
+
+def test_the_host_s_time_is_shared_out_without_rest(analysis: Analysis, drawing) -> None:
+    table = analysis["stage_api_sum"].dropna(subset=["host_ns"])
+    figure = drawing.host_time(analysis, most=2)
+    found = widths(figure)
+    np.testing.assert_allclose(np.sum(list(found.values()), axis=0), 100)
+    outside = table[table["api_name"] == "(outside CUDA)"].set_index("stage")["host_pct"]
+    assert found["(outside CUDA)"] == pytest.approx([outside["prefill"], outside["decode"]])
+    inside = table[table["api_name"] != "(outside CUDA)"]
+    most = inside.groupby("api_name", observed=True)["host_pct"].max().nlargest(2)
+    assert list(found) == [*most.index, f"{inside['api_name'].nunique() - 2} more calls", "(outside CUDA)"]
+
+
 def test_family_bars_are_the_shares_of_the_table(analysis: Analysis, drawing) -> None:
     table = analysis["stage_family_sum"]
     table = table[table["stage"] != "(no stage)"]
@@ -178,8 +215,9 @@ def test_family_bars_are_the_shares_of_the_table(analysis: Analysis, drawing) ->
 
 
 def test_a_report_without_stages_gets_a_sentence(analysis: Analysis, drawing, tmp_path: Path) -> None:
-    nothing = {name: analysis[name].head(0) for name in ("step_trace", "stage_trace", "stage_family_sum")}
-    for draw in (drawing.step_latency, drawing.idle_causes, drawing.family_bars):
+    needed = ("step_trace", "step_sum", "stage_trace", "stage_family_sum", "stage_api_sum")
+    nothing = {name: analysis[name].head(0) for name in needed}
+    for draw in (drawing.step_latency, drawing.step_drift, drawing.idle_causes, drawing.family_bars, drawing.host_time):
         figure = draw(nothing)
         assert (
             "in this report" in figure.axes[0].texts[0].get_text()

@@ -36,6 +36,7 @@ import pytest
 
 import nsys_stats
 from dsprof.analysis import Analysis, analyze
+from dsprof.attributed import Rules
 from nsys_stats import MIDDLE, OLD, PRIMARY, Printed, as_printed
 from trace_builder import START_END, TraceBuilder
 
@@ -54,7 +55,8 @@ RECORDED = tuple(f"h200-{name}" for name in (
 
 PROJECTION, RANGE_KERNELS, KERNELS = "nvtx_gpu_proj_trace", "nvtx_kern_sum", "cuda_gpu_kern_sum"
 MEMORY_TIME, MEMORY_SIZE, LAUNCHES = "cuda_gpu_mem_time_sum", "cuda_gpu_mem_size_sum", "cuda_kern_exec_trace"
-PRINTED = (PROJECTION, RANGE_KERNELS, KERNELS, MEMORY_TIME, MEMORY_SIZE, LAUNCHES)
+API = "cuda_api_sum"
+PRINTED = (PROJECTION, RANGE_KERNELS, KERNELS, MEMORY_TIME, MEMORY_SIZE, LAUNCHES, API)
 
 #: Why nsys may print nothing: the report has nothing of the kind (then we must have nothing), or nsys
 #: reads names from a table that old exports lack (then there is nothing to compare).
@@ -717,9 +719,55 @@ def test_kern_trace_is_cuda_kern_exec_trace(bench: Bench, report: str, source: s
     same(ours, there)
 
 
+def plain_calls(export: Path, rule: int) -> dict[str, tuple[Statistics]]:
+    """API calls by both rules: all rows by their name (0), the outer one of each identity without version (1)."""
+    query = (
+        f"SELECT s.value, r.globalTid & {_PROCESS}, r.correlationId, r.start, r.end "
+        "FROM CUPTI_ACTIVITY_KIND_RUNTIME r LEFT JOIN StringIds s ON s.id = r.nameId ORDER BY r.start"
+    )
+    durations: dict[str, list[int]] = defaultdict(list)
+    seen = set()
+    with closing(sqlite3.connect(f"file:{export}?mode=ro", uri=True)) as sql:
+        for name, process, correlation, start, end in sql.execute(query):
+            if rule == 0 or correlation is None or (process, correlation) not in seen:
+                durations[api_name(name) if rule else name].append(end - start)
+            seen.add((process, correlation))
+    return {name: (Statistics.of(values),) for name, values in durations.items()}
+
+
+@pairs(API, also_kept=False)
+def test_stage_api_sum_is_cuda_api_sum(bench: Bench, report: str, source: str) -> None:
+    """Without stages, `(no stage)` is NVIDIA's table; with them, the stages share it out."""
+    analysis = bench.analysis(report)
+    whole = Analysis(analysis.attributed.trace, Rules(stages={"none": "^$"}))["stage_api_sum"]
+    printed = theirs(bench, report, source, API, whole)
+    assert printed is not None
+    assert set(whole.stage) == {"(no stage)"}
+    rows = {name: (found,) for name, found in zip(whole.api_name, our_statistics(whole), strict=True)}
+    same_plain(rows, plain_calls(bench.export(report), 1))
+    there = [(api_name(name), found) for name, found in zip(printed.Name, their_statistics(printed, "Num Calls"),
+             strict=True)]  # fmt: skip
+    if Case.TWICE in set().union(*bench.plain(report).cases.values()):
+        listed = [(api_name(name), found) for name, (found,) in plain_calls(bench.export(report), 0).items()]
+        same(
+            Counter((name, *found[:4]) for name, found in listed), Counter((name, *found[:4]) for name, found in there)
+        )
+    else:
+        assert len(dict(there)) == len(there)
+        same_statistics(rows, {name: (found,) for name, found in there})
+        shares = dict(texts(whole, "api_name", "share_pct"))
+        for name, share in texts(printed, "Name", "Time (%)"):
+            assert as_printed(share, shares[api_name(name)]), name
+
+    parted = analysis["stage_api_sum"].dropna(subset=["instances"]).groupby("api_name", observed=True)
+    sums = parted.agg({"instances": "sum", "total_ns": "sum", "min_ns": "min", "max_ns": "max"})
+    for name, (found,) in rows.items():
+        assert tuple(sums.loc[name]) == (found.instances, found.total, found.minimum, found.maximum), name
+
+
 def api_name(name: str) -> str:
     """The name of an API call without the version of its arguments, which nsys prints when it has five digits."""
-    return re.sub(r"_v\d+$", "", name)
+    return re.sub(r"_v\d{4,}$", "", name)
 
 
 # -- what the made reports must show ------------------------------------------------------------------------

@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 #: How many kernels of each stage a summary names unless it is told otherwise.
 TOP_KERNELS = 5
 #: Tables that the summary and the check of the sums are made from.
-_SUMMED = ("kern_sum", "stage_sum", "stage_trace", "stage_kern_sum", "stage_family_sum", "stage_roof_trace")
+_SUMMED = ("kern_sum", "stage_sum", "stage_trace", "request_trace", "step_sum", "step_trace", "stage_kern_sum",
+           "stage_family_sum", "stage_roof_trace")  # fmt: skip
 
 
 def analyze(

@@ -1,4 +1,4 @@
-"""Kernel names that fit a screen: the function, and what it was made for, without the template's noise."""
+"""Names that fit a screen: a kernel's function and what it was made for, an API call without its version."""
 
 from __future__ import annotations
 
@@ -14,6 +14,17 @@ _NOISE = re.compile(
 #: An identifier that is not the namespace of another.
 _IDENTIFIER = re.compile(r"\b[A-Za-z_]\w*\b(?!::)")
 _BRACKETED = re.compile(r"[<(\[{]")
+#: The version of a call's arguments, 3020 for CUDA 3.2; a shorter number is part of the name (cuGetProcAddress_v2).
+_VERSION = re.compile(r"_v\d{4,5}$")
+
+
+def api_name(name: str) -> str:
+    """The name of a CUDA API call without the version of its arguments.
+
+    >>> api_name("cudaLaunchKernel_v7000"), api_name("cuGetProcAddress_v2")
+    ('cudaLaunchKernel', 'cuGetProcAddress_v2')
+    """
+    return _VERSION.sub("", name)
 
 
 def short_kernel_name(name: str, width: int = 60) -> str:

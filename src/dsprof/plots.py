@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dsprof.accounting import CAUSES
-from dsprof.stages import NO_STAGE
+from dsprof.requests import DRIFT_ERRORS
+from dsprof.stages import NO_STAGE, OUTSIDE_CUDA
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +32,7 @@ _NS_PER_MS = 1e6
 # Paul Tol's schemes "bright" and "muted", which stay apart for colour-blind readers.
 _COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377")
 _GREY = "#777777"
+_STACKED = ("#332288", "#88CCEE", "#44AA99", "#DDCC77", "#CC6677", "#882255", "#117733", "#999933", "#AA4499")
 _OF_CAUSE = {
     "busy": "#332288",
     "other_work": "#88CCEE",
@@ -73,6 +75,83 @@ def step_latency(analysis: Tables) -> Figure:
     axes.plot([], [], ":.", markersize=3, color=_GREY, label="GPU busy")
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc="outside right upper", frameon=False)
+    return figure
+
+
+def step_drift(analysis: Tables) -> Figure:
+    """Steady steps over the tokens of context: time on the host above, GPU busy time below, in ms, with their slopes.
+
+    A colour for each decode of `step_trace`, crosses for outliers, which the slopes of `step_sum` leave out. A slope of
+    less than two standard errors cannot be told from none, and is not drawn.
+    """
+    steps = analysis["step_trace"]
+    steps = steps[steps["step"].notna() & steps["context_tokens"].notna() & steps["steady"]]
+    figure, all_axes = _figures(2)
+    if steps.empty:
+        for axes in all_axes[1:]:
+            axes.remove()
+        all_axes[0].set(title="Steps by their context")
+        return _nothing(figure, all_axes[0], "no steps of known context in this report")
+    for axes, (stem, word) in zip(all_axes, (("duration", "host"), ("gpu_busy", "GPU busy")), strict=True):
+        whole = analysis["step_sum"]
+        whole = whole[whole["instance"].isna() & (whole["stage"] == steps["stage"].iloc[0])].iloc[0]
+        slope, error = (whole[f"{stem}_drift{part}_ns_per_token"] for part in ("", "_error"))
+        told = bool(slope) and abs(slope) >= DRIFT_ERRORS * error  # False where they are not known
+        axes.set(ylabel=f"{word} (ms)")
+        axes.set_title(
+            _slope_in_words(slope, error) if told else "no drift that can be told", fontsize="medium", loc="right"
+        )
+        for position, (_, rows) in enumerate(steps.groupby(["stage", "instance"], observed=True, sort=False)):
+            colour = _COLOURS[position % len(_COLOURS)]
+            context, times = rows["context_tokens"].to_numpy(float), _ms(rows[f"{stem}_ns"]).to_numpy()
+            out = rows["outlier"].to_numpy(bool)
+            axes.plot(context[~out], times[~out], "o", markersize=3, color=colour)
+            axes.plot(context[out], times[out], "x", color=colour)
+            if told:
+                middle = context[~out].mean()
+                axes.plot(context, times[~out].mean() + slope / _NS_PER_MS * (context - middle), color=colour)
+    if steps["outlier"].any():
+        all_axes[0].plot([], [], "x", color=_GREY, label="outlier")
+        figure.legend(loc="outside right upper", frameon=False)
+    all_axes[0].set_title("Steps by their context", loc="left")
+    all_axes[-1].set(xlabel="tokens of context")
+    return figure
+
+
+def _slope_in_words(slope: float, error: float) -> str:
+    """Microseconds per thousand tokens: the same digits as nanoseconds per token."""
+    return f"{slope:+.0f} ± {error:.0f} us per 1000 tokens"
+
+
+def host_time(analysis: Tables, most: int = 6) -> Figure:
+    """What the host thread did in each stage, in percent of its time there, from `stage_api_sum`: stacked by CUDA call.
+
+    The `most` calls with the greatest share in any stage have colours of their own; time outside of CUDA is grey.
+    """
+    calls = analysis["stage_api_sum"]
+    shares = calls[calls["host_ns"].notna()].pivot_table(
+        index="api_name", columns="stage", values="host_pct", aggfunc="sum", observed=True, fill_value=0.0, sort=False
+    )
+    shares.index, shares.columns = shares.index.astype(str), shares.columns.astype(str)
+    figure, axes = _figure()
+    axes.set(title="The host's time by CUDA call", xlabel="share of the stage's time on the host (%)")
+    if shares.empty:
+        return _nothing(figure, axes, "no stage in this report: name its ranges with stages=")
+    outside = shares.loc[[OUTSIDE_CUDA]]
+    shares = shares.drop(index=OUTSIDE_CUDA)
+    shares = shares.loc[shares.max(axis=1).sort_values(ascending=False, kind="stable").index]
+    named = enumerate(shares.index[:most])
+    parts = [(name, shares.loc[name], _STACKED[position % len(_STACKED)]) for position, name in named]
+    if len(shares) > most:
+        parts.append((f"{len(shares) - most} more calls", shares.iloc[most:].sum(), "#BBBBBB"))
+    left = 0.0 * outside.loc[OUTSIDE_CUDA]
+    for name, widths, colour in [*parts, (OUTSIDE_CUDA, outside.loc[OUTSIDE_CUDA], "#EEEEEE")]:
+        axes.barh(range(len(widths)), widths, left=left, label=name, color=colour, edgecolor="white", linewidth=0.3)
+        left = left + widths
+    axes.set_yticks(range(len(shares.columns)), list(shares.columns))
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
     figure.legend(loc="outside right upper", frameon=False)
     return figure
 
@@ -149,14 +228,21 @@ def _ms(column: pd.Series[int]) -> pd.Series[float]:
 
 def _figure() -> tuple[Figure, Axes]:
     """An empty figure that pyplot does not keep: it is shown once, where it is the value of a cell."""
+    figure, (axes,) = _figures(1)
+    return figure, axes
+
+
+def _figures(rows: int) -> tuple[Figure, list[Axes]]:
+    """The same with several axes above each other that share what is below them."""
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=_SIZE, layout="constrained")
+    figure, found = plt.subplots(rows, figsize=_SIZE, layout="constrained", sharex=True, squeeze=False)
     plt.close(figure)
-    axes.grid(visible=True, color="#DDDDDD", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    for axes in found[:, 0]:
+        axes.grid(visible=True, color="#DDDDDD", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, list(found[:, 0])
 
 
 def _nothing(figure: Figure, axes: Axes, sentence: str) -> Figure:

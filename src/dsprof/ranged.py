@@ -228,11 +228,16 @@ class Ranged:
         return np.where(payload != NULL, payload, ordinal)
 
     @cached_property
+    def request_ranges(self) -> Ints:
+        """The ranges named ``request``, by start."""
+        rows = np.flatnonzero(self.matching(f"^{re.escape(REQUEST)}$"))
+        return rows[np.argsort(self.trace.ranges.start[rows], kind="stable")]
+
+    @cached_property
     def request_of_stage(self) -> Ints:
         """Request number of each of `stage_ranges`: payload of the enclosing ``request``, else its ordinal; NULL."""
         ranges, rows = self.trace.ranges, self.stage_ranges
-        requests = np.flatnonzero(self.matching(f"^{re.escape(REQUEST)}$"))
-        requests = requests[np.argsort(ranges.start[requests], kind="stable")]
+        requests = self.request_ranges
         number = np.full(len(ranges) + 1, NULL, np.int64)
         payload = ranges.payload[requests]
         number[requests] = np.where(payload != NULL, payload, np.arange(len(requests)))

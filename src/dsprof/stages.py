@@ -16,5 +16,7 @@ STEP = "decode.step"
 NO_STAGE = "(no stage)"
 #: The row for everything that no range encloses.
 NO_RANGE = "(no range)"
+#: The row for the host's time in no CUDA API call.
+OUTSIDE_CUDA = "(outside CUDA)"
 #: The name of a graph replay that was traced as a whole: its kernels are not in the report.
 CUDA_GRAPH = "(CUDA graph)"

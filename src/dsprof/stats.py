@@ -110,6 +110,44 @@ def describe(group: Ints, values: Ints) -> Groups:
     return distribution(group, values).describe()
 
 
+def percentiles(group: Ints, values: Ints, groups: int, percents: Sequence[int]) -> list[Floats]:
+    """Percentiles of `values` by group, each of shape ``(groups,)``; NaN for an empty group.
+
+    Between two values the percentile is interpolated by its rank, ``(n - 1) * percent / 100`` from the least one:
+    definition 7 of Hyndman and Fan, Sample Quantiles in Statistical Packages, 1996, and the usual one of numpy.
+    """
+    order = np.lexsort((values, group))
+    count = count_by(group, groups)
+    head, sorted_values = np.cumsum(count) - count, np.append(values[order], 0)
+    filled, columns = count > 0, []
+    for percent in percents:
+        rank = (count - 1) * percent / 100
+        below = np.where(filled, np.floor(rank), 0).astype(np.int64)
+        low = sorted_values[head + below]
+        high = sorted_values[head + np.where(filled, np.ceil(rank), 0).astype(np.int64)]
+        columns.append(np.where(filled, low + (high - low) * (rank - below), np.nan))
+    return columns
+
+
+def slopes(group: Ints, within: Ints, x: Ints, y: Ints, groups: int) -> tuple[Floats, Floats]:
+    """Least-squares slope of `y` over `x` by group, with its standard error; both of shape ``(groups,)``.
+
+    Each part of a group, told by `within`, has an intercept of its own, so that a difference between two parts is no
+    slope. NaN where `x` does not vary within a part, or no degree of freedom is left: there are n - parts - 1.
+    """
+    part = np.unique(np.stack([group, within]), axis=1, return_inverse=True)[1].reshape(-1)
+    size = np.bincount(part)
+    dx, dy = (values - (np.bincount(part, values) / size)[part] for values in (x, y))
+    sxx, sxy, count = (np.bincount(group, weights, groups) for weights in (dx * dx, dx * dy, None))
+    parts = np.bincount(group, 1 / size[part], groups)
+    freedom = np.rint(count - parts - 1)
+    known = (sxx > 0) & (freedom > 0)
+    slope: Floats = np.divide(sxy, sxx, out=np.full(groups, np.nan), where=known)
+    rest = np.bincount(group, (dy - slope[group] * dx) ** 2, groups)
+    variance = np.divide(rest, freedom * sxx, out=np.full(groups, np.nan), where=known)
+    return slope, np.sqrt(variance)
+
+
 def sum_by(group: Ints, values: Ints, groups: int) -> Ints:
     """Sum of `values` by group, shape ``(groups,)``; exact up to 2**53 (104 days in nanoseconds)."""
     return np.bincount(group, weights=values, minlength=groups).astype(np.int64)

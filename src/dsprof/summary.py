@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from attrs import fields, frozen
 
 from dsprof.attributed import VIA, Attributed
@@ -18,9 +19,11 @@ from dsprof.names import short_kernel_name
 from dsprof.roofs import ASK, StageRoof, stage_roofs, sum_roofs
 from dsprof.stages import NO_STAGE
 from dsprof.trace import Report, pid_of
-from dsprof.verdicts import Verdict, judge, steady
+from dsprof.verdicts import Verdict, judge
 
 SCHEMA = "dsprof.summary/1"
+#: How many outliers of each stage's steps are named; `step_trace` marks them all.
+MOST_OUTLIERS = 3
 
 
 @frozen
@@ -60,6 +63,66 @@ class InstanceLine:
     launches: int
     memcpy_bytes: int
     sync_ns: int
+
+
+@frozen
+class RequestLine:
+    """One request: a row of `request_trace`."""
+
+    request: int
+    found: str
+    pid: int
+    steady: bool
+    prompt_tokens: int | None
+    new_tokens: int | None
+    ttft_host_ns: int | None
+    ttft_gpu_ns: int | None
+    tpot_host_ns: float | None
+    tpot_gpu_ns: float | None
+    tpot_busy_ns: float | None
+    e2e_ns: int
+    tokens_per_s: float | None
+    limit_tokens_per_s: float | None
+
+
+@frozen
+class StepLine:
+    """The steady steps of a stage: a row of `step_sum`; drifts are slopes over the tokens of context."""
+
+    stage: str
+    steps: int
+    warm_up_steps: int
+    outliers: int
+    duration_mean_ns: float | None
+    duration_p50_ns: float | None
+    duration_p90_ns: float | None
+    duration_p99_ns: float | None
+    duration_max_ns: int | None
+    gpu_busy_mean_ns: float | None
+    gpu_busy_p50_ns: float | None
+    gpu_busy_p90_ns: float | None
+    gpu_busy_p99_ns: float | None
+    gpu_busy_max_ns: int | None
+    launches_p50: float | None
+    kernels_p50: float | None
+    duration_drift_ns_per_token: float | None
+    duration_drift_error_ns_per_token: float | None
+    gpu_busy_drift_ns_per_token: float | None
+    gpu_busy_drift_error_ns_per_token: float | None
+
+
+@frozen
+class OutlierLine:
+    """One of the slowest outliers among the steps of a stage: a row of `step_trace`."""
+
+    stage: str
+    instance: int | None
+    request: int | None
+    step: int
+    duration_ns: int
+    duration_by_median: float
+    excess_in: str
+    excess_ns: float
 
 
 @frozen
@@ -126,6 +189,9 @@ class Summary:
     instances: tuple[InstanceLine, ...]
     roofs: tuple[StageRoof, ...]
     roofs_note: str
+    requests: tuple[RequestLine, ...]
+    steps: tuple[StepLine, ...]
+    outliers: tuple[OutlierLine, ...]
     families: tuple[FamilyLine, ...]
     top_kernels: tuple[KernelLine, ...]
     coverage: Coverage
@@ -151,6 +217,9 @@ def summarize(
         instances=tuple(_lines(InstanceLine, tables["stage_trace"])),
         roofs=tuple(roofs.values()),
         roofs_note=_roofs_note(attributed),
+        requests=tuple(_lines(RequestLine, tables["request_trace"])),
+        steps=tuple(_lines(StepLine, _whole_stages(tables["step_sum"]))),
+        outliers=tuple(_outliers(tables["step_trace"])),
         families=tuple(_families(tables["stage_family_sum"])),
         top_kernels=tuple(top_kernels(tables["stage_kern_sum"], top)),
         coverage=_coverage(attributed),
@@ -172,12 +241,12 @@ def _verdicts(stage_trace: pa.Table, roofs: Mapping[str, StageRoof]) -> list[Ver
 
 def _roofs(a: Attributed, stage_trace: pa.Table, stage_roof_trace: pa.Table) -> dict[str, StageRoof]:
     """How near each stage came to the roofs, over the instances that its verdict is on."""
-    peaks, walls = stage_roofs(a).peaks, _by_stage(stage_trace.select(["stage", "instance", "wall_ns"]))
+    peaks, steady = stage_roofs(a).peaks, _by_stage(stage_trace.select(["stage", "instance", "steady"]))
     if peaks is None:
         return {}
     found = {}
     for stage, rows in _by_stage(stage_roof_trace).items():
-        kept = {walls[stage][place]["instance"] for place in steady([row["wall_ns"] for row in walls[stage]])}
+        kept = {row["instance"] for row in steady[stage] if row["steady"]}
         found[stage] = sum_roofs(rows, kept, peaks)
     return {stage: roof for stage, roof in found.items() if roof is not None}
 
@@ -190,6 +259,19 @@ def _roofs_note(a: Attributed) -> str:
 def _lines(line: type[Any], table: pa.Table) -> list[Any]:
     wanted = [field.name for field in fields(line)]
     return [line(**row) for row in table.select(wanted).to_pylist()]
+
+
+def _whole_stages(step_sum: pa.Table) -> pa.Table:
+    """The rows over all instances of a stage, where there is a steady step."""
+    return step_sum.filter(pc.and_(pc.is_null(step_sum.column("instance")), pc.greater(step_sum.column("steps"), 0)))
+
+
+def _outliers(step_trace: pa.Table) -> list[OutlierLine]:
+    """The slowest outliers of each stage by their distance from the median, stages in order."""
+    lines = _lines(OutlierLine, step_trace.filter(step_trace.column("outlier")))
+    lines.sort(key=lambda line: -line.duration_by_median)
+    stages = dict.fromkeys(sorted(line.stage for line in lines))
+    return [line for stage in stages for line in [one for one in lines if one.stage == stage][:MOST_OUTLIERS]]
 
 
 def _counts(a: Attributed) -> Counts:

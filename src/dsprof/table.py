@@ -42,7 +42,7 @@ class Column:
     @property
     def unit(self) -> str:
         """The unit that the name's suffix stands for; empty for names, numbers of things and identities."""
-        suffixes = {"_ns": "ns", "_pct": "%", "_bytes": "bytes", "_per_s": "1/s"}
+        suffixes = {"_ns_per_token": "ns per token", "_ns": "ns", "_pct": "%", "_bytes": "bytes", "_per_s": "1/s"}
         return next((unit for suffix, unit in suffixes.items() if self.name.endswith(suffix)), "bytes" if
                     self.name == "bytes" else "")  # fmt: skip
 

@@ -1,11 +1,11 @@
 """Why a stage took that long: one word, the numbers behind it, and what to do. None where the data do not say.
 
-A stage is judged by its steady instances, over the wall time that `accounting` splits without rest.
+A stage is judged by its steady instances, over the wall time that `accounting` splits without rest. Which are steady
+says `requests.steady_stages`.
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,8 +13,6 @@ from attrs import frozen
 
 from dsprof.roofs import StageRoof
 
-#: A first instance that took this much longer than the median of the others is a warm-up.
-WARM_UP = 1.2
 #: From this busy share on the GPU is the limit, and up to that one it is not; between the two nothing is said.
 _GPU_BOUND_PCT, _NOT_GPU_BOUND_PCT = 75.0, 60.0
 #: Launches per token from which on tokens are made one by one.
@@ -45,8 +43,9 @@ class Verdict:
     """What limits a stage: `kind`, a sentence with the numbers, a remedy, and the numbers themselves.
 
     `instances` were judged, `warm_up` left out; times are sums over them in ns, per token in us; `limit_us` is
-    what a token would take if the host cost nothing, `roof_us` what its decode would at the roof. Values per token
-    are None where tokens are not known, `bound_by` (compute, memory bandwidth, or neither) where roofs are not.
+    what a token would take if the host cost nothing, `roof_us` what its decode would at the roof; `launches_per_s` is
+    over the wall time. Values per token are None where tokens are not known, `bound_by` (compute, memory bandwidth, or
+    neither) where roofs are not.
     """
 
     stage: str
@@ -59,7 +58,9 @@ class Verdict:
     gpu_busy_ns: int
     idle_ns: dict[str, int]
     busy_pct: float
+    launches_per_s: float
     launches_per_token: float | None
+    kernels_per_token: float | None
     kernel_mean_us: float
     token_us: float | None
     limit_us: float | None
@@ -67,23 +68,12 @@ class Verdict:
     bound_by: str | None = None
 
 
-def steady(walls: Sequence[int]) -> list[int]:
-    """Positions of the instances that are no warm-up; only the first can be one.
-
-    >>> steady([300, 100, 101]), steady([100, 101]), steady([300])
-    ([1, 2], [0, 1], [0])
-    """
-    if len(walls) > 1 and walls[0] > WARM_UP * statistics.median(walls[1:]):
-        return list(range(1, len(walls)))
-    return list(range(len(walls)))
-
-
 def judge(stage: str, instances: Sequence[Mapping[str, Any]], roof: StageRoof | None = None) -> Verdict | None:
     """The verdict on a stage from its rows of `stage_trace`; None where no cause has the better part of the time.
 
     `roof`: how near the stage came to the GPU's roofs, where that is known.
     """
-    kept = [instances[row] for row in steady([row["wall_ns"] for row in instances])]
+    kept = [row for row in instances if row["steady"]]
     wall, busy, kernels = (sum(row[column] for row in kept) for column in ("wall_ns", "gpu_busy_ns", "kernels"))
     if not kernels or not wall:
         return None
@@ -112,7 +102,9 @@ def judge(stage: str, instances: Sequence[Mapping[str, Any]], roof: StageRoof | 
         gpu_busy_ns=busy,
         idle_ns=idle,
         busy_pct=100.0 * busy / wall,
+        launches_per_s=1e9 * launches / wall,
         launches_per_token=per_token,
+        kernels_per_token=kernels / tokens if tokens else None,
         kernel_mean_us=kernel_us,
         token_us=token_us,
         limit_us=limit_us,

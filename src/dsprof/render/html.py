@@ -29,7 +29,8 @@ def _grid(grid: Grid) -> str:
         "<tr>" + "".join(f'<td style="{_align(i, grid)}">{escape(cell)}</td>' for i, cell in enumerate(row)) + "</tr>"
         for row in grid.rows
     )
-    return f"<h4>{escape(grid.title)}</h4><table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table>"
+    notes = "".join(f"<p>{escape(note)}</p>" for note in grid.notes)
+    return f"<h4>{escape(grid.title)}</h4><table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table>{notes}"
 
 
 def _align(position: int, grid: Grid) -> str:

@@ -2,37 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from attrs import frozen
 
 from dsprof.families import OTHER
 from dsprof.render import units
+from dsprof.requests import DRIFT_ERRORS
 from dsprof.roofs import StageRoof
-from dsprof.stages import NO_STAGE
-from dsprof.summary import FamilyLine, InstanceLine, KernelLine, StageLine, Summary
+from dsprof.stages import NO_STAGE, OUTSIDE_CUDA
+from dsprof.summary import (
+    FamilyLine,
+    InstanceLine,
+    KernelLine,
+    OutlierLine,
+    RequestLine,
+    StageLine,
+    StepLine,
+    Summary,
+)
 
 #: With more instances than this the summary shows the stages only; `stage_trace` holds them all.
 MOST_INSTANCES = 12
+#: With more requests than this the summary shows the median one and the slowest; `request_trace` holds them all.
+MOST_REQUESTS = 12
 #: How many kernel families the summary names; `stage_family_sum` holds them all.
 MOST_FAMILIES = 6
 
 
 @frozen
 class Grid:
-    """A titled table of text; the first `names` columns are text, the others numbers set to the right."""
+    """A titled table of text; the first `names` columns are text, the others numbers set to the right; notes below."""
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     names: int = 1
+    notes: tuple[str, ...] = ()
 
 
 def grids(summary: Summary) -> list[Grid]:
     """What the summary shows, in order."""
-    shown = [_stages(summary.stages, bool(summary.counts.kernels))]
-    if 0 < len(summary.instances) <= MOST_INSTANCES:
-        shown.append(_instances(summary.instances, bool(summary.counts.kernels)))
+    on_gpu = bool(summary.counts.kernels)
+    shown = [_stages(summary.stages, on_gpu)]
+    if summary.requests:
+        shown.append(_requests(summary.requests, on_gpu))
+    alone = [line for line in summary.instances if line.request is None]
+    if 0 < len(alone) <= MOST_INSTANCES:
+        shown.append(_instances(alone, on_gpu))
+    if summary.steps:
+        shown.append(_steps(summary.steps, summary.outliers, on_gpu))
     if summary.roofs:
         shown.append(_roofs(summary.roofs))
     if summary.families:
@@ -119,7 +140,82 @@ def _instances(lines: Sequence[InstanceLine], on_gpu: bool) -> Grid:
         units.time(x.gpu_busy_ns), units.percent(x.busy_pct), units.time(x.gpu_idle_ns), units.count(x.kernels),
         units.count(x.launches), units.time(x.sync_ns),
     ] for x in lines]  # fmt: skip
-    return _without_gpu("Each prefill and decode", header, rows, on_gpu, first=5)
+    return _without_gpu("Stages in no request", header, rows, on_gpu, first=5)
+
+
+#: The words of a request's latencies, and the fields that hold them.
+_LATENCIES = {"TTFT": "ttft_host_ns", "TTFT GPU": "ttft_gpu_ns", "TPOT": "tpot_host_ns", "TPOT GPU": "tpot_gpu_ns",
+              "busy/token": "tpot_busy_ns"}  # fmt: skip
+
+
+def _requests(lines: Sequence[RequestLine], on_gpu: bool) -> Grid:
+    """Latencies of each request, or of the median and the slowest one; a star marks a warm-up."""
+    latencies = [(word, field) for word, field in _LATENCIES.items() if on_gpu or field.endswith("host_ns")]
+    notes: list[str] = []
+    many, steady = len({line.pid for line in lines}) > 1, [line for line in lines if line.steady]
+    header = ("request", "prompt", "new", *(word for word, _ in latencies), "tokens/s", "end to end")
+
+    def cells(label: str, value: Callable[[str], Any]) -> tuple[str, ...]:
+        times = (units.time(value(field)) for _, field in latencies)
+        tokens = (units.count(None if value(field) is None else round(value(field)))
+                  for field in ("prompt_tokens", "new_tokens"))  # fmt: skip
+        return (label, *tokens, *times, units.rate(value("tokens_per_s")), units.time(value("e2e_ns")))
+
+    def one(line: RequestLine) -> tuple[str, ...]:
+        label = f"{line.request}{f' of {line.pid}' if many else ''}{'' if line.steady else ' *'}"
+        return cells(label, lambda field: getattr(line, field))
+
+    if len(lines) <= MOST_REQUESTS:
+        rows = [one(line) for line in lines]
+    else:
+        steady = steady or list(lines)
+        slowest = max(steady, key=lambda line: line.e2e_ns)
+        rows = [cells("median", lambda field: _median(steady, field)), one(slowest)]
+        notes.append(f"The median of each column over {len(steady)} steady requests, and the slowest of them.")
+    if len(steady) < len(lines):
+        left = len(lines) - len(steady)
+        notes.append(f"* warm-up, left out of verdicts and of the steps below: {left} of {len(lines)} requests.")
+    return Grid("Requests", header, tuple(rows), notes=tuple(notes))
+
+
+def _median(lines: Sequence[RequestLine], field: str) -> float | None:
+    """Over the lines that have a value."""
+    values = [getattr(line, field) for line in lines if getattr(line, field) is not None]
+    return statistics.median(values) if values else None
+
+
+def _steps(lines: Sequence[StepLine], outliers: Sequence[OutlierLine], on_gpu: bool) -> Grid:
+    """Percentiles of the steady steps on host and GPU, their drift, and the slowest of them by name."""
+    header = ("stage", "time", "steps", "p50", "p90", "p99", "max", "mean", "drift/1 000 tokens")
+    rows: list[tuple[str, ...]] = []
+    notes: list[str] = []
+    for line in lines:
+        for word, stem in (("host", "duration"), ("GPU busy", "gpu_busy"))[: 1 + on_gpu]:
+            values = [getattr(line, f"{stem}_{part}_ns") for part in ("p50", "p90", "p99", "max", "mean")]
+            stage, count = (line.stage, units.count(line.steps)) if word == "host" else ("", "")
+            rows.append((stage, word, count, *map(units.time, values), _drift(line, stem)))
+        notes += [_outlier(one, line) for one in [x for x in outliers if x.stage == line.stage][:1]]
+        if line.warm_up_steps:
+            notes.append(f"{units.count(line.warm_up_steps)} more steps of {line.stage} were a warm-up.")
+    return Grid("Steps", header, tuple(rows), 2, tuple(notes))
+
+
+def _drift(line: StepLine, stem: str) -> str:
+    """How much longer a step takes with a thousand tokens more of context; in words where that cannot be told."""
+    slope, error = (getattr(line, f"{stem}_drift{part}_ns_per_token") for part in ("", "_error"))
+    if slope is None or error is None:
+        return units.time(None)
+    if not slope or abs(slope) < DRIFT_ERRORS * error:
+        return "none"
+    return f"{'+' if slope > 0 else '-'}{units.time(1000 * abs(slope))} ± {units.time(1000 * error)}"
+
+
+def _outlier(one: OutlierLine, line: StepLine) -> str:
+    """How many steps stand out, and the farthest of them: which, how far, and what it was in."""
+    where = f"request {one.request} " if one.request is not None else ""
+    inside = "outside of CUDA" if one.excess_in == OUTSIDE_CUDA else f"in {one.excess_in}"
+    which = f"{where}step {one.step}, {units.time(one.duration_ns)}, {one.duration_by_median:.1f} x the median"
+    return f"Outliers: {units.count(line.outliers)}; slowest: {which}: {units.time(one.excess_ns)} more {inside}."
 
 
 def _without_gpu(title: str, header: list[str], rows: list[list[str]], on_gpu: bool, first: int) -> Grid:

@@ -67,6 +67,7 @@ def summary_markdown(summary: Summary) -> str:
     for grid in grids(summary):
         numeric = [position >= grid.names for position in range(len(grid.header))]
         parts.append(f"**{grid.title}**\n\n{_markdown(grid.header, grid.rows, numeric)}")
+        parts += grid.notes
     parts.append("\n".join([coverage(summary), *(f"- {found}" for found in summary.findings)]))
     return "\n\n".join(parts)
 

@@ -52,6 +52,8 @@ def print_summary(summary: Summary, out: Console) -> None:
     for grid in grids(summary):
         out.print()
         out.print(_table(grid))
+        for note in grid.notes:
+            out.print(Text(note, "dim"))
     out.print()
     out.print(Text(coverage(summary)))
     for found in summary.findings:

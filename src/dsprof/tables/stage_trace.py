@@ -10,7 +10,8 @@ from dsprof.accounting import CAUSES, accounts
 from dsprof.attributed import Attributed, wall_time
 from dsprof.attribution import NULL
 from dsprof.measures import stage_totals
-from dsprof.table import Coded, Table, integer, name, real, share_pct
+from dsprof.requests import requests_of, steady_stages
+from dsprof.table import Coded, Column, Table, integer, name, real, share_pct
 from dsprof.trace import pid_of, tid_of
 
 
@@ -31,10 +32,11 @@ def build(a: Attributed) -> dict[str, Any]:
     return {
         "stage": Coded(a.stage_of_range[rows], a.stage_names),
         "instance": a.instance_of_range[rows],
-        "request": a.request_of_stage,
+        "request": requests_of(a).number_of_stage,
         "pid": pid_of(ranges.thread[rows]),
         "tid": tid_of(ranges.thread[rows]),
         "range_id": ranges.range_id[rows],
+        "steady": steady_stages(a),
         "start_ns": start,
         "end_ns": end,
         "duration_ns": end - start,
@@ -63,10 +65,16 @@ TABLE = Table(
     (
         name("stage", "The stage: prefill, decode, or one of --stage."),
         integer("instance", "Which of its stage, from 0 in the order of start."),
-        integer("request", "Number of the request: payload of the range `request` around it.", True),
+        integer("request", "Number of its request in request_trace.", True),
         integer("pid", "Process."),
         integer("tid", "Thread that began it."),
         integer("range_id", "Its row in range_trace."),
+        Column(
+            "steady",
+            "False for a warm-up: at the head of its stage in its process, at most half, those that took more than "
+            "1.2 times the median of the later half; by step where there are steps, else as a whole and by token.",
+            "bool",
+        ),
         integer("start_ns", "When it began on the host."),
         integer("end_ns", "When it ended on the host."),
         integer("duration_ns", "Time on the host."),

@@ -8,9 +8,13 @@ import numpy as np
 
 from dsprof.accounting import CAUSES, accounts
 from dsprof.attributed import Attributed, row_in, wall_time
-from dsprof.attribution import NULL, Ints
-from dsprof.measures import Totals, stages_with_steps, step_totals
-from dsprof.table import Coded, Table, integer, name
+from dsprof.attribution import NULL, Bools, Ints
+from dsprof.hosttime import call_names, host_of_steps
+from dsprof.measures import Totals, stage_totals, stages_with_steps, step_totals
+from dsprof.requests import context_of_step, requests_of, steady_stages, steady_steps, step_outliers
+from dsprof.stages import OUTSIDE_CUDA
+from dsprof.stats import Floats
+from dsprof.table import Coded, Column, Table, integer, name, real
 from dsprof.trace import pid_of, tid_of
 
 _SUMS = ("launches", "gpu_ops", "kernels", "kernel_total_ns", "gpu_busy_ns", "memcpy_ns", "sync_ns")
@@ -24,6 +28,7 @@ def build(a: Attributed) -> dict[str, Any]:
     return {
         **_place(a, steps, owner),
         **_times(a, steps, len(between), totals),
+        **_standing_out(a, len(between)),
         **{column: getattr(totals, column)[np.append(np.arange(len(steps)), between)] for column in _SUMS},
     }
 
@@ -32,20 +37,55 @@ def _place(a: Attributed, steps: Ints, owner: Ints) -> dict[str, Any]:
     ranges, none = a.trace.ranges, np.full(len(owner) - len(steps), NULL)
     stage_row = row_in(a, a.stage_ranges, owner)
     thread = ranges.thread[np.append(steps, owner[len(steps) :])]
-    prompt = np.append(a.prompt_of_stage, NULL)
-    number = np.append(a.step_number, none)
-    known = (prompt[stage_row] != NULL) & (number != NULL) & (stage_row >= 0)
+    of_row = np.append(steady_steps(a), np.append(steady_stages(a), True)[stage_row[len(steps) :]])
     return {
         "stage": Coded(a.stage_code(owner), a.stage_names),
         "instance": np.where(owner >= 0, a.instance_of_range[owner], NULL) if len(ranges) else owner,
-        "request": np.where(stage_row >= 0, np.append(a.request_of_stage, NULL)[stage_row], NULL),
-        "step": number,
+        "request": np.append(requests_of(a).number_of_stage, NULL)[stage_row],
+        "step": np.append(a.step_number, none),
         "pid": pid_of(thread),
         "tid": tid_of(thread),
         "range_id": np.append(ranges.range_id[steps], none),
+        "steady": of_row,
         "tokens": np.append(np.ones(len(steps), np.int64), none),
-        "context_tokens": np.where(known, prompt[stage_row] + number, NULL),
+        "context_tokens": np.append(context_of_step(a), none),
     }
+
+
+def _standing_out(a: Attributed, between: int) -> dict[str, Any]:
+    """Which steps are outliers, by how much, and what they spent more time in than the others."""
+    steady, none = steady_steps(a), np.full(between, np.nan)
+    far, ratio = step_outliers(a, steady)
+    code, excess, names = _excess(a, steady, far)
+    return {
+        "outlier": np.append(far, np.zeros(between, np.bool_)),
+        "duration_by_median": np.append(ratio, none),
+        "excess_in": Coded(np.append(code, np.full(between, -1)), names),
+        "excess_ns": np.append(excess, none),
+    }
+
+
+def _excess(a: Attributed, steady: Bools, far: Bools) -> tuple[Ints, Floats, tuple[str, ...]]:
+    """Of each outlier: the call, or the time outside, that grew most over its median in the decode's steady steps."""
+    code, excess = np.full(len(far), -1), np.full(len(far), np.nan)
+    if not far.any():
+        return code, excess, (OUTSIDE_CUDA,)
+    ranges, spent, all_names = a.trace.ranges, host_of_steps(a), len(a.trace.names)
+    step, (of_call, found) = spent.group // all_names, call_names(a, spent.group % all_names)
+    names = (*found, OUTSIDE_CUDA)
+    duration = ranges.end[a.step_ranges] - ranges.start[a.step_ranges]
+    for stage in np.unique(a.stage_of_step[far]).tolist():
+        rows = np.flatnonzero(steady & (a.stage_of_step == stage))
+        place = np.full(len(far), -1)
+        place[rows] = np.arange(len(rows))
+        inside = np.flatnonzero(place[step] >= 0)
+        times = np.zeros((len(rows), len(names)))
+        np.add.at(times, (place[step[inside]], of_call[inside]), spent.total[inside])
+        times[:, -1] = duration[rows] - times.sum(axis=1)
+        out = far[rows]
+        more = (times - np.median(times, axis=0))[out]
+        code[rows[out]], excess[rows[out]] = more.argmax(axis=1), more.max(axis=1)
+    return code, excess, names
 
 
 def _times(a: Attributed, steps: Ints, between: int, totals: Totals) -> dict[str, Ints]:
@@ -73,14 +113,31 @@ TABLE = Table(
     (
         name("stage", "The stage that the step is in, or (no stage)."),
         integer("instance", "Which of its stage, from 0.", True),
-        integer("request", "Number of the request.", True),
+        integer("request", "Number of its request in request_trace.", True),
         integer("step", "The step's number: payload of its range, else its ordinal; missing between the steps.", True),
         integer("pid", "Process."),
         integer("tid", "Thread that began the step."),
         integer("range_id", "Its row in range_trace.", True),
+        Column(
+            "steady", "False for a warm-up: in a decode that was one, or at the head of its process's first.", "bool"
+        ),
         integer("start_ns", "When it began on the host.", True),
         integer("end_ns", "When it ended on the host.", True),
         integer("duration_ns", "Time on the host: the latency of this token.", True),
+        Column(
+            "outlier",
+            "True for a steady step whose duration_ns is above 1.2 times the median of its decode's steady steps, with "
+            "a modified z-score above 3.5 (0.6745 x (duration - median) / median absolute deviation).",
+            "bool",
+        ),
+        real("duration_by_median", "duration_ns by the median of its decode's steady steps.", True),
+        name(
+            "excess_in",
+            "Of an outlier: the CUDA API call, or (outside CUDA), whose time on its thread is farthest above the "
+            "median in those steps.",
+            nullable=True,
+        ),
+        real("excess_ns", "By how much.", True),
         integer("wall_ns", "From its begin until host and GPU are both done with it.", True),
         integer("tokens", "Tokens that it makes: 1, for a batch as well, whose sequences are not told apart.", True),
         integer("context_tokens", "Tokens before and with this one: the prompt's and the steps so far.", True),
@@ -98,5 +155,5 @@ TABLE = Table(
         *(integer(f"idle_{cause}_ns", f"Of gpu_idle_ns: {text}.", True) for cause, text in CAUSES.items()),
     ),
     build,
-    (step_totals, accounts),
+    (stage_totals, step_totals, accounts, host_of_steps),
 )
