@@ -55,9 +55,9 @@ _AT_NULL, _AT_ZERO, _AT_ONE = 0, 8, 16
 _SIZE = np.array([0, 1, 2, 3, 4, 6, 8, 8, 0, 0, 0, 0], np.int64)
 _IS_INTEGER = np.array([1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 0, 0], np.bool_)
 _FLOAT_NAMES = ("REAL", "FLOA", "DOUB")
-#: Odd numbers that spread the bits of a header; a second one where two headers met in one slot.
-_SPREAD = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93)
-_SLOT_BITS = 16
+#: An odd number that spreads the bits of a header (2**64 over the golden ratio) over so many slots, and how often
+#: rows are tried again whose header met another one in its slot.
+_SPREAD, _SLOT_BITS, _ROUNDS = np.uint64(0x9E3779B97F4A7C15), 16, 3
 
 
 class _NotKnown(Exception):
@@ -93,7 +93,7 @@ class Pages:
                 sql.text_factory = lambda raw: raw.decode("utf-8", "replace")
                 root, columns = _declared(sql, name)
             return PageTable(self._file, columns, *_walk(self._file, root))
-        except (_NotKnown, OSError, sqlite3.Error):
+        except (_NotKnown, OSError, sqlite3.Error, UnicodeDecodeError):  # the last from a message that quotes a schema
             return None
 
 
@@ -232,7 +232,9 @@ class _File:
     def __init__(self, path: Path) -> None:
         self._number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            self.page_size, self.usable, self.pages = _header(os.pread(self._number, 100, 0), os.fstat(self._number).st_size)
+            self.page_size, self.usable, self.pages = _header(
+                os.pread(self._number, 100, 0), os.fstat(self._number).st_size
+            )
         except BaseException:
             os.close(self._number)
             raise
@@ -254,7 +256,7 @@ class _File:
                 buffer[:24].view(">i8")[:] = (null, 0, 1)
             places = _FRONT + (np.cumsum(ends - begins) - (ends - begins)) * self.page_size
             for begin, end, place in zip(begins.tolist(), ends.tolist(), places.tolist(), strict=True):
-                self._fill(memoryview(buffer)[place : place + (end - begin) * self.page_size], begin)
+                self._fill(buffer.data[place : place + (end - begin) * self.page_size], begin)
             run = np.repeat(np.arange(len(begins)), np.diff(np.append(np.append(0, runs), len(some))))
             yield _Block(buffer, places[run] + (some - begins[run]) * self.page_size, self.usable)
 
@@ -386,7 +388,7 @@ def _walk(file: _File, root: int) -> tuple[Ints, Ints]:
             raise _NotKnown
         before = np.count_nonzero(seen)
         seen[pages] = True
-        if np.count_nonzero(seen) - before != len(pages) or (np.diff(edges) <= 0).any():
+        if np.count_nonzero(seen) - before != len(pages) or (edges[1:] <= edges[:-1]).any():
             raise _NotKnown
         first = next(file.blocks(pages[:1], NULL))
         if first.flat[first.starts[0]] == _LEAF:
@@ -457,31 +459,30 @@ class _Rows:
 
     def values(self, column: _Column) -> Ints:
         """The values of a column, NULL as the block's null."""
+        values = np.empty(len(self.rowid), np.int64)
+        self.fill(column, values)
+        return values
+
+    def fill(self, column: _Column, values: Ints) -> None:
+        """Write the values of a column into an array of int64."""
         if column.index < 0:
-            return self.rowid
-        types, places = self.types[:, column.index], self.places[:, column.index]
+            values[:] = self.rowid
+            return
+        types = self.types[:, column.index]
         if int(types.max()) > 9 or not _IS_INTEGER[types].all():
             raise _NotKnown
         if column.has_default and self.absent[:, column.index].any():
             raise _NotKnown
         size = _SIZE[types]
-        if not size.any():
-            return self._constants(types)
-        at = _spread(np.where(size > 0, places, _constant_at(types)), self.group)
-        if size.all():
-            at = self.head + at
-        else:
-            at = at + self.head * _spread((size > 0).astype(np.int64), self.group)
-        value: Ints = self.block.anywhere[at].byteswap(inplace=True)
-        shift = np.where(size > 0, 64 - 8 * size, 0)
-        if shift.any():
-            value >>= _spread(shift, self.group)
-        return value
-
-    def _constants(self, types: Ints) -> Ints:
-        constant = self.block.words(_constant_at(types)).view(np.int64)
-        value = _spread(constant, self.group)
-        return np.full(len(self.group), value) if isinstance(value, np.int64) else value
+        stored = size > 0
+        place = np.where(stored, self.places[:, column.index], _constant_at(types))
+        if not stored.any():
+            values[:] = _spread(self.block.words(place).view(np.int64), self.group)
+            return
+        at = self.head if stored.all() else self.head * _spread(stored.astype(np.int64), self.group)
+        loaded = self.block.anywhere[at + _spread(place, self.group)]
+        shift = _spread(np.where(stored, 64 - 8 * size, 0), self.group)
+        np.right_shift(loaded.byteswap(inplace=True), shift, out=values)
 
 
 def _constant_at(types: Ints) -> Ints:
@@ -584,14 +585,12 @@ def _groups(keys: Words) -> tuple[Ints, Ints]:
     Rows of one group have the same key; where several keys met in one slot, rows of one key may be in several groups.
     """
     rows = np.arange(keys.shape[1])
-    first = rows.copy()
-    todo = rows
-    for factor in _SPREAD:
-        some = keys if len(todo) == len(rows) else keys[:, todo]
-        first[todo] = found = todo[_met(some, factor)]
-        todo = todo[(keys[:, found] != some).any(axis=0)]
+    first, todo = _met(keys)
+    for _ in range(_ROUNDS):
         if not len(todo):
             break
+        found, others = _met(keys[:, todo])
+        first[todo], todo = todo[found], todo[others]
     first[todo] = todo
     heads = np.flatnonzero(first == rows)
     number = np.empty(len(rows), np.int64)
@@ -599,21 +598,28 @@ def _groups(keys: Words) -> tuple[Ints, Ints]:
     return number.take(first), heads
 
 
-def _met(keys: Words, factor: int) -> Ints:
-    """For each key, one of those that fall into its slot: the same for all of a slot."""
+def _met(keys: Words) -> tuple[Ints, Ints]:
+    """For each key one of those that fall into its slot, the same for all of a slot; and those that it differs from."""
     mixed = np.zeros(keys.shape[1], np.uint64)
     for words in keys:
         mixed ^= words
-        mixed *= np.uint64(factor)
+        mixed *= _SPREAD
+        mixed ^= mixed >> np.uint64(32)
     slot = (mixed >> np.uint64(64 - _SLOT_BITS)).view(np.int64)
     table = np.empty(1 << _SLOT_BITS, np.int64)
     table[slot] = np.arange(len(slot))
-    return table.take(slot)
+    found = table.take(slot)
+    differs = np.zeros(len(slot), np.bool_)
+    for words in keys:
+        differs |= words.take(found) != words
+    return found, np.flatnonzero(differs)
 
 
 def _types(block: _Block, head: Ints, columns: int) -> tuple[Ints, Bools, Bools]:
     """Types of the first columns, (headers, columns); which of them a header lacks; and whether it ends there."""
-    length = block.flat[head].astype(np.int64)
+    length, raw = block.flat[head].astype(np.int64), block.flat[head[:, None] + np.arange(1, 1 + columns)]
+    if int(length.min()) > columns and int(raw.max(initial=0)) < 128:  # a byte for each column
+        return raw.astype(np.int64), np.zeros(raw.shape, np.bool_), length == 1 + columns
     types, absent = np.zeros((len(head), columns), np.int64), np.zeros((len(head), columns), np.bool_)
     at = np.ones(len(head), np.int64)
     for column in range(columns):
@@ -630,9 +636,7 @@ def _types(block: _Block, head: Ints, columns: int) -> tuple[Ints, Bools, Bools]
 class _Sink:
     """The columns that are being filled: arrays that grow as the pages tell how many rows there are."""
 
-    def __init__(
-        self, columns: dict[str, _Column], into: Mapping[str, npt.NDArray[Any]] | None, leaves: int
-    ) -> None:
+    def __init__(self, columns: dict[str, _Column], into: Mapping[str, npt.NDArray[Any]] | None, leaves: int) -> None:
         self._columns, self._given, self._leaves = columns, into is not None, leaves
         self._arrays = {name: np.empty(0, np.int64) if into is None else into[name] for name in columns}
         self._rows = 0
@@ -642,18 +646,23 @@ class _Sink:
         until = self._rows + len(rows.rowid)
         self._grow(until, leaves)
         for name, column in self._columns.items():
-            value, array = rows.values(column), self._arrays[name][self._rows : until]
-            array[:] = value
-            if array.dtype != np.int64 and (array != value).any():
-                raise _NotKnown
+            array = self._arrays[name][self._rows : until]
+            if array.dtype == np.int64:
+                rows.fill(column, array)
+            else:
+                array[:] = values = rows.values(column)
+                if (array != values).any():
+                    raise _NotKnown
         self._rows = until
 
     def _grow(self, rows: int, leaves: int) -> None:
-        if rows <= min((len(array) for array in self._arrays.values()), default=rows):
+        room = min((len(array) for array in self._arrays.values()), default=rows)
+        if rows <= room:
             return
         if self._given:
             raise ValueError("the arrays to read into are shorter than the rows")
-        expected = rows if leaves == self._leaves else rows * self._leaves // leaves * 101 // 100
+        # As if the pages to come held as many; and always a good piece more, so that copies are few.
+        expected = rows if leaves == self._leaves else max(rows * self._leaves // leaves * 101 // 100, room * 5 // 4)
         for name, array in self._arrays.items():
             # Not resize(), which would write to all the room, and so take its memory, before it is needed.
             self._arrays[name] = longer = np.empty(expected, np.int64)
