@@ -22,6 +22,7 @@ from dsprof.attribution import NULL, Ints, distinct
 from dsprof.errors import NotAReport, NvprofDatabase, ReportDamaged
 from dsprof.nsys import schema
 from dsprof.nsys.command import stated_size
+from dsprof.nsys.pages import Pages, PageTable
 from dsprof.trace import Codes
 
 Columns = dict[str, Ints]
@@ -55,9 +56,12 @@ class Export:
             self._database = adbc_driver_sqlite.connect(self._uri)
             self._arrow = adbc.AdbcConnection(self._database)
             self._new_statement = adbc.AdbcStatement
+        self._pages = Pages(self.path).__enter__()
+        self._tables: dict[str, PageTable | None] = {}
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._pages.__exit__(None, None, None)
         self._sql.close()
         self._arrow.close()
         self._database.close()
@@ -129,22 +133,48 @@ class Export:
         return table in self.columns and set(columns) <= set(self.columns[table])
 
     def integers(
-        self, source: schema.Source, where: str = "", extra: tuple[str, ...] = (), details: bool = True
+        self,
+        source: schema.Source,
+        where: str = "",
+        extra: tuple[str, ...] = (),
+        details: bool = True,
+        rowids: tuple[int, int] | None = None,
     ) -> Columns:
         """The columns of `source` as int64, NULL where the file has none; empty where there is no table.
 
-        `details`: those of its details too; else they are NULL, and take no memory.
+        `details`: those of its details too; else they are NULL, and take no memory. `rowids`: the first and the last
+        row. The columns are read from the file's pages, where those are as usual, and else by SQL, as is all with a
+        condition `where`.
         """
         asked = (*source.columns, *source.details)
         wanted = asked if details else source.columns
         if not self.has(source.table, "start"):
             return {name: np.zeros(0, np.int64) for name in (*asked, *extra)}
         present = [name for name in wanted if self.has(source.table, name)]
+        columns = (
+            None if where or set(extra) - {"rowid"} else self._from_pages(source.table, [*present, *extra], rowids)
+        )
+        if columns is None:
+            columns = self._from_sql(source.table, present, where, extra, rowids)
+        rows = len(columns["start"])
+        return {name: columns[name] if name in columns else nulls(rows) for name in (*asked, *extra)}
+
+    def _from_pages(self, table: str, columns: list[str], rowids: tuple[int, int] | None) -> Columns | None:
+        """The columns as the file's pages hold them; None where those are not as usual."""
+        if table not in self._tables:
+            self._tables[table] = self._pages.table(table)
+        found = self._tables[table]
+        return None if found is None else found.read(columns, rowids, NULL)
+
+    def _from_sql(
+        self, table: str, present: list[str], where: str, extra: tuple[str, ...], rowids: tuple[int, int] | None
+    ) -> Columns:
+        if rowids is not None:
+            where = f"WHERE rowid BETWEEN {rowids[0]} AND {rowids[1]}"
         chosen = [f'coalesce("{name}", {_NULL_SQL}) AS "{name}"' for name in present]
         expressions = [*chosen, *(f'{_EXTRA[name](self)} AS "{name}"' for name in extra)]
-        table = self.arrow(f'SELECT {", ".join(expressions)} FROM "{source.table}" {where}')
-        columns = {name: self._int64(table.column(name)) for name in table.column_names}
-        return {name: columns[name] if name in columns else nulls(table.num_rows) for name in (*asked, *extra)}
+        found = self.arrow(f'SELECT {", ".join(expressions)} FROM "{table}" {where}')
+        return {name: self._int64(found.column(name)) for name in found.column_names}
 
     def _int64(self, column: pa.ChunkedArray) -> Ints:
         """An Arrow column as int64; a column that a tool rewrote as text or floats is converted."""

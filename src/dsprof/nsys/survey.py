@@ -86,7 +86,7 @@ class Blocks:
         self.orphans = np.zeros(len(self.first), np.bool_)
         for begin in range(low, high + 1, _ROWS_PER_BLOCK * _BLOCKS_AT_ONCE):
             end = begin + _ROWS_PER_BLOCK * _BLOCKS_AT_ONCE - 1
-            raw = export.integers(asked, f"WHERE rowid BETWEEN {begin} AND {end}", extra=("rowid",))
+            raw = export.integers(asked, extra=("rowid",), rowids=(begin, end))
             yield (raw["rowid"] - low) // _ROWS_PER_BLOCK, raw
 
     def note(self, blocks: Ints, start: Ints) -> None:
@@ -120,26 +120,20 @@ class Blocks:
                 found |= (low <= mine.max()) & (high >= mine.min())
         return found
 
-    def read(self, export: Export, wanted: Bools, details: bool) -> Columns:
-        """All rows of some blocks."""
-        return self._read(export, wanted, "", details)
-
     def read_between(self, export: Export, low: int, high: int) -> Columns:
         """The rows that start in ``[low, high)``."""
-        limits = [f"start >= {low}"] if low != NULL else []
-        limits += [f"start < {high}"] if high != np.iinfo(np.int64).max else []
-        return self._read(export, self.between(low, high), "".join(f" AND {limit}" for limit in limits), True)
+        raw = self.read(export, self.between(low, high), True)
+        inside = np.flatnonzero((raw["start"] >= low) & (raw["start"] < high))
+        return {name: column[inside] for name, column in raw.items()}
 
-    def _read(self, export: Export, wanted: Bools, also: str, details: bool) -> Columns:
+    def read(self, export: Export, wanted: Bools, details: bool) -> Columns:
+        """All rows of some blocks."""
         edges = np.flatnonzero(np.diff(np.concatenate([[False], wanted, [False]]).astype(np.int8)))
         spans = [
             (int(self.first[begin]), int(self.first[end - 1]) + _ROWS_PER_BLOCK - 1)
             for begin, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
         ]
-        parts = [
-            export.integers(self._source, f"WHERE rowid BETWEEN {low} AND {high}{also}", details=details)
-            for low, high in spans
-        ]
+        parts = [export.integers(self._source, details=details, rowids=span) for span in spans]
         if len(parts) == 1:
             return parts[0]
         names = (*self._source.columns, *self._source.details)
