@@ -189,6 +189,14 @@ def test_a_capture_that_hangs_once_is_tried_again(tmp_path: Path, monkeypatch: p
     assert found == Check("capture", "ok", "a toy program came back with 2 ranges")
 
 
+def test_a_capture_that_leaves_nothing_once_is_tried_again(tmp_path: Path) -> None:
+    made = TraceBuilder().range("prefill", 0, 9, domain="dsprof").range("decode", 9, 19, domain="dsprof")
+    whole, flag = made.write(tmp_path / "whole.sqlite"), tmp_path / "flag"
+    script = f'if [ -e {flag} ]; then touch "$out"; else touch {flag}; echo Agent launcher failed.; exit 1; fi'
+    found = capture(pretend(tmp_path, profile=script, export=f'cp {whole} "$out"'))
+    assert found == Check("capture", "ok", "a toy program came back with 2 ranges")
+
+
 def test_a_temporary_folder_that_is_full_or_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     checks = examine(str(pretend(tmp_path)))

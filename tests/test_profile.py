@@ -467,6 +467,65 @@ def test_exit_code_0_and_no_report(
     assert names(folder) == {LOG}
 
 
+@pytest.mark.parametrize(("fails", "tries"), [(0, 1), (1, 2), (2, 3)])
+def test_nsys_that_does_not_reach_its_agent_is_started_again(
+    fails: int, tries: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_NSYS", f"no agent {fails}")
+    said: list[str] = []
+    program = ["sh", "-c", f"echo ran >> {tmp_path / 'count'}"]
+    options = ProfileOptions(trace="nvtx")
+    done = profile(options, program, folder, install(tmp_path / "fake"), io.StringIO(), said.append)
+    assert done.ending == "finished"
+    assert (tmp_path / "count").read_text() == "ran\n"
+    assert [sentence.partition(":")[2] for sentence in said[:-1]] == [f" try {n} of 3" for n in range(2, tries + 1)]
+    assert done.log.read_text().count("GetLocalEndpoint") == fails
+
+
+def test_nsys_that_never_reaches_its_agent(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_NSYS", "no agent 99")
+    with pytest.raises(ProfileFailed, match=r"could not reach its agent: .*GetLocalEndpoint") as raised:
+        record(install(tmp_path / "fake"), folder, ["touch", str(tmp_path / "ran")])
+    assert "less busy" in raised.value.hint
+    assert not (tmp_path / "ran").exists()
+    assert (folder / LOG).read_text().count("GetLocalEndpoint") == module._TRIES
+    assert names(folder) == {LOG}
+
+
+@pytest.mark.parametrize(
+    ("how", "rest"),
+    [("agent lost", "sleep 1"), ("agent lost, with traces", "true"), ("agent lost", "seq 9")],
+    ids=["seen", "traces", "output"],
+)
+def test_program_that_was_started_never_runs_twice(
+    how: str, rest: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nsys says the same as where it did not start the program: seen, short with what nsys left, or with output."""
+    monkeypatch.setenv("FAKE_NSYS", how)
+    with pytest.raises(ProfileFailed, match="GetLocalEndpoint"):
+        record(install(tmp_path / "fake"), folder, ["sh", "-c", f"echo ran >> {tmp_path / 'count'}; {rest}"])
+    assert (tmp_path / "count").read_text() == "ran\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "certain"),
+    [
+        ("Agent launcher failed.", True),
+        ("/build/QuadD/ClientProxy.cpp(389): Throw in function boost::asio GetLocalEndpoint() const", True),
+        ("Throw location unknown\nDynamic exception type: x\nstd::exception::what: local_endpoint: Bad [9]", True),
+        ("/b/ProcessWaiterImpl.cpp(166): Throw in function QuadDCommon::ProcessWaiter::ProcessWaiterImpl::"
+         "ProcessWaiterImpl(QuadDCommon::ProcessId, bool)", True),
+        ("Connection reset by peer", True),
+        ("requests: Connection reset by peer by the program's server", False),
+        ("Connection to Agent lost. This is most likely a bug. Internal reason: 'End of file'.", False),
+        ("unrecognised option '--no-such=1'", False),
+    ],
+)  # fmt: skip
+def test_words_of_nsys_before_the_program_starts(said: str, certain: bool) -> None:
+    """All seen on the real ones; the last of them also where the agent went away while the program ran."""
+    assert any(command.NO_AGENT.search(line) for line in said.splitlines()) == certain
+
+
 def test_hung_import_is_done_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The program has run once, and the report that was begun is thrown away."""
     monkeypatch.setenv("FAKE_NSYS", "hangs")

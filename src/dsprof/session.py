@@ -238,7 +238,7 @@ def _profile(
     environment = clean_environment(os.environ, settings.keep_variables)
     options = evolve(settings.profile, env=environment.variables)
     progress("recording under nsys")
-    return profile(options, command, folder, nsys=nsys, live=live), tuple(environment.dropped)
+    return profile(options, command, folder, nsys, live, progress), tuple(environment.dropped)
 
 
 def _outcome(folder: Path, done: Profile) -> Outcome:

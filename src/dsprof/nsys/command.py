@@ -33,6 +33,12 @@ _USUAL_PLACES = (
 _INSTALL = "Install NVIDIA Nsight Systems, or name it with --nsys or DSPROF_NSYS (`make nsys` installs Debian's)."
 #: How nsys says that a report is newer than it is: from 2023 on, and in 2022.
 _NEWER = re.compile(r"newer than your current version|Version number is invalid: \d")
+#: How nsys says that its agent or launcher could not be reached, all of it before it starts the program: seen with
+#: 2022.4, 2023.4 and 2024.2 on loaded machines, and after a killed nsys. ("Connection to Agent lost" may come later.)
+NO_AGENT = re.compile(
+    r"Agent launcher failed|The timeout expired|GetLocalEndpoint\(\)|local_endpoint: |^Connection reset by peer$"
+    r"|ProcessWaiterImpl::ProcessWaiterImpl"
+)
 #: Where nsys keeps its locks when nobody sets TMPDIR.
 _USUAL_TMPDIR = Path("/tmp")  # noqa: S108 - nsys's choice
 #: Seconds for an export of any size that we have seen, with room; a hung importer is ended after it.

@@ -27,7 +27,7 @@ from typing import BinaryIO, Literal, TextIO, cast
 from attrs import evolve, field, frozen
 
 from dsprof.errors import DsprofError, ImportHung, NoSpace, OutputExists, OutputRefused, ProfileFailed
-from dsprof.nsys.command import carriers, export, run_nsys, share_session_lock, tmpdir_of
+from dsprof.nsys.command import NO_AGENT, carriers, export, run_nsys, share_session_lock, tmpdir_of
 
 Ending = Literal["finished", "failed", "signalled", "interrupted", "time-limit", "stopped", "unknown"]
 
@@ -62,7 +62,11 @@ _NOT_STARTED = re.compile(
 )
 _REASON = re.compile(r"error|fail|illegal|unrecogni[sz]ed|invalid|cannot|could not|expired|not found", re.IGNORECASE)
 _NO_IMPORTER = "importer binary and its dependencies were not found"
-_STUCK = re.compile(r"The timeout expired|Agent launcher failed|Failed to probe the process")
+_STUCK = re.compile(rf"{NO_AGENT.pattern}|Failed to probe the process|Connection to (the )?Agent lost")
+#: What the agent writes into the TMPDIR at the moment before it has the program started (2022.4, 2023.4, 2024.2).
+_LAUNCH = "nvidia/nsight_systems/quadd_session_*/injection_files/*"
+#: How often nsys is started at most where its agent cannot be reached, and so the program was never started.
+_TRIES = 3
 
 
 @frozen(kw_only=True)
@@ -134,18 +138,17 @@ def profile(
 
     The program's output goes to `live` (stderr if None) at once, and to ``folder/workload.log``. Ctrl-C, SIGTERM
     and the time limit end the program, and what was recorded until then is kept. Whatever happens, no process
-    and no temporary file is left. The program runs once; only an import is done again.
+    and no temporary file is left. The program runs once: an import is done again, and nsys is started again only
+    where it said that its agent cannot be reached before there was a program.
 
     Raises `OutputExists`, `OutputRefused`, `NoSpace`, `ProfileFailed`, `ImportHung`, and what `export` raises;
     a recording that failed the check stays as ``run.unchecked.nsys-rep`` or ``run.qdstrm``.
     """
     _check_before(options, folder)
     arguments = [str(nsys), *_arguments(options, _help(nsys))]
-    _remove_stale_shared_memory()
     with _signals_interrupt(), _partial(folder) as partial:
-        run = _Run([*arguments, f"--output={_escape(partial / 'run')}", *command], options, partial, live)
-        with run:
-            run.watch()
+        words = [*arguments, f"--output={_escape(partial / 'run')}", *command]
+        run = _record(words, options, partial, live, progress)
         raws = sorted(partial.glob("*.qdstrm"), key=_number)
         importer = _importer(nsys)
         if raws and importer and not run.died and not run.interrupted_twice:
@@ -167,6 +170,22 @@ def profile(
         ending=_ending(run, options),
         wanted=_wanted(options),
     )
+
+
+def _record(
+    arguments: list[str], options: ProfileOptions, partial: Path, live: TextIO | None, progress: Callable[[str], None]
+) -> _Run:
+    """Run nsys to its end; again where it failed before it started the program. The log keeps what each try said."""
+    for tried in range(1, _TRIES + 1):
+        _remove_stale_shared_memory()
+        run = _Run(arguments, options, partial, live)
+        with run:
+            run.watch()
+        if not run.never_launched:
+            break
+        if tried < _TRIES:
+            progress(f"nsys could not reach its agent, and has not started the program: try {tried + 1} of {_TRIES}")
+    return run
 
 
 # -- before ---------------------------------------------------------------------------------------------
@@ -441,6 +460,7 @@ class _Run:
         self.interrupted_twice = False
         self.ran_s = 0.0  # that the program was seen to run
         self.seen = False  # the program was
+        self.launched = False  # what nsys left says that it was, or was about to be
         self.partial, self._options = partial, options
         self._targets: list[int] = []
         self._begin = self._active = time.monotonic()
@@ -473,6 +493,17 @@ class _Run:
     def died(self) -> int:
         """The number of the signal that ended nsys itself, not the program; 0 if none did but ours."""
         return 0 if self.hung else max(0, -int(self._process.returncode))
+
+    @property
+    def never_launched(self) -> bool:
+        """Is it certain that nsys failed before it started the program?
+
+        The words are those of steps before the start, and its first ones; a program may be too short to be seen,
+        but a recording that has begun leaves nsys's chatter, and one that breaks off leaves `_LAUNCH`.
+        """
+        failed = self.code == 1 and not self.died and not self.hung and self.asked is None
+        began = self.seen or self.launched or bool(self.output.chatter)
+        return failed and not began and any(NO_AGENT.search(line) for line in list(self.output.lines)[:3])
 
     def watch(self) -> None:
         """Wait until nsys ends; end the program at Ctrl-C and at the time limit, and nsys where it hangs."""
@@ -555,6 +586,7 @@ class _Run:
         self.output.close()
         _remove_shared_memory(ended)
         self._keep_raw_files()
+        self.launched = any(self.scratch.glob(_LAUNCH))
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     def _keep_raw_files(self) -> None:
@@ -732,8 +764,9 @@ def _failure_to_record(run: _Run, options: ProfileOptions) -> DsprofError:
         )
     if not run.seen and (line := run.output.line_with(_STUCK)):
         return ProfileFailed(
-            f"nsys could not start its agent: {line}.",
-            "A killed nsys may be in the way: end what is left of it, remove /dev/shm/NSys-*, and try again.",
+            f"nsys could not reach its agent: {line}.",
+            "Try again when the machine is less busy. A killed nsys may be in the way: end what is left of it, and "
+            "remove /dev/shm/NSys-*.",
         )
     kind = _asked(options, "--capture-range", options.capture_range)
     chatter = run.output.chatter
