@@ -458,12 +458,12 @@ class _Run:
         self.hung = False
         self.asked: Literal["interrupted", "time-limit"] | None = None
         self.interrupted_twice = False
-        self.ran_s = 0.0  # that the program was seen to run
         self.seen = False  # the program was
         self.launched = False  # what nsys left says that it was, or was about to be
         self.partial, self._options = partial, options
         self._targets: list[int] = []
-        self._begin = self._active = time.monotonic()
+        self._begin = self._active = self._before = time.monotonic()
+        self._after: float | None = None  # the first look since the program is gone
         self._steps: list[tuple[signal.Signals, float]] = []
         self._next_step = 0.0
         try:
@@ -495,6 +495,11 @@ class _Run:
         return 0 if self.hung else max(0, -int(self._process.returncode))
 
     @property
+    def ran_s(self) -> float:
+        """Seconds that the program ran at most: from a look at which it was not there yet to one without it."""
+        return (self._after or self._active) - self._before
+
+    @property
     def never_launched(self) -> bool:
         """Is it certain that nsys failed before it started the program?
 
@@ -518,8 +523,11 @@ class _Run:
     def _look(self) -> None:
         now = time.monotonic()
         if self._targets_alive():
-            self.ran_s += now - self._active if self.seen else 0.0
-            self.seen, self._active = True, now
+            self.seen, self._active, self._after = True, now, None
+        elif not self.seen:
+            self._before = now
+        elif self._after is None:
+            self._after = now
         running = self._active == now or not self.seen
         limit = self._options.limit_s
         if limit is not None and self.asked is None and running and now - self._begin > limit:
@@ -726,7 +734,7 @@ def _was_stopped(run: _Run, options: ProfileOptions) -> bool:
         return True
     duration = _asked(options, "--duration", None if options.duration_s is None else str(options.duration_s))
     with suppress(ValueError):
-        return duration is not None and run.ran_s > float(duration) - 1.0  # we look four times a second
+        return duration is not None and run.ran_s > float(duration) - 1.0  # nsys may count from before the start
     return False
 
 
