@@ -27,7 +27,6 @@ import pytest
 
 from dsprof.errors import NsysMissing
 from dsprof.nsys.command import find_nsys, nsys_version, run_nsys
-from dsprof.nsys.profile import _remove_stale_shared_memory as remove_stale_shared_memory
 
 #: Which nsys a test asks for: the one that must be there, and old ones that may be.
 PRIMARY, OLD, MIDDLE = "primary", "2022.4", "2024.2"
@@ -142,7 +141,6 @@ def record(nsys: Nsys, made: Path, program: Sequence[str], *options: str, trace:
     flags = [f"--trace={trace}", "--sample=none", "--cpuctxsw=none", "--force-overwrite=true", *options]
     said = []
     for _ in range(_TRIES):
-        remove_stale_shared_memory()
         arguments = ["profile", *flags, f"--output={made.with_suffix('')}", *program]
         outcome = run_nsys(nsys.path, arguments, limit_s=60)
         said.append(f"{outcome.code}: {outcome.said}")

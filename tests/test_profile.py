@@ -692,13 +692,13 @@ def test_stale_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A session-manager file that nsys 2022 left keeps every later run from starting; TMPDIR does not move it."""
     memory = tmp_path / "shm"
     memory.mkdir()
-    monkeypatch.setattr(module, "_SHARED_MEMORY", memory)
+    monkeypatch.setattr(command, "_SHARED_MEMORY", memory)
     for name in ("NSys-2022.4.2.1", "NSys-used", "NSys-young", "other"):
         (memory / name).write_text("x")
         if name != "NSys-young":
             os.utime(memory / name, (1e9, 1e9))
     with (memory / "NSys-used").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ):
-        module._remove_stale_shared_memory()
+        command.remove_stale_shared_memory()
     assert names(memory) == {"NSys-young", "NSys-used", "other"}
     used = str(memory / "NSys-used")
     mapping = f"import mmap, time; kept = mmap.mmap(open({used!r}).fileno(), 0, access=1); print(flush=True)"
@@ -706,7 +706,7 @@ def test_stale_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with subprocess.Popen(python(f"{mapping}; time.sleep(60)"), env=left, stdout=subprocess.PIPE) as agent:
         assert agent.stdout is not None
         agent.stdout.readline()
-        module._remove_stale_shared_memory()
+        command.remove_stale_shared_memory()
         agent.kill()
     assert names(memory) == {"NSys-young", "other"}
     (memory / "NSys-used").write_text("x")
@@ -717,9 +717,9 @@ def test_stale_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "x-77",
     ):
         (memory / name).write_text("")
-    module._remove_shared_memory({7})
+    command.remove_shared_memory({7})
     assert len(names(memory)) == 7
-    module._remove_shared_memory({77})
+    command.remove_shared_memory({77})
     assert names(memory) == {"NSys-young", "NSys-used", "other", "x-77"}
 
 

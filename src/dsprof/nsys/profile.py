@@ -27,7 +27,16 @@ from typing import BinaryIO, Literal, TextIO, cast
 from attrs import evolve, field, frozen
 
 from dsprof.errors import DsprofError, ImportHung, NoSpace, OutputExists, OutputRefused, ProfileFailed
-from dsprof.nsys.command import NO_AGENT, carriers, export, run_nsys, share_session_lock, tmpdir_of
+from dsprof.nsys.command import (
+    NO_AGENT,
+    carriers,
+    export,
+    remove_shared_memory,
+    remove_stale_shared_memory,
+    run_nsys,
+    share_session_lock,
+    tmpdir_of,
+)
 
 Ending = Literal["finished", "failed", "signalled", "interrupted", "time-limit", "stopped", "unknown"]
 
@@ -41,7 +50,6 @@ _OPTIONAL = ("--sample", "--cpuctxsw", "--cuda-graph-trace")
 _SHORT = {"--trace": "-t", "--sample": "-s", "--capture-range": "-c", "--nvtx-capture": "-p", "--duration": "-d"}
 #: Where an installation keeps its own programs: what runs from there is nsys, all else is the program's.
 _NSYS_FOLDERS = re.compile(r"/(target|host)-linux-|/linux-desktop-")
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - nsys's choice, not ours
 _IMPORTERS = ("host-linux-*/QdstrmImporter", "linux-desktop-*/QdstrmImporter")
 #: Seconds between two looks at a running nsys, and for SIGTERM and SIGKILL to show their effect.
 _TICK_S, _LAST_PATIENCE_S = 0.25, 10.0
@@ -49,8 +57,6 @@ _TICK_S, _LAST_PATIENCE_S = 0.25, 10.0
 _GRACE_S = 2.0
 #: Bytes free below which a failure is put down to the full disk.
 _FULL = 1 << 20
-#: Seconds after which a session-manager file that no process has mapped is a dead one: nsys maps it at once.
-_STALE_S = 5.0
 
 # What nsys says of itself; all versions from 2022.4 to 2024.2 use the same words.
 _BAR = re.compile(r"\[\d+/\d+\] \[[=\s]*\d+%\s*\].*|Processing \[[=\s]*\d+%\s*\].*")
@@ -177,7 +183,6 @@ def _record(
 ) -> _Run:
     """Run nsys to its end; again where it failed before it started the program. The log keeps what each try said."""
     for tried in range(1, _TRIES + 1):
-        _remove_stale_shared_memory()
         run = _Run(arguments, options, partial, live)
         with run:
             run.watch()
@@ -281,29 +286,6 @@ def _environment(options: ProfileOptions, scratch: Path) -> dict[str, str]:
     if _asked(options, "--capture-range", options.capture_range) == "nvtx":
         environment.setdefault("NSYS_NVTX_PROFILER_REGISTER_ONLY", "0")
     return environment
-
-
-def _remove_stale_shared_memory() -> None:
-    """Remove session-manager files of ended runs: a killed nsys 2022 leaves one, and no later one starts.
-
-    nsys from 2023 on has this file in TMPDIR, but 2022 in /dev/shm, whatever TMPDIR is.
-    """
-    for path in _SHARED_MEMORY.glob("NSys-*"):
-        with suppress(OSError):
-            status = path.stat()
-            if status.st_uid == os.geteuid() and time.time() - status.st_mtime > _STALE_S and not _is_in_use(path):
-                path.unlink()
-
-
-def _is_in_use(path: Path) -> bool:
-    """Has a process mapped this file, other than what an ended run left, whose TMPDIR is gone?"""
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if os.fsencode(path) in (process / "maps").read_bytes():
-                tmpdir = tmpdir_of(int(process.name))
-                if not tmpdir or Path(os.fsdecode(tmpdir)).exists():
-                    return True
-    return False
 
 
 @contextmanager
@@ -468,6 +450,7 @@ class _Run:
         self._next_step = 0.0
         try:
             if arguments[1:2] == ["profile"]:
+                remove_stale_shared_memory()
                 share_session_lock(self.scratch, Path(arguments[0]))
             self._process = _start(arguments, _environment(options, self.scratch))
             log = (partial / LOG).open("ab", buffering=0)
@@ -592,7 +575,7 @@ class _Run:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_LAST_PATIENCE_S)
         self.output.close()
-        _remove_shared_memory(ended)
+        remove_shared_memory(ended)
         self._keep_raw_files()
         self.launched = any(self.scratch.glob(_LAUNCH))
         shutil.rmtree(self.scratch, ignore_errors=True)
@@ -631,15 +614,6 @@ def _is_nsys(pid: int, group: int) -> bool:
         return os.getpgid(pid) == group or bool(_NSYS_FOLDERS.search(str(Path(f"/proc/{pid}/exe").readlink())))
     except OSError:
         return True  # gone
-
-
-def _remove_shared_memory(ended: set[int]) -> None:
-    """Remove what processes of nsys that were ended with SIGKILL left in /dev/shm; the names hold their numbers."""
-    for path in _SHARED_MEMORY.iterdir() if ended and _SHARED_MEMORY.is_dir() else ():
-        numbers = {int(number) for number in re.findall(r"(?<=[-_])\d+", path.name)}
-        if re.match(r"(sem\.)?(NSys|nsys|quadd)", path.name) and numbers & ended:
-            with suppress(OSError):
-                path.unlink()
 
 
 # -- after ----------------------------------------------------------------------------------------------
