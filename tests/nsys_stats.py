@@ -116,7 +116,7 @@ def require(which: str) -> Nsys:
     return found
 
 
-def run(nsys: Nsys, export: Path, reports: Sequence[str], folder: Path, limit_s: float = 120) -> dict[str, Printed]:
+def run(nsys: Nsys, export: Path, reports: Sequence[str], folder: Path, limit_s: float = 240) -> dict[str, Printed]:
     """What `nsys` prints for an SQLite export; its CSV files go to `folder`.
 
     Its exit code says nothing, so each report is judged by its file: there must be one, and an empty one

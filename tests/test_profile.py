@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+import nsys_stats
 from dsprof import errors
 from dsprof.errors import (
     DsprofError,
@@ -548,6 +549,22 @@ def test_program_that_was_started_never_runs_twice(
 def test_words_of_nsys_before_the_program_starts(said: str, certain: bool) -> None:
     """All seen on the real ones; the last of them also where the agent went away while the program ran."""
     assert any(command.NO_AGENT.search(line) for line in said.splitlines()) == certain
+
+
+def test_raw_recordings_of_tests_are_done_again_only_where_nsys_left_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nsys, made = Nsys(install(tmp_path / "fake"), "2030.1"), tmp_path / "run.nsys-rep"
+    monkeypatch.setenv("FAKE_NSYS", "no agent 2")
+    assert nsys_stats.record(nsys, made, ["sh", "-c", "exit 3"], code=3) == made
+    monkeypatch.setenv("FAKE_NSYS", "whole")
+    with pytest.raises(AssertionError):
+        nsys_stats.record(nsys, made, ["sh", "-c", f"echo ran >> {tmp_path / 'count'}; exit 4"])
+    assert (tmp_path / "count").read_text() == "ran\n"
+    made.unlink()
+    monkeypatch.setenv("FAKE_NSYS", "no agent 99")
+    with pytest.raises(pytest.fail.Exception, match=r"4 times(?s:.*)GetLocalEndpoint"):
+        nsys_stats.record(nsys, made, ["true"])
 
 
 def test_hung_import_is_done_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
