@@ -32,9 +32,12 @@ from dsprof.errors import (
     OutputRefused,
     ProfileFailed,
 )
-from dsprof.nsys import command
+from dsprof.nsys import command, watching
+from dsprof.nsys import options as told
 from dsprof.nsys import profile as module
-from dsprof.nsys.profile import LOG, Profile, ProfileOptions, profile
+from dsprof.nsys.options import ProfileOptions
+from dsprof.nsys.profile import Profile, profile
+from dsprof.nsys.watching import LOG
 from fake_nsys import install
 from nsys_stats import MIDDLE, OLD, PRIMARY, Nsys, require
 
@@ -65,7 +68,8 @@ DRIVER = """
 import json, os, signal, sys
 from pathlib import Path
 from dsprof.errors import DsprofError
-from dsprof.nsys.profile import ProfileOptions, profile
+from dsprof.nsys.options import ProfileOptions
+from dsprof.nsys.profile import profile
 limit_s = float(os.environ.get("IMPORT_LIMIT_S", "300"))
 options = ProfileOptions(trace="nvtx", minimum_free_bytes=0, import_limit_s=limit_s)
 try:
@@ -104,7 +108,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
     monkeypatch.setenv("TMPDIR", str(folder))
-    module._help.cache_clear()
+    told.known_options.cache_clear()
     yield folder
     left = carriers(folder)
     for pid in left:  # that one failure is not the reason for the next
@@ -213,7 +217,7 @@ def test_sigterm_before_the_duration_is_over_is_none(primary: Nsys, folder: Path
 @pytest.mark.parametrize("ignored", [[], ["SIGINT"], ["SIGINT", "SIGTERM"]], ids=["none", "int", "int-term"])
 def test_time_limit(ignored: list[str], any_nsys: Nsys, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An nsys that is sent SIGINT leaves a program running that ignores it (2023.4), or waits for it (2024.2)."""
-    monkeypatch.setattr(module, "_LAST_PATIENCE_S", 0.5)
+    monkeypatch.setattr(watching, "_LAST_PATIENCE_S", 0.5)
     patience_s = 60 if not ignored else 0.5
     for limit_s in (1.5, 6, 24):  # a busy machine takes long until the program has begun
         with suppress(ProfileFailed):
@@ -383,9 +387,9 @@ def test_fewer_capture_ranges_than_asked_for(primary: Nsys, folder: Path) -> Non
 @pytest.mark.parametrize("options", [{"capture_range": "nvtx"}, {"extra": ("-c", "nvtx")}, {"extra": ("-cnvtx",)}])
 def test_capture_range_is_any_string_and_not_only_a_registered_one(options: dict[str, Any], tmp_path: Path) -> None:
     name = "NSYS_NVTX_PROFILER_REGISTER_ONLY"
-    assert module._environment(ProfileOptions(env={}, **options), tmp_path)[name] == "0"
-    assert module._environment(ProfileOptions(env={name: "1"}, **options), tmp_path)[name] == "1"
-    assert name not in module._environment(ProfileOptions(env={}), tmp_path)
+    assert told.environment_of(ProfileOptions(env={}, **options), tmp_path)[name] == "0"
+    assert told.environment_of(ProfileOptions(env={name: "1"}, **options), tmp_path)[name] == "1"
+    assert name not in told.environment_of(ProfileOptions(env={}), tmp_path)
 
 
 @pytest.mark.nsys
@@ -618,11 +622,11 @@ def test_nsys_that_cannot_be_run(folder: Path, tmp_path: Path) -> None:
 
 def test_options_that_an_old_nsys_does_not_know_are_left_out(folder: Path) -> None:
     options = ProfileOptions(capture_range="nvtx")
-    arguments = module._arguments(options, "--output= --trace= --sample=")
+    arguments = told.arguments_of(options, "--output= --trace= --sample=")
     assert arguments == [
         "profile", "--trace=cuda,nvtx", "--sample=none", "--capture-range=nvtx", "--force-overwrite=true",
     ]  # fmt: skip
-    assert "--cuda-graph-trace=node" in module._arguments(options, "nothing that one can read")
+    assert "--cuda-graph-trace=node" in told.arguments_of(options, "nothing that one can read")
 
 
 # -- the output -----------------------------------------------------------------------------------------
@@ -779,7 +783,7 @@ BAR = "\r[1/1] [0%                          ] run.nsys-rep\r[1/1] [=============
 def test_chatter_of_nsys_is_not_shown(said: str, shown: str, size: int, tmp_path: Path) -> None:
     read, write = os.pipe()
     live = io.StringIO()
-    output = module._Output(os.fdopen(read, "rb"), (tmp_path / "log").open("wb"), live, (".partial-1",))
+    output = watching.Output(os.fdopen(read, "rb"), (tmp_path / "log").open("wb"), live, (".partial-1",))
     data = said.encode()
     for begin in range(0, len(data), size):
         os.write(write, data[begin : begin + size])
@@ -796,7 +800,7 @@ def test_chatter_of_nsys_is_not_shown(said: str, shown: str, size: int, tmp_path
 def test_what_is_begun_is_shown_before_its_line_ends(tmp_path: Path) -> None:
     read, write = os.pipe()
     live = io.StringIO()
-    output = module._Output(os.fdopen(read, "rb"), (tmp_path / "log").open("wb"), live, ())
+    output = watching.Output(os.fdopen(read, "rb"), (tmp_path / "log").open("wb"), live, ())
     os.write(write, b"A token")
     wait_until(lambda: live.getvalue() == "A token")
     os.write(write, b" and another")

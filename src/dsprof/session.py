@@ -30,7 +30,8 @@ from dsprof import errors
 from dsprof.environment import clean_environment
 from dsprof.errors import DsprofError, ImageUnusable, ModelUnusable, NothingCaptured, NothingRecorded, WorkloadFailed
 from dsprof.nsys.command import find_nsys, nsys_version
-from dsprof.nsys.profile import Profile, ProfileOptions, profile
+from dsprof.nsys.options import ProfileOptions
+from dsprof.nsys.profile import Profile, profile
 from dsprof.nsys.reader import read
 from dsprof.stages import DOMAIN
 from dsprof.trace import Gpu, Trace
