@@ -373,7 +373,7 @@ def test_capture_ranges(
     assert (done.ending, done.exit_code) == (ending, code)
     assert ranges(done) == [1] * len(reports)
     assert names(folder) == {*reports, *(name.replace("nsys-rep", "sqlite") for name in reports), LOG}
-    assert live == ""
+    assert not any(word in live for word in ("Generat", "Capture range", "%"))  # but of a failed import it may tell
 
 
 @pytest.mark.nsys
