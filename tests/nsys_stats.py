@@ -1,4 +1,4 @@
-"""Nsight's own reports as DataFrames: printed by an nsys that is installed, or once by NVIDIA's and kept.
+"""Raw runs of nsys for tests: recordings, and its own reports as DataFrames, printed now or once by NVIDIA's nsys.
 
 ::
 
@@ -49,6 +49,8 @@ _INTEGERS = {
     "Total Dur (ns)", "DevId", "Num Calls",
 }  # fmt: skip
 _DECIMAL = re.compile(r"^(Time|Avg|Med|StdDev|Total|Min|Max) \((%|ns|MB)\)$")
+#: How often a raw nsys is asked at most: now and then it fails by itself, and says nothing of what is tested.
+_TRIES = 4
 _DIRECTION = {"H": "Host", "D": "Device", "A": "Array"}
 
 
@@ -115,7 +117,7 @@ def require(which: str) -> Nsys:
     return found
 
 
-def run(nsys: Nsys, export: Path, reports: Sequence[str], folder: Path, limit_s: float = 120) -> dict[str, Printed]:
+def run(nsys: Nsys, export: Path, reports: Sequence[str], folder: Path, limit_s: float = 240) -> dict[str, Printed]:
     """What `nsys` prints for an SQLite export; its CSV files go to `folder`.
 
     Its exit code says nothing, so each report is judged by its file: there must be one, and an empty one
@@ -129,6 +131,25 @@ def run(nsys: Nsys, export: Path, reports: Sequence[str], folder: Path, limit_s:
     assert outcome.code == 0, f"nsys {nsys.version}: {outcome.said}"
     assert (export.stat().st_size, export.stat().st_mtime_ns) == before, "nsys wrote to the export"
     return {report: _printed(folder / f"stats_{name}.csv", name, outcome.said) for report, name in names.items()}
+
+
+def record(nsys: Nsys, made: Path, program: Sequence[str], *options: str, trace: str = "nvtx", code: int = 0) -> Path:
+    """Record `program`, which may run several times and ends with `code`; `made` is the file that must be there then.
+
+    Tried again only where nsys itself failed, which is where it leaves no file: on a busy machine its agent cannot
+    be reached, and an import fails or hangs (seen with 2022.4, 2023.4 and 2024.2).
+    """
+    flags = [f"--trace={trace}", "--sample=none", "--cpuctxsw=none", "--force-overwrite=true", *options]
+    said = []
+    for _ in range(_TRIES):
+        arguments = ["profile", *flags, f"--output={made.with_suffix('')}", *program]
+        outcome = run_nsys(nsys.path, arguments, limit_s=60)
+        said.append(f"{outcome.code}: {outcome.said}")
+        if made.is_file() and outcome.code != 124:
+            assert outcome.code == code, outcome.said
+            return made
+        made.unlink(missing_ok=True)
+    pytest.fail(f"nsys {nsys.version} left no {made.name}, {_TRIES} times. It said:\n" + "\n".join(said))
 
 
 def _printed(path: Path, name: str, said: str) -> Printed:

@@ -60,9 +60,9 @@ def capture(nsys: Path) -> Check:
 
 @pytest.mark.nsys
 @pytest.mark.parametrize("which", [PRIMARY, OLD, MIDDLE])
-def test_a_machine_that_can_capture(which: str) -> None:
+def test_a_machine_that_can_capture(which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nsys = require(which)
-    left = set(Path(tempfile.gettempdir()).glob("dsprof-doctor-*"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     checks = examine(str(nsys.path))
     found = by_name(checks)
     assert works(checks)
@@ -72,7 +72,7 @@ def test_a_machine_that_can_capture(which: str) -> None:
     assert plain.found.startswith(("recorded: nvtx ", "not recorded: nvtx "))
     assert f"under nsys {nsys.version}" in plain.found
     assert found["CUDA tracing"] == Check("CUDA tracing", "absent", "no GPU: host times only")
-    assert set(Path(tempfile.gettempdir()).glob("dsprof-doctor-*")) <= left
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.nsys
@@ -185,6 +185,14 @@ def test_a_capture_that_hangs_once_is_tried_again(tmp_path: Path, monkeypatch: p
     made = TraceBuilder().range("prefill", 0, 9, domain="dsprof").range("decode", 9, 19, domain="dsprof")
     whole, flag = made.write(tmp_path / "whole.sqlite"), tmp_path / "flag"
     script = f'if [ -e {flag} ]; then touch "$out"; else touch {flag}; exec sleep 60; fi'
+    found = capture(pretend(tmp_path, profile=script, export=f'cp {whole} "$out"'))
+    assert found == Check("capture", "ok", "a toy program came back with 2 ranges")
+
+
+def test_a_capture_that_leaves_nothing_once_is_tried_again(tmp_path: Path) -> None:
+    made = TraceBuilder().range("prefill", 0, 9, domain="dsprof").range("decode", 9, 19, domain="dsprof")
+    whole, flag = made.write(tmp_path / "whole.sqlite"), tmp_path / "flag"
+    script = f'if [ -e {flag} ]; then touch "$out"; else touch {flag}; echo Agent launcher failed.; exit 1; fi'
     found = capture(pretend(tmp_path, profile=script, export=f'cp {whole} "$out"'))
     assert found == Check("capture", "ok", "a toy program came back with 2 ranges")
 

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 import dsprof
+import nsys_stats
 from dsprof.attribution import NULL
-from dsprof.nsys.command import export, run_nsys
+from dsprof.nsys.command import export
 from dsprof.nsys.reader import read
 from dsprof.stages import DOMAIN
 from dsprof.trace import Trace
@@ -96,15 +97,8 @@ def record(tmp_path: Path) -> Record:
 
     def recorded(which: str, *arguments: str, code: int = 0) -> Trace:
         nsys = require(which)
-        report = tmp_path / "run"
-        outcome = run_nsys(
-            nsys.path,
-            ["profile", "--trace=nvtx", "--sample=none", "--cpuctxsw=none", "--force-overwrite=true",
-             f"--output={report}", sys.executable, *arguments],
-            limit_s=60,
-        )  # fmt: skip
-        assert outcome.code == code, outcome.said
-        export(tmp_path / "run.nsys-rep", tmp_path / "run.sqlite", nsys.path)
+        report = nsys_stats.record(nsys, tmp_path / "run.nsys-rep", [sys.executable, *arguments], code=code)
+        export(report, tmp_path / "run.sqlite", nsys.path)
         return read(tmp_path / "run.sqlite")
 
     return recorded

@@ -7,10 +7,10 @@ import os
 import re
 import shutil
 import sqlite3
-import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -26,7 +26,7 @@ from dsprof.errors import (
 )
 from dsprof.nsys import scrub as scrubbing
 from dsprof.nsys.scrub import scrub
-from nsys_stats import MIDDLE, OLD, PRIMARY, require
+from nsys_stats import MIDDLE, OLD, PRIMARY, record, require
 from trace_builder import KERNEL, NVTX, RUNTIME, TraceBuilder, global_pid
 
 SAMPLES = Path(__file__).parent.parent / "traces" / "samples"
@@ -203,22 +203,14 @@ def test_the_tables_of_a_real_report_stay(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.nsys
 @pytest.mark.parametrize("which", [PRIMARY, OLD, MIDDLE])
-def test_a_real_capture_is_clean(which: str, tmp_path: Path) -> None:
+def test_a_real_capture_is_clean(which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nsys = require(which)
     (tmp_path / "tmp").mkdir()
-    command = [str(nsys.path), "profile", "--trace=nvtx,osrt", "--sample=none", "--cpuctxsw=none", "--export=sqlite"]
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    monkeypatch.chdir(tmp_path)
     program = [sys.executable, "-m", "dsprof.workloads.toy", "1", "3"]
-    for _ in range(3):  # 2022.4 hangs now and then while it imports
-        try:
-            subprocess.run(
-                [*command, "--force-overwrite=true", "-o", str(tmp_path / "run"), *program],
-                env={**PLANTED, "TMPDIR": str(tmp_path / "tmp"), "LANG": "C.UTF-8"},
-                cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60, check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            continue
-        break
-    source = tmp_path / "run.sqlite"
+    with patch.dict(os.environ, {**PLANTED, "LANG": "C.UTF-8"}, clear=True):
+        source = record(nsys, tmp_path / "run.sqlite", program, "--export=sqlite", trace="nvtx,osrt")
     assert TOKEN.encode() in source.read_bytes()
     report = scrub(source, tmp_path / "safe.sqlite")
     content = report.target.read_bytes()

@@ -217,7 +217,7 @@ def _record(nsys: Path, trace: str, program: str, folder: Path) -> Trace | Check
     report, exported = folder / "canary.nsys-rep", folder / "canary.sqlite"
     flags = [f"--trace={trace}", "--sample=none", "--cpuctxsw=none", "--force-overwrite=true"]
     arguments = ["profile", *flags, f"--output={report}", sys.executable, "-c", program]
-    outcome = _patient(nsys, arguments)
+    outcome = _patient(nsys, arguments, report)
     if not report.is_file() or outcome.code != 0:
         return _no_report(outcome, folder)
     try:
@@ -229,10 +229,13 @@ def _record(nsys: Path, trace: str, program: str, folder: Path) -> Trace | Check
         return Check("capture", "failed", f"a report was recorded, but: {error.message}", error.hint)
 
 
-def _patient(nsys: Path, arguments: Sequence[str]) -> Outcome:
-    """Run nsys, and once more where it did not end: some versions hang now and then while they import."""
+def _patient(nsys: Path, arguments: Sequence[str], report: Path) -> Outcome:
+    """Run nsys, and once more where it left no report: a canary may be lost by chance, and may run twice.
+
+    Now and then an import hangs or fails, and on a busy machine the agent cannot be reached (2022.4 to 2024.2).
+    """
     outcome = run_nsys(nsys, arguments, CANARY_LIMIT_S)
-    return run_nsys(nsys, arguments, CANARY_LIMIT_S) if outcome.code == 124 else outcome
+    return outcome if report.is_file() and outcome.code != 124 else run_nsys(nsys, arguments, CANARY_LIMIT_S)
 
 
 def _no_report(outcome: Outcome, folder: Path) -> Check:

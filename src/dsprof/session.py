@@ -30,7 +30,8 @@ from dsprof import errors
 from dsprof.environment import clean_environment
 from dsprof.errors import DsprofError, ImageUnusable, ModelUnusable, NothingCaptured, NothingRecorded, WorkloadFailed
 from dsprof.nsys.command import find_nsys, nsys_version
-from dsprof.nsys.profile import Profile, ProfileOptions, profile
+from dsprof.nsys.options import ProfileOptions
+from dsprof.nsys.profile import Profile, profile
 from dsprof.nsys.reader import read
 from dsprof.stages import DOMAIN
 from dsprof.trace import Gpu, Trace
@@ -242,7 +243,7 @@ def _profile(
     environment = clean_environment(os.environ, settings.keep_variables)
     options = evolve(settings.profile, env=environment.variables)
     progress("recording under nsys")
-    return profile(options, command, folder, nsys=nsys, live=live), tuple(environment.dropped)
+    return profile(options, command, folder, nsys, live, progress), tuple(environment.dropped)
 
 
 def _outcome(folder: Path, done: Profile) -> Outcome:

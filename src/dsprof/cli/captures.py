@@ -86,7 +86,7 @@ def capture(
     """Record a DeepSeek-OCR session, or any command, under nsys; analyze it and print the summary."""
     from dsprof.families import read_rules
     from dsprof.model_record import read_record
-    from dsprof.nsys.profile import ProfileOptions
+    from dsprof.nsys.options import ProfileOptions
     from dsprof.session import Settings, capture_command, capture_images, images_of
     from dsprof.workloads.job import Job
 

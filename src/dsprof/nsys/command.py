@@ -33,8 +33,17 @@ _USUAL_PLACES = (
 _INSTALL = "Install NVIDIA Nsight Systems, or name it with --nsys or DSPROF_NSYS (`make nsys` installs Debian's)."
 #: How nsys says that a report is newer than it is: from 2023 on, and in 2022.
 _NEWER = re.compile(r"newer than your current version|Version number is invalid: \d")
+#: How nsys says that its agent or launcher could not be reached, all of it before it starts the program: seen with
+#: 2022.4, 2023.4 and 2024.2 on loaded machines, and after a killed nsys. ("Connection to Agent lost" may come later.)
+NO_AGENT = re.compile(
+    r"Agent launcher failed|The timeout expired|GetLocalEndpoint\(\)|local_endpoint: |^Connection reset by peer$"
+    r"|ProcessWaiterImpl::ProcessWaiterImpl"
+)
 #: Where nsys keeps its locks when nobody sets TMPDIR.
 _USUAL_TMPDIR = Path("/tmp")  # noqa: S108 - nsys's choice
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - nsys's choice, not ours
+#: Seconds after which a session-manager file that no process has mapped is a dead one: nsys maps it at once.
+_STALE_S = 5.0
 #: Seconds for an export of any size that we have seen, with room; a hung importer is ended after it.
 EXPORT_LIMIT_S = 3600.0
 
@@ -93,6 +102,7 @@ def run_nsys(nsys: Path, arguments: Sequence[str], limit_s: float) -> Outcome:
     """
     with tempfile.TemporaryDirectory(prefix="dsprof-") as folder, _ending_carriers(Path(folder)):
         if arguments[:1] == ["profile"]:
+            remove_stale_shared_memory()
             share_session_lock(Path(folder), nsys)
         try:
             process = subprocess.Popen(
@@ -164,6 +174,39 @@ def share_session_lock(folder: Path, nsys: Path) -> None:
         lock = shared / f"SessionManager-{version}.lock"
         lock.touch(0o666)
         (own / lock.name).symlink_to(lock)
+
+
+def remove_stale_shared_memory() -> None:
+    """Remove session-manager files of ended runs: a killed nsys 2022 leaves one, and no later one starts.
+
+    nsys from 2023 on has this file in TMPDIR, but 2022 in /dev/shm, whatever TMPDIR is.
+    """
+    for path in _SHARED_MEMORY.glob("NSys-*"):
+        with suppress(OSError):
+            status = path.stat()
+            old = status.st_uid == os.geteuid() and time.time() - status.st_mtime > _STALE_S
+            if old and not _is_in_use(path) and path.stat().st_ino == status.st_ino:  # no new one since we looked
+                path.unlink()
+
+
+def _is_in_use(path: Path) -> bool:
+    """Has a process mapped this file, other than what an ended run left, whose TMPDIR is gone?"""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if os.fsencode(path) in (process / "maps").read_bytes():
+                tmpdir = tmpdir_of(int(process.name))
+                if not tmpdir or Path(os.fsdecode(tmpdir)).exists():
+                    return True
+    return False
+
+
+def remove_shared_memory(ended: set[int]) -> None:
+    """Remove what processes of nsys that were ended with SIGKILL left in /dev/shm; the names hold their numbers."""
+    for path in _SHARED_MEMORY.iterdir() if ended and _SHARED_MEMORY.is_dir() else ():
+        numbers = {int(number) for number in re.findall(r"(?<=[-_])\d+", path.name)}
+        if re.match(r"(sem\.)?(NSys|nsys|quadd)", path.name) and numbers & ended:
+            with suppress(OSError):
+                path.unlink()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -1,0 +1,332 @@
+"""A running nsys: watched, ended where it or the program must be, and its words told from the program's."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, Literal, TextIO, cast
+
+from dsprof.errors import ProfileFailed
+from dsprof.nsys.command import (
+    NO_AGENT,
+    carriers,
+    remove_shared_memory,
+    remove_stale_shared_memory,
+    share_session_lock,
+    tmpdir_of,
+)
+from dsprof.nsys.options import ProfileOptions, environment_of
+
+#: The program's output, and nsys's own words, beside the reports.
+LOG = "workload.log"
+#: Where an installation keeps its own programs: what runs from there is nsys, all else is the program's.
+_NSYS_FOLDERS = re.compile(r"/(target|host)-linux-|/linux-desktop-")
+#: Seconds between two looks at a running nsys, and for SIGTERM and SIGKILL to show their effect.
+_TICK_S, _LAST_PATIENCE_S = 0.25, 10.0
+#: Seconds that nsys's helpers have to end by themselves once nsys is gone.
+_GRACE_S = 2.0
+#: What the agent writes into the TMPDIR at the moment before it has the program started (2022.4, 2023.4, 2024.2).
+_LAUNCH = "nvidia/nsight_systems/quadd_session_*/injection_files/*"
+
+# What nsys says of itself; all versions from 2022.4 to 2024.2 use the same words.
+_BAR = re.compile(r"\[\d+/\d+\] \[[=\s]*\d+%\s*\].*|Processing \[[=\s]*\d+%\s*\].*")
+_RAW_MADE = re.compile(r"Generating '[^']*\.qdstrm'")
+RANGE = re.compile(r"Capture range (started|ended) in the application\.")
+_STARTS = ("Generating '", "Generated:", "Capture range ", "Processing [", "    /")
+
+
+class Run:
+    """One nsys with a TMPDIR, a session and a group of its own; leaving the block ends all that it started."""
+
+    def __init__(self, arguments: list[str], options: ProfileOptions, partial: Path, live: TextIO | None) -> None:
+        self.scratch = Path(tempfile.mkdtemp(prefix="dsprof-"))
+        self.hung = False
+        self.asked: Literal["interrupted", "time-limit"] | None = None
+        self.interrupted_twice = False
+        self.seen = False  # the program was
+        self.launched = False  # what nsys left says that it was, or was about to be
+        self.partial, self._options = partial, options
+        self._targets: list[int] = []
+        self._begin = self._active = self._before = time.monotonic()
+        self._after: float | None = None  # the first look since the program is gone
+        self._steps: list[tuple[signal.Signals, float]] = []
+        self._next_step = 0.0
+        try:
+            if arguments[1:2] == ["profile"]:
+                remove_stale_shared_memory()
+                share_session_lock(self.scratch, Path(arguments[0]))
+            self._process = _start(arguments, environment_of(options, self.scratch))
+            log = (partial / LOG).open("ab", buffering=0)
+        except BaseException:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            raise
+        pipe = cast(BinaryIO, self._process.stdout)
+        self.output = Output(pipe, log, live or sys.stderr, (partial.name, self.scratch.name))
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._clean(0.0 if self.hung or error[0] is not None else _GRACE_S)
+
+    @property
+    def code(self) -> int:
+        """The exit code as a shell would tell it."""
+        code = int(self._process.returncode)
+        return 128 - code if code < 0 else code
+
+    @property
+    def died(self) -> int:
+        """The number of the signal that ended nsys itself, not the program; 0 if none did but ours."""
+        return 0 if self.hung else max(0, -int(self._process.returncode))
+
+    @property
+    def ran_s(self) -> float:
+        """Seconds that the program ran at most: from a look at which it was not there yet to one without it."""
+        return (self._after or self._active) - self._before
+
+    @property
+    def never_launched(self) -> bool:
+        """Is it certain that nsys failed before it started the program?
+
+        The words are those of steps before the start, and its first ones; a program may be too short to be seen,
+        but a recording that has begun leaves nsys's chatter, and one that breaks off leaves `_LAUNCH`.
+        """
+        failed = self.code == 1 and not self.died and not self.hung and self.asked is None
+        began = self.seen or self.launched or bool(self.output.chatter)
+        return failed and not began and any(NO_AGENT.search(line) for line in list(self.output.lines)[:3])
+
+    def watch(self) -> None:
+        """Wait until nsys ends; end the program at Ctrl-C and at the time limit, and nsys where it hangs."""
+        while self._process.poll() is None and not self.hung:
+            try:
+                with suppress(subprocess.TimeoutExpired):
+                    self._process.wait(_TICK_S)
+                self._look()
+            except KeyboardInterrupt:
+                self._interrupt()
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if self._targets_alive():
+            self.seen, self._active, self._after = True, now, None
+        elif not self.seen:
+            self._before = now
+        elif self._after is None:
+            self._after = now
+        running = self._active == now or not self.seen
+        limit = self._options.limit_s
+        if limit is not None and self.asked is None and running and now - self._begin > limit:
+            self._end("time-limit")
+        elif self._steps and running and now > self._next_step:
+            self._step()
+        unkillable = self.asked is not None and not self._steps and running and now > self._next_step
+        self.hung = unkillable or now - max(self._active, self.output.last) > self._options.import_limit_s
+
+    def _interrupt(self) -> None:
+        """Ctrl-C: end the program, or what is left of it faster; once only the import runs, a second one ends it."""
+        if self.asked is None:
+            self._end("interrupted")
+        elif self._steps and self._targets_alive():
+            self._step()
+        else:
+            self.interrupted_twice = self.hung = True
+
+    def _end(self, why: Literal["interrupted", "time-limit"]) -> None:
+        """Begin to end the program.
+
+        The signals go to the program, not to nsys: an nsys whose program ends writes its report in all versions,
+        while nsys 2023.4 loses it at a second SIGINT, and 2024.2 waits for a program that ignores the first.
+        """
+        self.asked = why
+        self._steps = [
+            (signal.SIGINT, self._options.patience_s),
+            (signal.SIGTERM, _LAST_PATIENCE_S),
+            (signal.SIGKILL, _LAST_PATIENCE_S),
+        ]
+        self._step()
+
+    def _step(self) -> None:
+        number, patience = self._steps.pop(0)
+        self._next_step = time.monotonic() + patience
+        aim = self._targets if self._targets_alive() else []
+        if not aim and not self.seen and not self.output.chatter:
+            aim = [self._process.pid]  # the program has not been started yet
+        for pid in aim:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def _targets_alive(self) -> bool:
+        """Is a process of the program there? A look at the known ones is cheap, so the others are sought only then."""
+        if not any(tmpdir_of(pid) == os.fsencode(self.scratch) for pid in self._targets) or self._steps:
+            self._targets = [pid for pid in carriers(self.scratch) if not _is_nsys(pid, self._process.pid)]
+        return bool(self._targets)
+
+    def _clean(self, grace_s: float) -> None:
+        """End every process that carries our TMPDIR, and remove that and what the ended ones left in /dev/shm."""
+        ended: set[int] = set()
+        begin = time.monotonic()
+        while (pids := carriers(self.scratch)) and time.monotonic() < begin + grace_s + _LAST_PATIENCE_S:
+            if time.monotonic() >= begin + grace_s:
+                ended.update(pids)
+                for pid in pids:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.05)
+            time.sleep(0.02)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_LAST_PATIENCE_S)
+        self.output.close()
+        remove_shared_memory(ended)
+        self._keep_raw_files()
+        self.launched = any(self.scratch.glob(_LAUNCH))
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def _keep_raw_files(self) -> None:
+        """Take what nsys did not import out of the TMPDIR; it removes a raw file once its report is complete."""
+        raws = sorted(self.scratch.glob("*.qdstrm"), key=lambda path: path.stat().st_mtime_ns)
+        if not raws:
+            return
+        made = max(len(raws), sum(1 for line in self.output.chatter if _RAW_MADE.search(line)))
+        done = made - len(raws)
+        for report in report_files(self.partial)[done:]:  # begun, not complete
+            report.unlink()
+        for number, raw in enumerate(raws, done + 1):
+            with suppress(OSError):  # a full disk
+                shutil.move(raw, self.partial / ("run.qdstrm" if made == 1 else f"run.{number}.qdstrm"))
+
+
+def _start(arguments: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            arguments,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ProfileFailed(f"{arguments[0]} cannot be run ({error.strerror}).", "Name another with --nsys.") from error
+
+
+def _is_nsys(pid: int, group: int) -> bool:
+    """Is it nsys or a helper of it? They are in its process group, or run from its folder."""
+    try:
+        return os.getpgid(pid) == group or bool(_NSYS_FOLDERS.search(str(Path(f"/proc/{pid}/exe").readlink())))
+    except OSError:
+        return True  # gone
+
+
+def report_files(partial: Path) -> list[Path]:
+    """The files with a report's name, in the order of their numbers, whatever is in them."""
+    return sorted((path for path in partial.iterdir() if path.suffix in (".nsys-rep", ".qdrep")), key=number_of)
+
+
+def number_of(path: Path) -> int:
+    """The number of ``run.12.nsys-rep``; 0 for ``run.nsys-rep``."""
+    found = re.fullmatch(r"run\.(\d+)\.[\w-]+", path.name)
+    return int(found.group(1)) if found else 0
+
+
+class Output:
+    """What nsys and the program print: all of it into the log, and live all but nsys's own chatter."""
+
+    def __init__(self, pipe: BinaryIO, log: BinaryIO, live: TextIO | None, own: Sequence[str]) -> None:
+        self.last = time.monotonic()  # of the last output
+        self.chatter: list[str] = []  # nsys's words without its progress
+        self.lines: deque[str] = deque(maxlen=60)  # the last ones, without nsys's progress
+        self._pipe, self._log, self._live, self._own = pipe, log, live, own
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._rest, self._held = "", ""  # of a line that has not ended; lines that may be nsys's
+        self._shown = 0  # characters of the former
+        self._thread = threading.Thread(target=self._pass_on, name="dsprof-output", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Wait for the last words; a process that left our TMPDIR may hold the pipe, so not for ever."""
+        self._thread.join(timeout=5.0)
+        self._live = None
+
+    def line_with(self, pattern: re.Pattern[str]) -> str:
+        """The first of the last lines in which `pattern` is found, without its full stop; empty if none is."""
+        return next((line for line in self.lines if pattern.search(line)), "")[:300].rstrip(".")
+
+    def _pass_on(self) -> None:
+        log: BinaryIO | None = self._log
+        with self._pipe, self._log:
+            while data := os.read(self._pipe.fileno(), 1 << 16):
+                self.last = time.monotonic()
+                try:
+                    if log:
+                        log.write(data)
+                except OSError:  # a full disk: the program must not notice
+                    log = None
+                self._take(self._decode(data))
+            self._take(self._decode(b"", True), at_end=True)
+
+    def _take(self, text: str, at_end: bool = False) -> None:
+        """Split into lines, also those that a carriage return begins; show what is begun and cannot be nsys's."""
+        *whole, rest = re.split(r"(?<=\n)|(?!\A)(?=\r)", self._rest + text)
+        for line in [*whole, rest] if at_end else whole:
+            self._line(line)
+            self._shown = 0
+        self._rest = "" if at_end else rest
+        begun = self._rest[self._shown :]
+        last = begun.rfind("G")
+        if last >= 0 and _may_be_chatter(begun[last:]):  # nsys goes on in a line that the program did not end
+            begun = begun[:last]
+        if begun.strip() and not _may_be_chatter(begun):
+            self._show(begun)
+            self._shown += len(begun)
+
+    def _line(self, line: str) -> None:
+        bare = line.strip()
+        raw = _RAW_MADE.search(line)
+        if _BAR.fullmatch(bare):
+            return
+        if raw or RANGE.fullmatch(bare) or any(own in line for own in self._own):
+            self.chatter.append(bare)
+            self._held = ""
+            if raw and raw.start():  # the program's last line had no end
+                self._show(line[self._shown : raw.start()].rstrip("\r") + "\n")
+            return
+        if bare == "Generated:" or (self._held and not bare):  # shown only if no file of ours follows
+            self._held += line
+            if bare:
+                self.chatter.append(bare)
+            return
+        if bare:
+            self.lines.append(bare)
+        self._show(line[self._shown :])
+
+    def _show(self, text: str) -> None:
+        text, self._held = self._held + text, ""
+        if self._live is None or not text:
+            return
+        try:
+            encoding = getattr(self._live, "encoding", None) or "utf-8"
+            self._live.write(text.encode(encoding, "replace").decode(encoding))
+            self._live.flush()
+        except (OSError, ValueError):  # nobody looks any more
+            self._live = None
+
+
+def _may_be_chatter(begun: str) -> bool:
+    """May this beginning of a line become one of nsys's own?"""
+    bare = begun.lstrip("\r\n")
+    numbered = re.match(r"\[(\d|$)", bare)
+    return bool(numbered) or any(start.startswith(bare) or bare.startswith(start) for start in _STARTS)
