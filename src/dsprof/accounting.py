@@ -25,6 +25,7 @@ from dsprof import attribution as at
 from dsprof.attributed import Attributed, row_in
 from dsprof.attribution import Bools, Ints
 from dsprof.measure import add_columns, measure
+from dsprof.measures import stage_totals, step_totals
 from dsprof.trace import process_of
 
 #: Why the GPU was idle, by name, in the order in which a cause is preferred, and what it means.
@@ -83,7 +84,7 @@ def accounts(a: Attributed) -> Accounts:
     stage is waiting for what its thread does in an inner one, too.
     """
     kinds = (stage_windows(a), step_windows(a))
-    found = Accounts(*(_busy(a, windows) for windows in kinds))
+    found = Accounts(*(_nothing(len(windows.start)) for windows in kinds))
     for thread in np.unique(np.concatenate([windows.thread for windows in kinds])):
         mine = [np.flatnonzero((one.thread == thread) & (one.end > one.start)) for one in kinds]
         start, end = (
@@ -95,17 +96,14 @@ def accounts(a: Attributed) -> Accounts:
         line = _timeline(a, int(thread), int(start.min()), int(end.max()))
         for name, value in line.sums(start, end).items():
             found.stages[name][mine[0]], found.steps[name][mine[1]] = np.split(value, [len(mine[0])])
-    for account in found:
+    for account, totals in zip(found, (stage_totals(a), step_totals(a)), strict=True):
+        account["busy"] = totals.gpu_busy_ns[: len(account["busy"])]
         account["other_work"] -= account["busy"]
     return found
 
 
-def _busy(a: Attributed, windows: Windows) -> dict[str, Ints]:
-    """An account in which only the busy time is known."""
-    trace, inside = a.trace, np.flatnonzero(windows.of_op >= 0)
-    start, end = (trace.clip(column[inside]) for column in (trace.operations.start, trace.operations.end))
-    nothing = {name: np.zeros(len(windows.start), np.int64) for name in (*CAUSES, "in_calls")}
-    return {"busy": at.union_length(windows.of_op[inside], start, end, len(windows.start)), **nothing}
+def _nothing(windows: int) -> dict[str, Ints]:
+    return {name: np.zeros(windows, np.int64) for name in ("busy", *CAUSES, "in_calls")}
 
 
 def stage_windows(a: Attributed) -> Windows:

@@ -134,7 +134,7 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
     ) -> None:
         report = path or Path(trace.report.file)
         self._made = made or Made(report, report.with_suffix(".dsprof"), {}, tuple(all_tables()))
-        self.attributed = Attributed(trace, rules)
+        self.attributed = Attributed(trace, rules, only_measured=partial is not None)
         self._partial = partial
         self._arrow: dict[str, pa.Table] = {}
 
@@ -153,26 +153,26 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
         if name not in self._arrow:
             if isinstance(table, EventTable) and self._partial is not None:
                 rows = Gathered()
-                self._work_through({table: rows})
+                self._work_through([], {table: rows})
                 self._arrow[name] = rows.table()
             else:
-                self._arrow[name] = table.arrow(self._measured(), self._metadata)
+                self._arrow[name] = table.arrow(self._measured(table.measures), self._metadata)
         return self._arrow[name]
 
-    def _measured(self) -> Attributed:
-        """What the tables are built from; of a report in parts, once all parts were measured."""
-        if self._partial is not None and not self.attributed.measured:
-            self._work_through({})
+    def _measured(self, measures: Iterable[Measure[Any]]) -> Attributed:
+        """What tables of these measures are built from; of a report in parts, once all parts were measured."""
+        if self._partial is not None:
+            missing = [one for one in measures if one.name not in self.attributed.measured]
+            if missing:
+                self._work_through(missing, {})
         return self.attributed
 
-    def _work_through(self, rows: Mapping[EventTable, InOrder]) -> None:
-        """Go through the parts of the report once: take all measures, and the rows of some tables of events."""
+    def _work_through(self, measures: list[Measure[Any]], rows: Mapping[EventTable, InOrder]) -> None:
+        """Go through the parts of the report once, for some measures, and for the rows of some tables of events."""
         assert self._partial is not None  # noqa: S101 - the callers asked
-        whole = self.attributed
-        measures = [] if whole.measured else _measures(self._made.tables)
         while True:
             try:
-                whole.measured |= self._gather(self._partial, rows, measures)
+                self.attributed.measured |= self._gather(self._partial, rows, measures)
             except CutTooLate as late:
                 self._partial.cut_earlier(late)
                 for begun in rows.values():
@@ -224,12 +224,12 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
         """What the report lacks or hides, and whether the tables reconcile with it."""
-        a = self._measured()
+        a = self._measured(_measures(()))
         return (*check(a), *stage_roofs(a).trouble, *self._unreconciled())
 
     def _unreconciled(self) -> list[Finding]:
         """Tables whose sums are not the report's; there should never be one."""
-        seen = tally(self._measured())
+        seen = tally(self.attributed)
         whole = (seen.kernels, seen.kernel_total_ns)
         checked = (
             ("kern_sum", "instances", "total_ns"),
@@ -244,6 +244,7 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
 
     def summary(self, top: int = TOP_KERNELS) -> Summary:
         """The first screen as data, with the `top` kernels of each stage."""
+        self._measured(_measures(()))
         tables = {name: self.arrow(name) for name in _SUMMED}
         return summarize(self.attributed, tables, self.findings, version("dsprof"), top)
 
@@ -292,10 +293,10 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
         events = [table for table in tables if isinstance(table, EventTable)]
         with contextlib.ExitStack() as stack:
             files = {table: stack.enter_context(Written(parquet(folder, table.name))) for table in events}
-            if self._partial is not None and events:
-                self._work_through(files)
-            elif self._partial is None:
+            if self._partial is None:
                 self._write_events(files, progress)
+            else:
+                self._work_through(_measures(self), files)
         for table in tables:
             if table not in files:
                 progress(f"writing {table.name}")

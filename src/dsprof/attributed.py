@@ -9,7 +9,7 @@ import numpy as np
 
 from dsprof import attribution as at
 from dsprof.attribution import NULL, Bools, Ints
-from dsprof.ranged import VIA, Ranged, Rules, Threads, numbered
+from dsprof.ranged import VIA, Places, Ranged, Rules, Threads, numbered
 from dsprof.trace import Trace, process_of
 
 __all__ = ["VIA", "Attributed", "Rules", "Scope", "Threads", "row_in", "wall_time"]
@@ -26,12 +26,15 @@ class Scope(NamedTuple):
 class Attributed(Ranged):
     """`trace` under `rules`: indexes of ranges for calls and operations, each computed once, when asked for.
 
-    `ranged`: what is known of the same ranges already. `measured` holds what `measures` found; for a report that
-    was worked through in parts it is all there is, and the trace has no events of its own.
+    `ranged`: what is known of the same ranges already. `measured` holds what measures found; `only_measured`: it is
+    all there is, because the report is worked through in parts, and the trace has no events of its own.
     """
 
-    def __init__(self, trace: Trace, rules: Rules | None = None, ranged: Ranged | None = None) -> None:
+    def __init__(
+        self, trace: Trace, rules: Rules | None = None, ranged: Ranged | None = None, only_measured: bool = False
+    ) -> None:
         super().__init__(trace, rules)
+        self.only_measured = only_measured
         if ranged is not None:
             known = {name: value for name, value in vars(ranged).items() if name not in ("trace", "rules", "measured")}
             vars(self).update({name: value for name, value in known.items() if name in vars(Ranged)})
@@ -46,6 +49,10 @@ class Attributed(Ranged):
         return at.join_calls(ops.process, ops.correlation, process_of(calls.thread), calls.correlation, calls.start)
 
     @cached_property
+    def _places(self) -> Places:
+        return self.place_of(self.trace.calls.thread)
+
+    @cached_property
     def call_has_op(self) -> Bools:
         """True for the API calls that put something on the GPU; shape (calls,)."""
         has = np.zeros(len(self.trace.calls), np.bool_)
@@ -55,12 +62,12 @@ class Attributed(Ranged):
     @cached_property
     def thread_order(self) -> Scope:
         """Operations that have a launch, by thread and launch time."""
-        return self._order(numbered(self._threads, self.trace.calls.thread))
+        return self._order(self._places.thread)
 
     @cached_property
     def process_order(self) -> Scope:
         """Operations that have a launch, by process and launch time."""
-        return self._order(numbered(self._processes, process_of(self.trace.calls.thread)))
+        return self._order(self._places.process)
 
     def _order(self, scope_of_call: Ints) -> Scope:
         op = np.flatnonzero(self.call_of_op >= 0)
@@ -113,7 +120,7 @@ class Attributed(Ranged):
     def range_of_call(self) -> Ints:
         """The innermost range of any domain around each API call, -1 for none; shape (calls,)."""
         calls = self.trace.calls
-        return self.enclosing(np.arange(len(self.trace.ranges)), calls.thread, calls.start)[0]
+        return self.enclosing(np.arange(len(self.trace.ranges)), self._places, calls.start)[0]
 
     def of_op(self, of_call: Ints, missing: int = -1) -> Ints:
         """Carry a column of the API calls over to their operations; `missing` where there is no call."""
@@ -131,8 +138,8 @@ class Attributed(Ranged):
 
     @cached_property
     def _stage_of_call(self) -> tuple[Ints, Ints]:
-        calls = self.trace.calls
-        return self.enclosing(self.stage_ranges, calls.thread, calls.start, self.rules.threads == "process")
+        widen = self.rules.threads == "process"
+        return self.enclosing(self.stage_ranges, self._places, self.trace.calls.start, widen)
 
     @property
     def stage_range_of_call(self) -> Ints:
@@ -154,7 +161,7 @@ class Attributed(Ranged):
         """The nearest step range around each API call, -1 for none, or for a step of another stage."""
         calls, stage = self.trace.calls, np.full(len(self.trace.ranges) + 1, -1, np.int64)
         stage[self.step_ranges] = self.stage_of_step
-        found = self.enclosing(self.step_ranges, calls.thread, calls.start, self.rules.threads == "process")[0]
+        found = self.enclosing(self.step_ranges, self._places, calls.start, self.rules.threads == "process")[0]
         return np.where(stage[found] == self.stage_range_of_call, found, -1)
 
     @cached_property

@@ -28,16 +28,24 @@ NULL = np.iinfo(np.int64).min
 _KEY_LIMIT = 1 << 62
 #: A look-up table may have this many slots for each key, and this many more whatever their number.
 _SLOTS_PER_KEY, _SLOTS_FREE = 16, 1 << 20
+#: How many values of a column are a sample of it.
+_SAMPLES = 4096
 #: How many (slice, position) pairs are looked at together.
 _AT_ONCE = 1 << 20
 
 
 def distinct(values: Ints) -> Ints:
-    """The sorted distinct values of a column with long runs, without sorting the whole column."""
+    """The sorted distinct values of a column with long runs or few values, without sorting the whole column."""
     if not len(values):
         return values[:0].copy()
-    heads = np.flatnonzero(values[1:] != values[:-1]) + 1
-    return distinct_in_any_order(np.concatenate([values[:1], values[heads]]))
+    low, high = int(values.min()), int(values.max())
+    if high - low < len(values):
+        return np.flatnonzero(np.bincount(values - low)) + low
+    heads = values[np.append(True, values[1:] != values[:-1])]
+    found = distinct_in_any_order(heads[:: max(len(heads) // _SAMPLES, 1)])
+    # A few values as a rule, and a sample has them all; what it lacks is looked for in turn.
+    rest = heads[found[np.minimum(np.searchsorted(found, heads), len(found) - 1)] != heads]
+    return distinct_in_any_order(np.concatenate([found, rest]))
 
 
 def distinct_in_any_order(values: Ints) -> Ints:

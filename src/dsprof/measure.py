@@ -30,6 +30,8 @@ class Measure(Generic[T]):
     def __call__(self, a: Attributed) -> T:
         """The measure of `a`, taken now or before."""
         if self.name not in a.measured:
+            if a.only_measured:
+                raise LookupError(f"{self.name} was not measured: a table that needs it must name it")
             a.measured[self.name] = self._take(a)
         found: T = a.measured[self.name]
         return found

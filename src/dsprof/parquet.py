@@ -54,16 +54,26 @@ class InOrder:
         import pyarrow.compute as pc
 
         if self._held is not None and len(self._held):
-            table = pa.concat_tables([self._held, table]).unify_dictionaries()
-            table = table.take(pc.sort_indices(table, [("start_ns", "ascending")]))
-        ready = pc.less(table.column("start_ns"), pa.scalar(high, pa.int64()))
-        rows = pc.sum(ready).as_py() or 0
+            last = pc.max(self._held.column("start_ns")).as_py()
+            among = _before(table, last + 1)
+            mixed = pa.concat_tables([self._held, table.slice(0, among)]).unify_dictionaries()
+            self._put_ready(mixed.take(pc.sort_indices(mixed, [("start_ns", "ascending")])), high)
+            table = table.slice(among)
+            if self._held is not None and len(self._held):
+                self._held = pa.concat_tables([self._held, table]).unify_dictionaries()
+                return
+        self._put_ready(table, high)
+
+    def _put_ready(self, table: pa.Table, high: int) -> None:
+        """Put the rows that start before `high`, and hold the others."""
+        rows = _before(table, high)
         self._held = table.slice(rows)
-        self.put(table.slice(0, rows))
+        if rows:
+            self.put(table.slice(0, rows))
 
     def finish(self) -> None:
         """There are no more parts."""
-        if self._held is not None:
+        if self._held is not None:  # without rows, too: a file has its columns
             self.put(self._held)
             self._held = None
 
@@ -74,6 +84,13 @@ class InOrder:
     def put(self, table: pa.Table) -> None:
         """Take rows that are in their order for good."""
         raise NotImplementedError
+
+
+def _before(table: pa.Table, time: int) -> int:
+    """How many rows of a table in order of start begin before a time."""
+    import pyarrow.compute as pc
+
+    return pc.sum(pc.less(table.column("start_ns"), pa.scalar(time, pa.int64()))).as_py() or 0
 
 
 class Gathered(InOrder):

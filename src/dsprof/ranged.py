@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,13 @@ def numbered(among: Ints, values: Ints) -> Ints:
     return np.where(among[np.minimum(place, len(among) - 1)] == values, place, len(among))
 
 
+class Places(NamedTuple):
+    """On which threads, and in which processes, some points in time are: small numbers."""
+
+    thread: Ints
+    process: Ints
+
+
 class Ranged:
     """The ranges of `trace` under `rules`: indexes of the ranges, each computed once, when asked for."""
 
@@ -88,24 +95,27 @@ class Ranged:
         """Depth below the outermost range of the same thread, domain and style."""
         return at.levels(self.parent)
 
-    def enclosing(self, candidates: Ints, thread: Ints, time: Ints, widen: bool = False) -> tuple[Ints, Ints]:
+    def place_of(self, thread: Ints) -> Places:
+        """Small numbers of some threads and of their processes, for `enclosing`."""
+        return Places(numbered(self._threads, thread), numbered(self._processes, process_of(thread)))
+
+    def enclosing(self, candidates: Ints, places: Places, time: Ints, widen: bool = False) -> tuple[Ints, Ints]:
         """The latest-starting of the ranges `candidates` around each point, and how it was found.
 
-        `thread` (globalTid) and `time` say where the points are. Returns two columns of the points' shape:
+        `places` (see `place_of`) and `time` say where the points are. Returns two columns of the points' shape:
         the range's row, -1 for none, and an index into `VIA`. `widen`: where the own thread has none, take
         one that was open anywhere in the process.
         """
         ranges = self.trace.ranges
         candidates = self._near(candidates, time)
         own, shared = candidates[~ranges.of_process[candidates]], candidates[ranges.of_process[candidates]]
-        found = self._innermost(own, self.range_thread[own], numbered(self._threads, thread), time)
+        found = self._innermost(own, self.range_thread[own], places.thread, time)
         via = (found >= 0).astype(np.int64)
         for extra, only_empty in ((shared, False), (own, True)):
             if not len(extra) or (only_empty and not widen):
                 continue
-            process = numbered(self._processes, process_of(thread))
             of_range = numbered(self._processes, process_of(ranges.thread[extra]))
-            other = self._innermost(extra, of_range, process, time)
+            other = self._innermost(extra, of_range, places.process, time)
             better = (other >= 0) & (found < 0)
             if not only_empty:
                 better |= (other >= 0) & (found >= 0) & (self._nearness[other] > self._nearness[found])
@@ -214,7 +224,7 @@ class Ranged:
         """The stage range around each of `step_ranges`, -1 for none."""
         ranges = self.trace.ranges
         steps, widen = self.step_ranges, self.rules.threads == "process"
-        return self.enclosing(self.stage_ranges, ranges.thread[steps], ranges.start[steps], widen)[0]
+        return self.enclosing(self.stage_ranges, self.place_of(ranges.thread[steps]), ranges.start[steps], widen)[0]
 
     @cached_property
     def step_number(self) -> Ints:
@@ -241,7 +251,7 @@ class Ranged:
         number = np.full(len(ranges) + 1, NULL, np.int64)
         payload = ranges.payload[requests]
         number[requests] = np.where(payload != NULL, payload, np.arange(len(requests)))
-        return number[self.enclosing(requests, ranges.thread[rows], ranges.start[rows], widen=True)[0]]
+        return number[self.enclosing(requests, self.place_of(ranges.thread[rows]), ranges.start[rows], widen=True)[0]]
 
     @cached_property
     def prompt_of_stage(self) -> Ints:

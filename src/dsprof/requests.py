@@ -62,7 +62,7 @@ def requests_of(a: Attributed) -> Requests:
     number = np.where(payload != NULL, payload, np.arange(len(own)))
     place = np.full(len(ranges) + 1, -1)
     place[own] = np.arange(len(own))
-    of_stage = place[a.enclosing(own, ranges.thread[stages], ranges.start[stages], widen=True)[0]]
+    of_stage = place[a.enclosing(own, a.place_of(ranges.thread[stages]), ranges.start[stages], widen=True)[0]]
     head, pair = _pairs(a, of_stage)
     first = int(number.max(initial=-1)) + 1
     found = Requests(

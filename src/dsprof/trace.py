@@ -311,7 +311,7 @@ class Trace:
 
     def capturing_at_end(self) -> frozenset[int]:
         """Threads that are in a stream capture when this part ends."""
-        if not len(self.calls):
+        if not len(self.calls) or not (self.part.capturing or self._capture_depth.any()):
             return self.part.capturing
         order = np.lexsort((self.calls.start, self.calls.thread))
         thread = self.calls.thread[order]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,6 +35,8 @@ from dsprof.trace import Calls, Kernels, MemOps, Part, Trace, process_of
 
 # What an analysis takes at its peak, in bytes: by itself, and for each row.
 _BYTES_ALONE, _BYTES_PER_RANGE, BYTES_PER_CALL, BYTES_PER_OP = 230 << 20, 700, 330, 560
+#: Rows of a part that is as quick to work on as any: more do not fit a processor's caches.
+_COMFORTABLE_ROWS = 1 << 20
 #: Rows of the smallest part that is worth a limit.
 _LEAST_ROWS = 1 << 16
 #: Parts are made so much smaller than the limit would allow: rows are not spread evenly over time.
@@ -61,9 +64,12 @@ class Size:
         return self.fixed_bytes + BYTES_PER_CALL * self.calls + BYTES_PER_OP * self.ops
 
     def parts(self, limit: int | None) -> int:
-        """In how many parts it stays below so many bytes. Raises `MemoryTooSmall`."""
-        if limit is None or self.whole_bytes <= limit:
-            return 1
+        """In how many parts it stays below so many bytes, and is quick to work on. Raises `MemoryTooSmall`."""
+        comfortable = (
+            -(-(self.calls + self.ops) // _COMFORTABLE_ROWS) if self.calls + self.ops > 2 * _COMFORTABLE_ROWS else 1
+        )
+        if limit is None:
+            return comfortable
         left = int((limit - self.fixed_bytes) * _SPARE)
         least = _LEAST_ROWS * (BYTES_PER_CALL + BYTES_PER_OP)
         if left < least:
@@ -73,7 +79,7 @@ class Size:
                 f"{limit / 1e9:.2f} GB of memory.",
                 f"Give it {needed / 1e9 + 0.005:.2f} GB or more with --memory.",
             )
-        return -(-(self.whole_bytes - self.fixed_bytes) // left)
+        return max(comfortable, -(-(self.whole_bytes - self.fixed_bytes) // left))
 
 
 def size_of(path: Path) -> Size:
@@ -119,12 +125,15 @@ class PartialReport:
         self.cuts = self._survey.cuts(parts, BYTES_PER_CALL, BYTES_PER_OP)
 
     def parts(self) -> Iterator[Trace]:
-        """Each part in turn. Raises `CutTooLate`: after `cut_earlier`, begin again."""
-        with Export(self.path) as export:
-            part, bounds = self.trace, [NULL, *self.cuts, _FOREVER]
-            for number, (low, high) in enumerate(itertools.pairwise(bounds), 1):
-                self._progress(f"working on part {number} of {len(bounds) - 1}")
-                part = self._part(export, part, low, high)
+        """Each part in turn, the next one read ahead. Raises `CutTooLate`: after `cut_earlier`, begin again."""
+        bounds = list(itertools.pairwise([NULL, *self.cuts, _FOREVER]))
+        with Export(self.path) as export, ThreadPoolExecutor(1) as reader:
+            coming = reader.submit(self._part, export, self.trace, *bounds[0])
+            for number in range(1, len(bounds) + 1):
+                self._progress(f"working on part {number} of {len(bounds)}")
+                part = coming.result()
+                if number < len(bounds):
+                    coming = reader.submit(self._part, export, part, *bounds[number])
                 yield part
 
     def cut_earlier(self, late: CutTooLate) -> None:

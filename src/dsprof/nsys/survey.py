@@ -77,7 +77,9 @@ class Blocks:
         if not export.has(self._source.table, "start"):
             return
         asked = schema.Source(self._source.table, columns)
-        ((low, high),) = export.rows(f'SELECT min(rowid), max(rowid) FROM "{self._source.table}"')
+        # Each by itself is a look at one end of the table; both in one query would be a look at every row.
+        ((low,),) = export.rows(f'SELECT min(rowid) FROM "{self._source.table}"')
+        ((high,),) = export.rows(f'SELECT max(rowid) FROM "{self._source.table}"')
         if low is None:
             return
         self.first = np.arange(low, high + 1, _ROWS_PER_BLOCK)
@@ -91,8 +93,9 @@ class Blocks:
 
     def note(self, blocks: Ints, start: Ints) -> None:
         """Note the first and last start of each block, and some of the times."""
-        np.minimum.at(self.low, blocks, start)
-        np.maximum.at(self.high, blocks, start)
+        heads = _heads(blocks)
+        self.low[blocks[heads]] = np.minimum.reduceat(start, heads) if len(heads) else start
+        self.high[blocks[heads]] = np.maximum.reduceat(start, heads) if len(heads) else start
         self.samples = np.concatenate([self.samples, start[:: min(_SAMPLE, 1 + len(start) // _SAMPLE)]])
 
     def note_ids(self, blocks: Ints, process: Ints, ids: Ints, orphan: Bools) -> None:
@@ -103,8 +106,11 @@ class Blocks:
             if one not in self._ids:
                 self._ids[one] = np.full(len(self.first), np.iinfo(np.int64).max), np.full(len(self.first), NULL)
             low, high = self._ids[one]
-            np.minimum.at(low, blocks[mine], ids[mine])
-            np.maximum.at(high, blocks[mine], ids[mine])
+            of, number = (blocks, ids) if mine.all() else (blocks[mine], ids[mine])
+            heads = _heads(of)
+            if len(heads):
+                low[of[heads]] = np.minimum.reduceat(number, heads)
+                high[of[heads]] = np.maximum.reduceat(number, heads)
 
     def between(self, low: int, high: int) -> Bools:
         """The blocks in which something starts in ``[low, high)``."""
@@ -138,6 +144,11 @@ class Blocks:
             return parts[0]
         names = (*self._source.columns, *self._source.details)
         return {name: np.concatenate([np.zeros(0, np.int64), *(part[name] for part in parts)]) for name in names}
+
+
+def _heads(blocks: Ints) -> Ints:
+    """Where each block begins among rows that are in the order of their blocks."""
+    return np.flatnonzero(np.append(True, blocks[1:] != blocks[:-1])[: len(blocks)])
 
 
 class _Seen:
