@@ -228,6 +228,7 @@ def test_all_errors_have_their_cases() -> None:
         errors.UnknownTable,
         errors.RulesUnreadable,
         errors.ConfigUnreadable,
+        errors.MemoryTooSmall,
     }
     of_reading = {kind for kind in DsprofError.__subclasses__() if kind.exit_code < min(STRICT_EXITS.values())}
     assert {kind for _, kind, _ in BAD.values()} | elsewhere == of_reading

@@ -206,7 +206,7 @@ def test_the_same_results_are_equal(results, copied):
     compared = equality.tables(results, copied)
     assert faults(compared) == []
     assert {one.what for one in compared} == {path.stem for path in results.glob("*.parquet")}
-    assert all(one.rows for one in compared)
+    assert {one.what for one in compared if not one.rows} == {"stage_roof_trace"}  # nothing says which model it is
 
 
 def test_the_order_of_a_dictionary_is_no_difference(results, copied):

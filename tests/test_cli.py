@@ -185,19 +185,19 @@ def test_analyze_says_the_report_and_writes_beside_it(run: Run, sample: Path, tm
     ):
         assert word in ended.out
     assert ended.out.splitlines()[-1] == f"Tables: {tmp_path / 'my.run.dsprof'}"
-    assert {path.name for path in (tmp_path / "my.run.dsprof").iterdir()} == {
-        f"{name}.parquet" for name in all_tables()
-    }
+    written = {"analysis.json", *(f"{name}.parquet" for name in all_tables())}
+    assert {path.name for path in (tmp_path / "my.run.dsprof").iterdir()} == written
     assert {path.name for path in tmp_path.iterdir()} == {"my.run.sqlite", "my.run.dsprof"}
 
 
 def test_out_makes_folders_and_replaces_tables(run: Run, sample: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "tables"
     assert run("analyze", sample, "--out", out).code == 0
-    whole = {path.name: path.read_bytes() for path in out.iterdir()}
+    whole = {path.name: path.read_bytes() for path in out.glob("*.parquet")}
     (out / "kern_sum.parquet").write_text("old")
     (out / "mine.txt").write_text("mine")
     assert run("analyze", sample, "--out", out).code == 0
+    (out / "analysis.json").unlink()
     assert {path.name: path.read_bytes() for path in out.iterdir()} == {**whole, "mine.txt": b"mine"}
     assert not sample.with_suffix(".dsprof").exists()
 
@@ -402,7 +402,7 @@ def assert_documented(path: Path, name: str, report: Path) -> None:
 def test_parquet_files(run: Run, sample: Path, analysis: dsprof.Analysis, tmp_path: Path) -> None:
     assert run("analyze", sample, "--out", tmp_path).code == 0
     listed = re.findall(r"^(\w+): a row is", run("tables").out, re.M)
-    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.parquet" for name in listed}
+    assert {path.name for path in tmp_path.glob("*.parquet")} == {f"{name}.parquet" for name in listed}
     for name in listed:
         path = tmp_path / f"{name}.parquet"
         assert_documented(path, name, sample)
@@ -519,8 +519,9 @@ def test_what_the_environment_held_is_nowhere_in_the_output(version: str, run: R
     assert [ended for ended in shown if SECRET in ended.out + ended.err] == []
     analysis = dsprof.analyze(path)
     assert SECRET not in analysis._repr_html_() + repr(analysis)
-    files = list((tmp_path / "made.dsprof").iterdir())
+    files = list((tmp_path / "made.dsprof").glob("*.parquet"))
     assert len(files) == len(all_tables())
+    assert SECRET not in (tmp_path / "made.dsprof" / "analysis.json").read_text()
     for file in files:
         table = pq.read_table(file)
         assert SECRET not in str(table.schema.metadata) + str(table.to_pydict())

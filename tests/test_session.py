@@ -65,7 +65,7 @@ def test_the_folder_holds_report_export_tables_record_and_log(captured):
     assert {path.name for path in folder.iterdir()} == {
         "run.nsys-rep", "run.sqlite", "run.dsprof", "session.json", "workload.log", "job.json", "outcome.json",
     }  # fmt: skip
-    assert sorted(path.stem for path in (folder / "run.dsprof").iterdir()) == sorted(dsprof.analyze(folder))
+    assert sorted(path.stem for path in (folder / "run.dsprof").glob("*.parquet")) == sorted(dsprof.analyze(folder))
 
 
 def test_each_request_is_a_prefill_and_a_decode_of_one_step_less_than_tokens(captured):

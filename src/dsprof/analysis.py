@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from attrs import evolve, frozen
 
 from dsprof import findings
@@ -373,4 +372,4 @@ def _measures(tables: Iterable[str]) -> list[Measure[Any]]:
 
 
 def _sum(table: pa.Table, column: str) -> int:
-    return pc.sum(table.column(column)).as_py() or 0
+    return sum(value or 0 for value in table.column(column).to_pylist())

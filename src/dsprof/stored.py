@@ -47,9 +47,16 @@ def store(folder: Path, made_from: dict[str, Any], tables: Iterable[str], summar
     from cattrs import unstructure
 
     partial = folder / f".{RECORD}.partial"
-    document = {"made_from": made_from, "tables": sorted(tables), "summary": unstructure(summary)}
-    partial.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+    files = {table: _file(folder, table) for table in sorted(tables)}
+    document = {"made_from": made_from, "tables": files, "summary": unstructure(summary)}
+    partial.write_text(json.dumps(document), encoding="ascii")  # a file's name may be no UTF-8
     partial.replace(folder / RECORD)
+
+
+def _file(folder: Path, table: str) -> list[int]:
+    """Size and time of a table's file, by which one that somebody changed is told."""
+    status = (folder / f"{table}.parquet").stat()
+    return [status.st_size, status.st_mtime_ns]
 
 
 def forget(folder: Path) -> None:
@@ -60,9 +67,9 @@ def forget(folder: Path) -> None:
 def find(folder: Path, made_from: dict[str, Any], tables: Iterable[str]) -> Summary | None:
     """The summary of the results in a folder, if they are of this very report, rules and code, and hold the tables."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        document = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        whole = all((folder / f"{table}.parquet").is_file() for table in document["tables"])
-        if document["made_from"] == made_from and set(tables) <= set(document["tables"]) and whole:
+        document = json.loads((folder / RECORD).read_text(encoding="ascii"))
+        as_written = all(_file(folder, table) == found for table, found in document["tables"].items())
+        if document["made_from"] == made_from and set(tables) <= set(document["tables"]) and as_written:
             return _summary(document["summary"])
     return None
 
@@ -70,4 +77,7 @@ def find(folder: Path, made_from: dict[str, Any], tables: Iterable[str]) -> Summ
 def _summary(document: Any) -> Summary:
     from cattrs import Converter
 
-    return Converter().structure(document, Summary)
+    converter = Converter()
+    for kind in (int, float):  # a number that has no value is None, whatever its kind
+        converter.register_structure_hook(kind, lambda value, _: value)
+    return converter.structure(document, Summary)

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from attrs import fields, frozen
 
 from dsprof.attributed import VIA, Attributed
@@ -218,7 +217,7 @@ def summarize(
         roofs=tuple(roofs.values()),
         roofs_note=_roofs_note(attributed),
         requests=tuple(_lines(RequestLine, tables["request_trace"])),
-        steps=tuple(_lines(StepLine, _whole_stages(tables["step_sum"]))),
+        steps=tuple(_whole_stages(tables["step_sum"])),
         outliers=tuple(_outliers(tables["step_trace"])),
         families=tuple(_families(tables["stage_family_sum"])),
         top_kernels=tuple(top_kernels(tables["stage_kern_sum"], top)),
@@ -261,9 +260,11 @@ def _lines(line: type[Any], table: pa.Table) -> list[Any]:
     return [line(**row) for row in table.select(wanted).to_pylist()]
 
 
-def _whole_stages(step_sum: pa.Table) -> pa.Table:
+def _whole_stages(step_sum: pa.Table) -> list[StepLine]:
     """The rows over all instances of a stage, where there is a steady step."""
-    return step_sum.filter(pc.and_(pc.is_null(step_sum.column("instance")), pc.greater(step_sum.column("steps"), 0)))
+    instances = step_sum.column("instance").to_pylist()
+    lines = zip(_lines(StepLine, step_sum), instances, strict=True)
+    return [line for line, instance in lines if instance is None and line.steps > 0]
 
 
 def _outliers(step_trace: pa.Table) -> list[OutlierLine]:

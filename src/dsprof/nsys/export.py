@@ -16,7 +16,6 @@ from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from dsprof.attribution import NULL, Ints, distinct
 from dsprof.errors import NotAReport, NvprofDatabase, ReportDamaged
@@ -173,12 +172,14 @@ class Export:
             where = f"WHERE rowid BETWEEN {rowids[0]} AND {rowids[1]}"
         chosen = [f'coalesce("{name}", {_NULL_SQL}) AS "{name}"' for name in present]
         expressions = [*chosen, *(f'{_EXTRA[name](self)} AS "{name}"' for name in extra)]
-        found = self.arrow(f'SELECT {", ".join(expressions)} FROM "{table}" {where}')
+        found = self.arrow(f'SELECT {", ".join(expressions)} FROM "{table}" NOT INDEXED {where}')
         return {name: self._int64(found.column(name)) for name in found.column_names}
 
     def _int64(self, column: pa.ChunkedArray) -> Ints:
         """An Arrow column as int64; a column that a tool rewrote as text or floats is converted."""
         if not pa.types.is_int64(column.type):
+            import pyarrow.compute as pc
+
             with self.guarded():
                 column = pc.cast(column, pa.int64(), safe=False)
         return np.concatenate(

@@ -384,7 +384,7 @@ def _walk(file: _File, root: int) -> tuple[Ints, Ints]:
     if _LOCK_BYTE // file.page_size < file.pages:
         seen[_LOCK_BYTE // file.page_size + 1] = True
     for _ in range(_DEEPEST):
-        if int(pages.min()) < 1 or int(pages.max()) > file.pages or seen[pages].any():
+        if int(pages.min()) < 1 or int(pages.max()) > file.pages:
             raise _NotKnown
         before = np.count_nonzero(seen)
         seen[pages] = True

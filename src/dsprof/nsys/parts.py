@@ -65,10 +65,9 @@ class Size:
 
     def parts(self, limit: int | None) -> int:
         """In how many parts it stays below so many bytes, and is quick to work on. Raises `MemoryTooSmall`."""
-        comfortable = (
-            -(-(self.calls + self.ops) // _COMFORTABLE_ROWS) if self.calls + self.ops > 2 * _COMFORTABLE_ROWS else 1
-        )
-        if limit is None:
+        rows = self.calls + self.ops
+        comfortable = -(-rows // _COMFORTABLE_ROWS) if rows > 2 * _COMFORTABLE_ROWS else 1
+        if limit is None or self.whole_bytes <= limit:
             return comfortable
         left = int((limit - self.fixed_bytes) * _SPARE)
         least = _LEAST_ROWS * (BYTES_PER_CALL + BYTES_PER_OP)

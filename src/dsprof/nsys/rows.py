@@ -51,7 +51,7 @@ def _range_names(export: Export, names: Names, text_id: Ints, where: str) -> Cod
     code = names.of_ids(text_id)
     if not len(code) or not export.has(schema.NVTX, "text"):
         return code
-    table = export.arrow(f"SELECT coalesce(CAST(text AS BLOB), x'') AS text FROM {schema.NVTX} {where}")
+    table = export.arrow(f"SELECT coalesce(CAST(text AS BLOB), x'') AS text FROM {schema.NVTX} NOT INDEXED {where}")
     text = table.column("text").combine_chunks().dictionary_encode()
     if isinstance(text, pa.ChunkedArray):
         text = text.combine_chunks()

@@ -1,0 +1,277 @@
+"""A report in parts says what it says whole, to the nanosecond, wherever it is cut, and in as little memory as told."""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import slow_reference as slow
+from dsprof.analysis import Analysis
+from dsprof.attributed import Attributed, Rules
+from dsprof.errors import MemoryTooSmall
+from dsprof.memory import allowed, bytes_of
+from dsprof.nsys.locate import locate
+from dsprof.nsys.parts import CutTooLate, PartialReport, Size, size_of
+from dsprof.nsys.reader import read
+from dsprof.parquet import Gathered
+from dsprof.table import EventTable
+from dsprof.tables import all_tables
+from test_properties import MODES, few, recordings
+from trace_builder import GRAPH_TRACE, KERNEL, MEMCPY, MEMSET, TraceBuilder
+
+ROOT = Path(__file__).parents[1]
+SAMPLES = ("h200-stages", "h200-two-processes", "h200-graphs-node", "h200-graphs-graph", "h200-graph-node")
+#: What tells one event from another, so that events of one moment can be put into one order.
+IDENTITY = ["start_ns", "end_ns", "pid", "correlation_id", "graph_node_id", "device_id", "stream_id"]
+
+
+def as_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """Categories as text: parts meet the names in another order."""
+    texts = [name for name in frame if isinstance(frame[name].dtype, pd.CategoricalDtype)]
+    return frame.astype(dict.fromkeys(texts, object))
+
+
+def assert_same(whole: Analysis, parted: Analysis) -> None:
+    assert list(whole) == list(parted)
+    for name, table in all_tables().items():
+        one, other = as_text(whole[name]), as_text(parted[name])
+        if isinstance(table, EventTable):
+            assert one["start_ns"].tolist() == other["start_ns"].tolist()
+            identity = [*IDENTITY, *(column for column in ("kernel", "kind", "bytes") if column in one)]
+            one, other = (frame.sort_values(identity).reset_index(drop=True) for frame in (one, other))
+        pd.testing.assert_frame_equal(one, other, check_exact=True, obj=name)
+    assert whole.findings == parted.findings
+    assert whole.summary() == parted.summary()
+
+
+def in_parts(path: Path, parts: int, rules: Rules | None = None) -> Analysis:
+    partial = PartialReport(path, parts)
+    return Analysis(partial.trace, rules, path, partial)
+
+
+@pytest.mark.parametrize("threads", MODES)
+@pytest.mark.parametrize("parts", [2, 11])
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_recorded_reports_are_the_same_in_parts(sample: str, parts: int, threads: str) -> None:
+    path = locate(ROOT / "traces" / "samples" / f"{sample}.sqlite.xz")[1]
+    rules = Rules(threads=threads)
+    parted = in_parts(path, parts, rules)
+    assert len(parted._partial.cuts) == parts - 1
+    assert_same(Analysis(read(path), rules, path), parted)
+
+
+def written(rec: slow.Recording, path: Path) -> Path:
+    """A random recording as a report."""
+    builder = TraceBuilder("2025.3.2", duration=10**19 // 10)
+    for one in rec.ranges:
+        pid, tid = slow.pid(one.thread), slow.tid(one.thread)
+        builder.range(
+            one.name, one.start, None if one.truncated else one.end, payload=one.payload, domain=one.domain, pid=pid,
+            tid=tid, kind=60 if one.style == slow.START_END else 59,
+            end_tid=None if one.ended_by is None else slow.tid(one.ended_by),
+        )  # fmt: skip
+    for call in rec.calls:
+        builder.api(call.name, call=(call.start, call.end), pid=slow.pid(call.thread), tid=slow.tid(call.thread),
+                    correlation=call.correlation)  # fmt: skip
+    for op in rec.ops:
+        place = {"start": op.start, "end": op.end, "globalPid": 1 << 48 | slow.pid(op.process) << 24,
+                 "correlationId": op.correlation, "deviceId": op.device, "contextId": 1,
+                 "streamId": op.stream}  # fmt: skip
+        if op.what == slow.KERNEL and op.name == slow.GRAPH:
+            builder.row(GRAPH_TRACE, **place)
+        elif op.what == slow.KERNEL:
+            name = builder.string(op.name)
+            builder.row(KERNEL, **place, demangledName=name, shortName=name)
+        elif op.what == slow.COPY:
+            builder.row(MEMCPY, **place, bytes=op.bytes, copyKind=op.kind)
+        else:
+            builder.row(MEMSET, **place, bytes=op.bytes)
+    return builder.write(path)
+
+
+@pytest.mark.parametrize("threads", MODES)
+def test_random_reports_are_the_same_in_parts(threads: str, tmp_path: Path) -> None:
+    @few
+    @given(recordings(), st.integers(2, 9))
+    def check(rec: slow.Recording, parts: int) -> None:
+        path = written(rec, tmp_path / "random.sqlite")
+        rules = Rules(threads=threads)
+        assert_same(Analysis(read(path), rules, path), in_parts(path, parts, rules))
+
+    check()
+
+
+def test_an_operation_over_a_cut_counts_once_and_takes_time_on_both_sides(tmp_path: Path) -> None:
+    """
+    ::
+
+        decode     |------------------------------|
+        launch      x            x
+        kernels       [----------|--------]             cut at 50: 30 ns before it, 20 after
+                                 |    [-------]         launched after it, and over the other's end
+    """
+    report = TraceBuilder("2023.4.4").range("decode", 0, 100, payload=2)
+    report.kernel("a", at=(20, 70), call=(1, 5)).kernel("b", at=(60, 90), call=(51, 55))
+    path = report.write(tmp_path / "made.sqlite")
+    partial = PartialReport(path, 2)
+    partial.cuts = [50]
+    first, second = list(partial.parts())
+    assert (len(first.kernels), len(second.kernels), second.part.kernels, second.part.calls) == (1, 2, 1, 1)
+    stage = Analysis(partial.trace, None, path, partial)["stage_trace"].iloc[0]
+    assert (stage["kernels"], stage["gpu_busy_ns"], stage["kernel_total_ns"]) == (2, 70, 80)
+    assert_same(Analysis(read(path), None, path), Analysis(partial.trace, None, path, partial))
+
+
+def test_a_cut_that_an_operation_began_before_is_moved(tmp_path: Path) -> None:
+    """The GPU's clock is behind: the kernel began at 30, its launch at 52."""
+    report = TraceBuilder("2023.4.4").range("decode", 0, 100)
+    report.kernel("a", at=(10, 15), call=(1, 5)).kernel("b", at=(30, 60), call=(52, 55))
+    path = report.write(tmp_path / "made.sqlite")
+    partial = PartialReport(path, 2)
+    partial.cuts = [50]
+    with pytest.raises(CutTooLate, match="launched after 50 began at 30"):
+        list(partial.parts())
+    assert_same(Analysis(read(path), None, path), Analysis(partial.trace, None, path, partial))
+    assert partial.cuts == [30]
+
+
+def test_a_stream_capture_over_a_cut_is_remembered(tmp_path: Path) -> None:
+    """Launches under capture launch nothing, and so none is lost, though the capture began in the part before."""
+    report = TraceBuilder("2023.4.4").range("decode", 0, 100)
+    report.api("cudaStreamBeginCapture_v10000", call=(10, 12)).kernel("a", at=(2, 4), call=(1, 2))
+    for start in (20, 60, 70):
+        report.api(call=(start, start + 2))
+    path = report.api("cudaStreamEndCapture_v10000", call=(80, 82)).write(tmp_path / "made.sqlite")
+    partial = PartialReport(path, 2)
+    partial.cuts = [50]
+    parted = Analysis(partial.trace, None, path, partial)
+    assert not [found for found in parted.findings if found.code == "lost-kernels"]
+    assert_same(Analysis(read(path), None, path), parted)
+
+
+def test_a_table_that_names_no_measure_is_refused_and_not_empty(tmp_path: Path) -> None:
+    path = TraceBuilder("2023.4.4").kernel("a", at=(2, 4), call=(1, 2)).write(tmp_path / "made.sqlite")
+    partial = PartialReport(path, 2)
+    unmeasured = Attributed(partial.trace, only_measured=True)
+    with pytest.raises(LookupError, match="kernels_by_stage was not measured"):
+        all_tables()["kern_sum"].build(unmeasured)
+
+
+starts = st.lists(st.integers(0, 20), max_size=12)
+
+
+@few
+@given(st.lists(st.tuples(st.integers(0, 10), starts), max_size=5), st.integers(1, 4))
+def test_rows_leave_in_their_order_whatever_parts_they_come_in(drawn, at_once):
+    """A part has rows from its own begin on; they come in pieces."""
+    rows, low, expected = Gathered(), 0, []
+    parts = drawn or [(0, [])]
+    for number, (length, late) in enumerate(parts):
+        high = low + length if number + 1 < len(parts) else 1 << 40
+        values = sorted(low + start for start in late)
+        expected += values
+        pieces = [values[first : first + at_once] for first in range(0, len(values), at_once)] or [[]]
+        rows.add((pa.table({"start_ns": pa.array(piece, pa.int64())}) for piece in pieces), high)
+        low = min(high, low + length)
+    rows.finish()
+    assert rows.table().column("start_ns").to_pylist() == sorted(expected)
+    gc.collect()
+
+
+# -- memory -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("2GB", 2 * 10**9), ("1.5 GiB", 3 * 2**29), ("500m", 5 * 10**8), ("1024", 1024), ("3tb", 3 * 10**12)],
+)
+def test_sizes_in_words(text: str, size: int) -> None:
+    assert bytes_of(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "0", "GB", "2 GB please", "-1GB", "2XB"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(ValueError, match="is no size like 2GB"):
+        bytes_of(text)
+
+
+def test_memory_that_is_free_here_is_more_than_nothing_and_less_than_all() -> None:
+    found = allowed()
+    assert found is not None
+    assert 1 << 20 < found < 1 << 50
+
+
+def test_a_limit_makes_parts_and_too_small_a_one_says_what_is_needed() -> None:
+    size = Size(ranges=100_000, calls=1_000_000, ops=500_000)
+    assert size.parts(None) == 1
+    assert size.parts(size.whole_bytes) == 1
+    assert size.parts(size.whole_bytes - 1) > 1
+    assert size.parts(size.whole_bytes // 2) < size.parts(size.whole_bytes // 3)
+    with pytest.raises(MemoryTooSmall, match=r"Give it 0\.\d\d GB or more with --memory") as refused:
+        size.parts(size.fixed_bytes)
+    needed = float(refused.value.hint.split()[2]) * 1e9
+    assert size.parts(int(needed)) > 1
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic report that takes more memory than the limits below."""
+    path = tmp_path_factory.mktemp("large") / "synthetic.sqlite"
+    command = [sys.executable, ROOT / "benchmarks" / "synth.py", path, "--kernels", "300000"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return path
+
+
+_RUN = """
+import json, resource, sys
+from dsprof.cli import main
+sys.argv = ["dsprof", *sys.argv[1:]]
+try:
+    main()
+finally:
+    print(json.dumps({"kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}), file=sys.stderr)
+"""
+
+
+def run(*arguments: str | Path) -> tuple[int, int, str]:
+    """Exit code, greatest memory in bytes and standard error of a run of its own."""
+    command = [sys.executable, "-c", _RUN, *map(str, arguments)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    *said, last = done.stderr.splitlines()
+    return done.returncode, json.loads(last)["kib"] * 1024, "\n".join(said)
+
+
+def test_the_peak_stays_below_the_limit_and_the_results_are_the_same(large: Path, tmp_path: Path) -> None:
+    limit = 350 * 10**6
+    code, unlimited, _ = run("analyze", large, "--out", tmp_path / "whole", "--format", "json")
+    assert (code, size_of(large).parts(None)) == (0, 1)
+    code, peak, _ = run("analyze", large, "--out", tmp_path / "parts", "--format", "json", "--memory", "350MB")
+    assert code == 0
+    assert peak < limit < unlimited < size_of(large).whole_bytes
+    for name, table in all_tables().items():
+        one, other = (as_text(pd.read_parquet(tmp_path / folder / f"{name}.parquet")) for folder in ("whole", "parts"))
+        if isinstance(table, EventTable):
+            one, other = (frame.sort_values(IDENTITY).reset_index(drop=True) for frame in (one, other))
+        pd.testing.assert_frame_equal(one, other, check_exact=True, obj=name)
+
+
+def test_too_little_memory_is_told_before_anything_is_read(large: Path, tmp_path: Path) -> None:
+    code, _, said = run("analyze", large, "--out", tmp_path / "tables", "--memory", "100MB")
+    assert code == MemoryTooSmall.exit_code == 17
+    assert "cannot be analyzed in 0.10 GB of memory. Give it" in said
+    assert not (tmp_path / "tables").exists()
+
+
+def test_a_wrong_size_is_an_error_of_the_command_line(large: Path) -> None:
+    code, _, said = run("analyze", large, "--memory", "much")
+    assert code == 2
+    assert "'much' is no size like 2GB" in said
