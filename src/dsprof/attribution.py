@@ -88,6 +88,11 @@ class Keys:
             self._ranks = distinct_in_any_order(np.concatenate(filled))
             self._span = len(self._ranks)
 
+    @property
+    def are_ranks(self) -> bool:
+        """Do differences of keys of one scope say nothing of the time between them?"""
+        return self._ranks is not None
+
     def pack(self, scope: Ints, time: Ints) -> Ints:
         """One key per (scope, time); `time` must be among the times that the keys were made with."""
         offset = time - self._base if self._ranks is None else np.searchsorted(self._ranks, time)
@@ -285,18 +290,21 @@ def union_length(group: Ints, start: Ints, end: Ints, groups: int) -> Ints:
     if not len(group):
         return total
     keys = Keys(groups, start, end)
-    at = keys.pack(group, start)
-    if (at[1:] < at[:-1]).any():
-        order = np.argsort(at, kind="stable")  # nearly in order as a rule, which this sort is fast at
-        at, group, start, end = at[order], group[order], start[order], end[order]
-    reach = np.maximum.accumulate(keys.pack(group, end))
-    covered = np.append(NULL, reach[:-1])
-    # Packed keys are ranks where times are too wide; then the gap is looked up in the times themselves.
-    holder = np.maximum.accumulate(np.where(np.append(True, reach[1:] > reach[:-1]), np.arange(len(end)), 0))
-    before = np.append(start[0], end[holder[:-1]])
-    begin = np.where(covered >= at, before, start)
+    begin, reach = keys.pack(group, start), keys.pack(group, end)
+    if (begin[1:] < begin[:-1]).any():
+        order = np.argsort(begin, kind="stable")  # nearly in order as a rule, which this sort is fast at
+        begin, reach, group, start, end = begin[order], reach[order], group[order], start[order], end[order]
+    covered = np.maximum.accumulate(reach)
+    if keys.are_ranks:  # times too wide to be packed: what is covered already is looked up in the times themselves
+        holder = np.maximum.accumulate(np.where(np.append(True, covered[1:] > covered[:-1]), np.arange(len(end)), 0))
+        before = np.append(start[0], end[holder[:-1]])
+        fresh = end - np.where(np.append(NULL, covered[:-1]) >= begin, before, start)
+    else:
+        np.maximum(begin[1:], covered[:-1], out=begin[1:])
+        fresh = reach - begin
+    np.maximum(fresh, 0, out=fresh)
     heads = np.flatnonzero(np.append(True, group[1:] != group[:-1]))
-    total[group[heads]] = np.add.reduceat(np.maximum(end - begin, 0), heads)
+    total[group[heads]] = np.add.reduceat(fresh, heads)
     return total
 
 

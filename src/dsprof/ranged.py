@@ -70,11 +70,11 @@ class Ranged:
 
     @cached_property
     def _threads(self) -> Ints:
-        return np.unique(self.trace.ranges.thread)
+        return at.distinct(self.trace.ranges.thread)
 
     @cached_property
     def _processes(self) -> Ints:
-        return np.unique(process_of(self._threads))
+        return at.distinct(process_of(self._threads))
 
     @cached_property
     def range_thread(self) -> Ints:
@@ -172,7 +172,7 @@ class Ranged:
         """True for the ranges in whose name `pattern` is found; shape (ranges,)."""
         search = re.compile(pattern).search
         used = np.zeros(len(self.trace.names), np.bool_)
-        for code in np.unique(self.trace.ranges.name):
+        for code in at.distinct(self.trace.ranges.name.astype(np.int64)):
             used[code] = search(self.trace.names[code]) is not None
         return used[self.trace.ranges.name]
 

@@ -275,7 +275,7 @@ class Trace:
     def processes(self) -> Ints:
         """Distinct ``globalPid`` of everything recorded."""
         threads = np.concatenate([distinct(self.ranges.thread), distinct(self.calls.thread)])
-        return np.unique(np.concatenate([process_of(threads), distinct(self.operations.process)]))
+        return distinct_in_any_order(np.concatenate([process_of(threads), distinct(self.operations.process)]))
 
     def named(self, *prefixes: str) -> Bools:
         """For each entry of `names`: does it begin with one of the prefixes?"""

@@ -25,7 +25,7 @@ def ranges_of(export: Export, names: Names) -> Ranges:
     key = np.where(raw["domainId"] == NULL, 0, raw["domainId"])
     return Ranges(
         range_id=raw["rowid"],
-        name=_range_names(export, names, raw["textId"], where),
+        name=_range_names(export, names, raw["textId"], raw["rowid"], where),
         domain=_domain_codes(domains, process_of(raw["globalTid"]), key),
         style=np.isin(raw["eventType"], schema.START_END).astype(np.int64),
         thread=raw["globalTid"],
@@ -46,19 +46,22 @@ def _last_moment(export: Export, ranges: Columns) -> int:
     return max(times, default=0)
 
 
-def _range_names(export: Export, names: Names, text_id: Ints, where: str) -> Codes:
+def _range_names(export: Export, names: Names, text_id: Ints, rowid: Ints, where: str) -> Codes:
     """Names of the ranges: their own text where they carry one, else the registered string."""
     code = names.of_ids(text_id)
     if not len(code) or not export.has(schema.NVTX, "text"):
         return code
-    table = export.arrow(f"SELECT coalesce(CAST(text AS BLOB), x'') AS text FROM {schema.NVTX} NOT INDEXED {where}")
+    texts = f"{schema.NVTX} NOT INDEXED {where} AND length(text) > 0"
+    table = export.arrow(f"SELECT rowid AS row, CAST(text AS BLOB) AS text FROM {texts}")
+    if not table.num_rows:
+        return code
     text = table.column("text").combine_chunks().dictionary_encode()
     if isinstance(text, pa.ChunkedArray):
         text = text.combine_chunks()
-    values = text.dictionary.to_pylist()
-    own = np.array([names.code(text_of(value)) for value in values], np.int32)
-    inline = own[np.from_dlpack(text.indices)]
-    return np.where(inline != 0, inline, code).astype(np.int32)
+    own = np.array([names.code(text_of(value)) for value in text.dictionary.to_pylist()], np.int32)
+    rows = np.from_dlpack(table.column("row").combine_chunks())
+    code[np.searchsorted(rowid, rows)] = own[np.from_dlpack(text.indices)]
+    return code
 
 
 def _domains(export: Export, names: Names) -> dict[tuple[int, int], int]:
