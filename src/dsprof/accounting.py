@@ -26,7 +26,7 @@ from dsprof.attributed import Attributed, row_in
 from dsprof.attribution import Bools, Ints
 from dsprof.measure import add_columns, measure
 from dsprof.measures import stage_totals, step_totals
-from dsprof.trace import process_of
+from dsprof.trace import SYNCHRONIZING, process_of
 
 #: Why the GPU was idle, by name, in the order in which a cause is preferred, and what it means.
 CAUSES = {
@@ -43,6 +43,7 @@ CAUSES = {
 _CALLS = {
     "alloc": ("cudaMalloc", "cudaFree", "cudaHostAlloc", "cudaHostRegister", "cuMemAlloc", "cuMemFree", "cuMemCreate",
               "cuMemMap"),
+    "sync": SYNCHRONIZING,
     "copy": ("cudaMemcpy", "cudaMemset", "cuMemcpy", "cuMemset"),
     "launch": ("cudaLaunch", "cuLaunch", "cudaGraphLaunch", "cuGraphLaunch"),
 }  # fmt: skip
@@ -83,7 +84,7 @@ def accounts(a: Attributed) -> Accounts:
     Of the calls only those of the window's own thread count: what other threads do does not keep it waiting. An outer
     stage is waiting for what its thread does in an inner one, too.
     """
-    kinds = (stage_windows(a), step_windows(a))
+    kinds, events = (stage_windows(a), step_windows(a)), _events(a)
     found = Accounts(*(_nothing(len(windows.start)) for windows in kinds))
     for thread in np.unique(np.concatenate([windows.thread for windows in kinds])):
         mine = [np.flatnonzero((one.thread == thread) & (one.end > one.start)) for one in kinds]
@@ -93,7 +94,7 @@ def accounts(a: Attributed) -> Accounts:
         )
         if not len(start):
             continue
-        line = _timeline(a, int(thread), int(start.min()), int(end.max()))
+        line = _timeline(a, events, int(thread), int(start.min()), int(end.max()))
         for name, value in line.sums(start, end).items():
             found.stages[name][mine[0]], found.steps[name][mine[1]] = np.split(value, [len(mine[0])])
     for account, totals in zip(found, (stage_totals(a), step_totals(a)), strict=True):
@@ -170,13 +171,54 @@ _LOWEST = np.array(
 )
 
 
-def _timeline(a: Attributed, thread: int, low: int, high: int) -> _Timeline:
+_Intervals = tuple[Ints, Ints]
+
+
+class _Events(NamedTuple):
+    """What timelines are made of: operations with the end of the call that launched each, and API calls by layer."""
+
+    process: Ints
+    called: Ints
+    start: Ints
+    end: Ints
+    thread: Ints
+    call_layer: npt.NDArray[np.int8]
+    call_start: Ints
+    call_end: Ints
+
+    def running(self, process: int) -> _Intervals:
+        """The operations of the process, whoever launched them."""
+        return _chosen(self.process == process, self.start, self.end)
+
+    def latency(self, process: int) -> _Intervals:
+        """From the end of the launching call to the start of the operation, for all of the process."""
+        return _chosen((self.process == process) & (self.called < self.start), self.called, self.start)
+
+    def calls(self, thread: int) -> list[_Intervals]:
+        """The API calls of the thread by layer."""
+        mine = self.thread == thread
+        layers = range(_FIRST_CALL, len(_LAYERS))
+        return [_chosen(mine & (self.call_layer == layer), self.call_start, self.call_end) for layer in layers]
+
+
+def _events(a: Attributed) -> _Events:
+    ops, calls = a.trace.operations, a.trace.calls
+    layer = np.full(len(a.trace.names), len(_LAYERS) - 1, np.int8)
+    for number in range(len(_LAYERS) - 2, _FIRST_CALL - 1, -1):  # the preferred last
+        layer[a.trace.named(*_CALLS[_LAYERS[number]])] = number
+    called = a.of_op(calls.end, missing=np.iinfo(np.int64).max)
+    return _Events(ops.process, called, ops.start, ops.end, calls.thread, layer[calls.name], calls.start, calls.end)
+
+
+def _timeline(a: Attributed, events: _Events, thread: int, low: int, high: int) -> _Timeline:
     """The timeline of a thread between two moments, from what its process ran and what it called itself."""
-    process = int(process_of(np.array([thread]))[0])
+    process, overheads = int(process_of(np.array([thread]))[0]), a.trace.overheads
+    profiler = _chosen(overheads.thread == thread, overheads.start, overheads.end)
+    layers = [events.running(process), events.latency(process), profiler, *events.calls(thread)]
     keys = []
-    for layer, (start, end) in enumerate([_running(a, process), _latency(a, process), *_of_thread(a, thread)]):
-        near = (end > low) & (start < high)
-        begin, finish = at.united(np.maximum(start[near], low), np.minimum(end[near], high))
+    for layer, (start, end) in enumerate(layers):
+        start, end = _chosen((end > low) & (start < high), start, end)
+        begin, finish = at.united(np.maximum(start, low), np.minimum(end, high))
         keys += [(edge - low) << _LAYER_BITS | layer for edge in (begin, finish)]
     edges = np.concatenate(keys)
     del keys
@@ -187,42 +229,5 @@ def _timeline(a: Attributed, thread: int, low: int, high: int) -> _Timeline:
     return _Timeline(edges, np.bitwise_xor.accumulate(np.left_shift(np.uint8(1), changed)))
 
 
-_Intervals = tuple[Ints, Ints]
-
-
-def _running(a: Attributed, process: int) -> _Intervals:
-    """The operations of the process, whoever launched them."""
-    ops = a.trace.operations
-    return _chosen(ops.process == process, a.trace.clip(ops.start), a.trace.clip(ops.end))
-
-
-def _latency(a: Attributed, process: int) -> _Intervals:
-    """From the end of the launching call to the start of the operation, for all of the process."""
-    ops = a.trace.operations
-    called = a.of_op(a.trace.calls.end, missing=np.iinfo(np.int64).max)
-    begin, end = a.trace.clip(called), a.trace.clip(ops.start)
-    return _chosen((ops.process == process) & (begin < end), begin, end)
-
-
-def _of_thread(a: Attributed, thread: int) -> list[_Intervals]:
-    """The profiler's overhead on the thread, then its API calls by kind; the last kind takes what is left."""
-    overheads, calls = a.trace.overheads, a.trace.calls
-    found = [_chosen(overheads.thread == thread, a.trace.clip(overheads.start), a.trace.clip(overheads.end))]
-    start, end = a.trace.clip(calls.start), a.trace.clip(calls.end)
-    left = calls.thread == thread
-    for kind in _LAYERS[_FIRST_CALL:-1]:
-        chosen = left & _is(a, kind)
-        left = left & ~chosen
-        found.append(_chosen(chosen, start, end))
-    return [*found, _chosen(left, start, end)]
-
-
 def _chosen(which: Bools, start: Ints, end: Ints) -> _Intervals:
     return (start, end) if which.all() else (start[which], end[which])
-
-
-def _is(a: Attributed, kind: str) -> Bools:
-    if kind == "sync":
-        return a.trace.call_synchronizes
-    chosen: Bools = a.trace.named(*_CALLS[kind])[a.trace.calls.name]
-    return chosen

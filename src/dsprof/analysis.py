@@ -6,11 +6,13 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 from attrs import evolve, frozen
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 
     from dsprof.measure import Measure
 
+T = TypeVar("T")
+U = TypeVar("U")
 #: How many kernels of each stage a summary names unless it is told otherwise.
 TOP_KERNELS = 5
 #: Tables that the summary and the check of the sums are made from.
@@ -107,12 +111,11 @@ class Made:
 def _fresh(exported: Path, rules: Rules, made: Made, limit: int | None, progress: Progress) -> Analysis:
     """Read the export, in as many parts as the limit asks for."""
     details = any(isinstance(all_tables()[name], EventTable) for name in made.tables)
-    size = size_of(exported)
-    parts = size.parts(allowed() if limit is None else limit)
-    if parts == 1:
+    plan = size_of(exported).plan(allowed() if limit is None else limit)
+    if plan.parts == 1:
         return Analysis(read(exported, progress, details), rules, made=made)
-    progress(f"working in {parts} parts: at once it would take {size.whole_bytes / 1e9:.1f} GB of memory")
-    partial = PartialReport(exported, parts, details, progress)
+    progress(f"working in {plan.parts} parts, in about {plan.peak_bytes / 1e9:.1f} GB of memory")
+    partial = PartialReport(exported, plan.parts, details, progress, plan.at_once)
     return Analysis(partial.trace, rules, partial=partial, made=made)
 
 
@@ -184,15 +187,24 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
     ) -> dict[str, Any]:
         found: dict[str, Any] = {}
         self.attributed.prepare()
-        for trace in partial.parts():
-            part = Attributed(trace, self.attributed.rules, self.attributed)
-            for measure in measures:
-                measure.add(found, part)
-            for table, sink in rows.items():
-                sink.add(table.pieces(part, self._metadata), trace.part.high)
+        with ThreadPoolExecutor(partial.at_once) as workers:
+            for taken in _in_turn(workers, lambda trace: self._take(trace, measures, list(rows)), partial.parts(),
+                                  partial.at_once):  # fmt: skip
+                for measure in measures:
+                    measure.add(found, taken.measured)
+                for table, pieces in taken.pieces.items():
+                    rows[table].add(pieces, taken.high)
         for sink in rows.values():
             sink.finish()
         return found
+
+    def _take(self, trace: Trace, measures: list[Measure[Any]], tables: list[EventTable]) -> _Taken:
+        """All that is wanted of a part."""
+        part = Attributed(trace, self.attributed.rules, self.attributed)
+        for measure in measures:
+            measure(part)
+        pieces = {table: list(table.pieces(part, self._metadata)) for table in tables}
+        return _Taken(part.measured, pieces, trace.part.high)
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         table = self.arrow(name)
@@ -355,6 +367,26 @@ class Stored(Analysis):
         except OSError as error:
             raise OutputRefused(f"The tables cannot be written to {target} ({error.strerror}).") from error
         return target
+
+
+@frozen(eq=False)
+class _Taken:
+    """What was taken of a part: measures by their names, rows of tables of events, and when the part ends."""
+
+    measured: dict[str, Any]
+    pieces: dict[EventTable, list[pa.Table]]
+    high: int
+
+
+def _in_turn(workers: Executor, work: Callable[[T], U], items: Iterable[T], ahead: int) -> Iterator[U]:
+    """`work` on each item, some at once and no more of them ready than that; results in the order of the items."""
+    waiting: deque[Future[U]] = deque()
+    for item in items:
+        waiting.append(workers.submit(work, item))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def known_table(name: str) -> Table:

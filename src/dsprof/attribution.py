@@ -111,7 +111,9 @@ def join_calls(
         ops = np.flatnonzero((op_process == process) & (op_correlation != NULL))
         calls = np.flatnonzero((call_process == process) & (call_correlation != NULL))
         if len(ops) and len(calls):
-            calls = calls[np.argsort(call_start[calls], kind="stable")]
+            begun = call_start[calls]
+            if (begun[1:] < begun[:-1]).any():
+                calls = calls[np.argsort(begun, kind="stable")]
             found = _first_match(op_correlation[ops], call_correlation[calls])
             joined[ops] = np.where(found >= 0, calls[found], -1)
     return joined

@@ -36,9 +36,9 @@ class Measure(Generic[T]):
         found: T = a.measured[self.name]
         return found
 
-    def add(self, whole: dict[str, Any], part: Attributed) -> None:
-        """Take the measure from a part, and add it to what `whole` holds of the parts before."""
-        found = self(part)
+    def add(self, whole: dict[str, Any], part: dict[str, Any]) -> None:
+        """Add what was measured of a part to what `whole` holds of the parts before."""
+        found = part[self.name]
         whole[self.name] = self.merge(whole[self.name], found) if self.name in whole else found
 
 

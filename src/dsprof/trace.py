@@ -23,7 +23,8 @@ _TID_BITS = 0xFFFFFF
 #: Calls that put a kernel or a graph of kernels on the GPU, as their names begin.
 _LAUNCHING = ("cudaLaunchKernel", "cudaLaunchCooperativeKernel", "cuLaunchKernel", "cuLaunchCooperativeKernel",
               "cudaGraphLaunch", "cuGraphLaunch")  # fmt: skip
-_SYNCHRONIZING = ("cudaDeviceSynchronize", "cudaStreamSynchronize", "cudaEventSynchronize", "cudaThreadSynchronize",
+#: Calls that only wait, as their names begin.
+SYNCHRONIZING = ("cudaDeviceSynchronize", "cudaStreamSynchronize", "cudaEventSynchronize", "cudaThreadSynchronize",
                   "cuCtxSynchronize", "cuStreamSynchronize", "cuEventSynchronize")  # fmt: skip
 _CAPTURE_BEGIN = ("cudaStreamBeginCapture", "cuStreamBeginCapture")
 _CAPTURE_END = ("cudaStreamEndCapture", "cuStreamEndCapture")
@@ -284,7 +285,7 @@ class Trace:
     @cached_property
     def call_synchronizes(self) -> Bools:
         """True for the API calls that only wait: stream, event, device and context synchronization."""
-        return self.named(*_SYNCHRONIZING)[self.calls.name]
+        return self.named(*SYNCHRONIZING)[self.calls.name]
 
     @cached_property
     def call_launches(self) -> Bools:

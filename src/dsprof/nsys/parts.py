@@ -13,6 +13,7 @@ times that are unions of intervals add up, too. `Part` in `dsprof.trace` says wh
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,25 +23,28 @@ import attrs
 import numpy as np
 from attrs import frozen
 
-from dsprof.attribution import NULL, Ints, join_calls
+from dsprof.attribution import NULL, Bools, Ints, join_calls
 from dsprof.errors import MemoryTooSmall
 from dsprof.nsys import schema
 from dsprof.nsys.about import report_of
 from dsprof.nsys.export import Columns, Export, Names
 from dsprof.nsys.reader import Progress, nothing_recorded
 from dsprof.nsys.rows import calls_of, kernels_of, memops_of, overheads_of, ranges_of
-from dsprof.nsys.survey import Blocks, Survey
+from dsprof.nsys.survey import Survey, id_ranges
 from dsprof.stages import CUDA_GRAPH
 from dsprof.trace import Calls, Kernels, MemOps, Part, Trace, process_of
 
-# What an analysis takes at its peak, in bytes: by itself, and for each row.
-_BYTES_ALONE, _BYTES_PER_RANGE, BYTES_PER_CALL, BYTES_PER_OP = 230 << 20, 700, 330, 560
-#: Rows of a part that is as quick to work on as any: more do not fit a processor's caches.
-_COMFORTABLE_ROWS = 1 << 20
-#: Rows of the smallest part that is worth a limit.
-_LEAST_ROWS = 1 << 16
+# What an analysis takes at its peak, in bytes: by itself, and for each row that is there at a time.
+_BYTES_ALONE, _BYTES_PER_RANGE, BYTES_PER_CALL, BYTES_PER_OP = 170 << 20, 600, 200, 400
+#: What is read ahead takes less than what is worked on.
+_READ_AHEAD = 0.4
+#: Rows of a part that is as quick to work on as any: more do not fit a processor's caches. In one of twice as many a
+#: report is not cut. And the rows of the smallest part that is worth its while.
+_COMFORTABLE_ROWS, _LEAST_ROWS = 1 << 19, 1 << 16
+#: Parts that are worked on at once.
+_AT_ONCE = 4
 #: Parts are made so much smaller than the limit would allow: rows are not spread evenly over time.
-_SPARE = 0.7
+_SPARE = 0.8
 _FOREVER = int(np.iinfo(np.int64).max)
 _Rows = TypeVar("_Rows", Calls, Kernels, MemOps)
 
@@ -54,31 +58,58 @@ class Size:
     ops: int
 
     @property
+    def rows(self) -> int:
+        """API calls and operations: what is cut into parts."""
+        return self.calls + self.ops
+
+    @property
     def fixed_bytes(self) -> int:
         """What it takes however small its parts are."""
         return _BYTES_ALONE + _BYTES_PER_RANGE * self.ranges + self.calls
 
     @property
-    def whole_bytes(self) -> int:
-        """What it takes in one part."""
-        return self.fixed_bytes + BYTES_PER_CALL * self.calls + BYTES_PER_OP * self.ops
+    def events_bytes(self) -> int:
+        """What all its API calls and operations take, were they there at once."""
+        return BYTES_PER_CALL * self.calls + BYTES_PER_OP * self.ops
 
-    def parts(self, limit: int | None) -> int:
-        """In how many parts it stays below so many bytes, and is quick to work on. Raises `MemoryTooSmall`."""
-        rows = self.calls + self.ops
-        comfortable = -(-rows // _COMFORTABLE_ROWS) if rows > 2 * _COMFORTABLE_ROWS else 1
-        if limit is None or self.whole_bytes <= limit:
-            return comfortable
-        left = int((limit - self.fixed_bytes) * _SPARE)
-        least = _LEAST_ROWS * (BYTES_PER_CALL + BYTES_PER_OP)
-        if left < least:
-            needed = self.fixed_bytes + int(least / _SPARE)
+    def plan(self, limit: int | None, workers: int | None = None) -> Plan:
+        """In how many parts it is quick to work on, and stays below so many bytes. Raises `MemoryTooSmall`.
+
+        `workers`: how many parts may be worked on at once, as many as there are processors unless given.
+        """
+        if self.rows <= 2 * _COMFORTABLE_ROWS and (limit is None or self.fixed_bytes + self.events_bytes <= limit):
+            return Plan(1, 1, self.fixed_bytes + self.events_bytes)
+        for at_once in range(min(_AT_ONCE, workers or os.cpu_count() or 1), 0, -1):
+            parts = max(-(-self.rows // _COMFORTABLE_ROWS), self._parts(limit, at_once))
+            if self.rows >= parts * _LEAST_ROWS or at_once == 1:
+                break
+        peak = self.fixed_bytes + int(self.events_bytes / parts / _SPARE * (at_once + _READ_AHEAD))
+        if limit is not None and self.rows < parts * _LEAST_ROWS:
+            least = self.fixed_bytes + int(
+                self.events_bytes / max(self.rows // _LEAST_ROWS, 1) / _SPARE * (1 + _READ_AHEAD)
+            )
             raise MemoryTooSmall(
                 f"The report has {self.ranges} ranges and {self.calls} API calls, and cannot be analyzed in "
                 f"{limit / 1e9:.2f} GB of memory.",
-                f"Give it {needed / 1e9 + 0.005:.2f} GB or more with --memory.",
+                f"Give it {least / 1e9 + 0.01:.2f} GB or more with --memory.",
             )
-        return max(comfortable, -(-(self.whole_bytes - self.fixed_bytes) // left))
+        return Plan(parts, at_once, peak)
+
+    def _parts(self, limit: int | None, at_once: int) -> int:
+        """Parts of which so many at once stay below the limit; more than there are rows where none would."""
+        if limit is None:
+            return 1
+        left = int((limit - self.fixed_bytes) * _SPARE / (at_once + _READ_AHEAD))
+        return -(-self.events_bytes // left) if left > 0 else self.rows + 1
+
+
+@frozen
+class Plan:
+    """In how many parts to work, how many of them at once, and about how many bytes of memory that takes."""
+
+    parts: int
+    at_once: int
+    peak_bytes: int
 
 
 def size_of(path: Path) -> Size:
@@ -106,9 +137,14 @@ class PartialReport:
     """A report that is read part by part, any number of times; `trace` has its ranges and no events."""
 
     def __init__(
-        self, path: Path, parts: int, details: bool = True, progress: Progress = lambda sentence: None
+        self,
+        path: Path,
+        parts: int,
+        details: bool = True,
+        progress: Progress = lambda sentence: None,
+        at_once: int = 2,
     ) -> None:
-        self.path, self._details, self._progress = path, details, progress
+        self.path, self.at_once, self._details, self._progress = path, at_once, details, progress
         with Export(path) as export:
             export.sniff()
             progress("reading names and ranges")
@@ -142,9 +178,7 @@ class PartialReport:
     def _part(self, export: Export, before: Trace, low: int, high: int) -> Trace:
         survey, called = self._survey, _still_called(before, low)
         made = calls_of(survey.calls.read_between(export, low, high), self._names, _identities(called))
-        kernels, graphs, copies, sets = (
-            self._launched(export, blocks, made, low, high) for blocks in survey.operations
-        )
+        kernels, graphs, copies, sets = self._launched(export, made, low, high)
         running = _rows(before.kernels, np.flatnonzero(before.kernels.end > low))
         moving = _rows(before.memops, np.flatnonzero(before.memops.end > low))
         return attrs.evolve(
@@ -155,18 +189,30 @@ class PartialReport:
             part=Part(low, high, len(called), len(running), len(moving), before.capturing_at_end()),
         )
 
-    def _launched(self, export: Export, blocks: Blocks, calls: Calls, low: int, high: int) -> Columns:
-        """The operations that these calls launched, and those in ``[low, high)`` that no call launched."""
+    def _launched(self, export: Export, calls: Calls, low: int, high: int) -> list[Columns]:
+        """The operations that these calls launched, and those in ``[low, high)`` that no call launched, by table."""
         survey, caller = self._survey, process_of(calls.thread)
-        wanted = blocks.with_ids(caller, calls.correlation) | (blocks.orphans & blocks.between(low, high))
-        raw = blocks.read(export, wanted, self._details)
-        process, number, start = survey.process(raw["globalPid"]), raw["correlationId"], raw["start"]
-        joined = join_calls(process, number, caller, calls.correlation, calls.start) >= 0
-        if (began := int(start[joined].min(initial=_FOREVER))) < low:
+        ids = id_ranges(caller, calls.correlation)
+        raw = [
+            blocks.read(export, blocks.with_ids(ids) | (blocks.orphans & blocks.between(low, high)), self._details)
+            for blocks in survey.operations
+        ]
+        process, number, start = (
+            np.concatenate([one[name] for one in raw]) for name in ("globalPid", "correlationId", "start")
+        )
+        process = survey.process(process)
+        kept = join_calls(process, number, caller, calls.correlation, calls.start) >= 0
+        if (began := int(start[kept].min(initial=_FOREVER))) < low:
             raise CutTooLate(low, began)
-        lone = (start >= low) & (start < high) & ~survey.seen.has(process, number)
-        kept = np.flatnonzero(joined | lone)
-        return {name: column[kept] for name, column in raw.items()}
+        strange = np.flatnonzero(~kept & (start >= low) & (start < high))
+        kept[strange] = ~survey.seen.has(process[strange], number[strange])
+        chosen = np.split(kept, np.cumsum([len(one["start"]) for one in raw])[:-1])
+        return [_where(one, rows) for one, rows in zip(raw, chosen, strict=True)]
+
+
+def _where(raw: Columns, kept: Bools) -> Columns:
+    rows = np.flatnonzero(kept)
+    return {name: column[rows] for name, column in raw.items()}
 
 
 def _no(kind: type[_Rows]) -> _Rows:

@@ -19,7 +19,7 @@ def ranges_of(export: Export, names: Names) -> Ranges:
     raw = export.integers(schema.RANGES, where, extra=("rowid", "payload"))
     duration = duration_of(export)
     unclosed = (raw["end"] == NULL) | ((raw["end"] == duration) & (duration > 0))
-    last = max(duration, _last_moment(export, raw)) if unclosed.any() else duration
+    last = duration or (_last_moment(export, raw) if unclosed.any() else 0)
     end = np.where(raw["end"] == NULL, last, raw["end"])
     domains = _domains(export, names)
     key = np.where(raw["domainId"] == NULL, 0, raw["domainId"])

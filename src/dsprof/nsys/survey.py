@@ -116,14 +116,13 @@ class Blocks:
         """The blocks in which something starts in ``[low, high)``."""
         return (self.low < high) & (self.high >= low)
 
-    def with_ids(self, process: Ints, ids: Ints) -> Bools:
-        """The blocks that can hold one of these ids of these processes."""
+    def with_ids(self, ids: dict[int, tuple[int, int]]) -> Bools:
+        """The blocks that can hold one of some ids, of which the least and the greatest are given by process."""
         found = np.zeros(len(self.first), np.bool_)
-        for one in distinct(process).tolist():
-            mine = ids[(process == one) & (ids != NULL)]
-            if one in self._ids and len(mine):
-                low, high = self._ids[one]
-                found |= (low <= mine.max()) & (high >= mine.min())
+        for process, (least, greatest) in ids.items():
+            if process in self._ids:
+                low, high = self._ids[process]
+                found |= (low <= greatest) & (high >= least)
         return found
 
     def read_between(self, export: Export, low: int, high: int) -> Columns:
@@ -144,6 +143,16 @@ class Blocks:
             return parts[0]
         names = (*self._source.columns, *self._source.details)
         return {name: np.concatenate([np.zeros(0, np.int64), *(part[name] for part in parts)]) for name in names}
+
+
+def id_ranges(process: Ints, ids: Ints) -> dict[int, tuple[int, int]]:
+    """The least and the greatest id by process; NULL is none."""
+    found = {}
+    for one in distinct(process).tolist():
+        mine = ids[(process == one) & (ids != NULL)]
+        if len(mine):
+            found[one] = int(mine.min()), int(mine.max())
+    return found
 
 
 def _heads(blocks: Ints) -> Ints:
