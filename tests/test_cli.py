@@ -29,7 +29,7 @@ import pytest
 from rich.cells import cell_len
 
 import dsprof
-from dsprof import cli, summary
+from dsprof import cli, errors, summary
 from dsprof.stages import NO_STAGE
 from dsprof.tables import all_tables
 from trace_builder import VERSIONS, TraceBuilder
@@ -144,6 +144,35 @@ def test_help_and_version_load_nothing_heavy(arguments: list[str]) -> None:
     loaded = set(ended.stderr.splitlines())
     assert "dsprof.cli" in loaded
     assert loaded & {"pandas", "pyarrow", "numpy", "torch", "rich", "sqlite3", "adbc_driver_sqlite"} == set()
+
+
+@pytest.mark.parametrize("way", ["whole", "again"])
+def test_analyze_loads_no_pandas(sample: Path, tmp_path: Path, way: str) -> None:
+    """It would take longer to load than a small report to analyze."""
+    if way == "again":
+        dsprof.analyze(sample, folder=tmp_path).write()
+    command = [sys.executable, "-c", LOADED, "analyze", str(sample), "--out", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0
+    loaded = set(ended.stderr.splitlines())
+    assert loaded & {"pandas", "torch", "transformers", "matplotlib"} == set()
+    assert ("adbc_driver_sqlite" in loaded) == (way == "whole")
+
+
+def test_tables_are_chosen_and_results_used_again(run: Run, sample: Path, tmp_path: Path) -> None:
+    first = run("analyze", sample, "--out", tmp_path, "--tables", "stage_sum, kern_sum")
+    assert first.code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "analysis.json",
+        "kern_sum.parquet",
+        "stage_sum.parquet",
+    ]
+    written = (tmp_path / "kern_sum.parquet").stat().st_mtime_ns
+    assert run("analyze", sample, "--out", tmp_path, "--tables", "kern_sum") == first
+    assert (tmp_path / "kern_sum.parquet").stat().st_mtime_ns == written
+    assert run("analyze", sample, "--out", tmp_path, "--tables", "stage_sum,kern_sum", "--again") == first
+    assert (tmp_path / "kern_sum.parquet").stat().st_mtime_ns > written
+    assert run("analyze", sample, "--out", tmp_path, "--tables", "nothing").code == errors.UnknownTable.exit_code
 
 
 def test_analysis_needs_no_torch(sample: Path, tmp_path: Path) -> None:

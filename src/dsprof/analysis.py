@@ -219,6 +219,9 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
     def __len__(self) -> int:
         return len(self._made.tables)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._made.tables  # without making the table, as a mapping would
+
     @cached_property
     def _metadata(self) -> dict[str, str]:
         report = self.attributed.trace.report

@@ -35,7 +35,7 @@ from dsprof.stages import CUDA_GRAPH
 from dsprof.trace import Calls, Kernels, MemOps, Part, Trace, process_of
 
 # What an analysis takes at its peak, in bytes: by itself, and for each row that is there at a time.
-_BYTES_ALONE, _BYTES_PER_RANGE, BYTES_PER_CALL, BYTES_PER_OP = 170 << 20, 600, 200, 400
+_BYTES_ALONE, _BYTES_PER_RANGE, BYTES_PER_CALL, BYTES_PER_OP = 170 << 20, 1000, 200, 400
 #: What is read ahead takes less than what is worked on.
 _READ_AHEAD = 0.4
 #: Rows of a part that is as quick to work on as any: more do not fit a processor's caches. In one of twice as many a
@@ -44,7 +44,7 @@ _COMFORTABLE_ROWS, _LEAST_ROWS = 1 << 19, 1 << 16
 #: Parts that are worked on at once.
 _AT_ONCE = 4
 #: Parts are made so much smaller than the limit would allow: rows are not spread evenly over time.
-_SPARE = 0.8
+_SPARE = 0.7
 _FOREVER = int(np.iinfo(np.int64).max)
 _Rows = TypeVar("_Rows", Calls, Kernels, MemOps)
 
