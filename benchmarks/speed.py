@@ -140,7 +140,9 @@ def offers_memory() -> bool:
 
 def sums(export: Path) -> list[str]:
     """A query for each table that dsprof reads, which sums all columns that it reads from it."""
-    wanted = {one.table: list(one.columns) for one in vars(schema).values() if isinstance(one, schema.Source)}
+    wanted = {
+        one.table: [*one.columns, *one.details] for one in vars(schema).values() if isinstance(one, schema.Source)
+    }
     wanted[schema.NVTX] += schema.PAYLOADS
     texts = {schema.NVTX: ["text"], schema.STRINGS: ["value"]}
     queries = []

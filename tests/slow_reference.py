@@ -247,8 +247,9 @@ def launched(rec: Recording) -> list[tuple[Op, Call]]:
     return [(op, call) for op, call in pairs if call is not None]
 
 
-def by_start(rows: list) -> list:
-    return sorted(rows, key=lambda one: (one.start, one.row))
+def by_start(ops: list[Op]) -> list[Op]:
+    """By start; of one moment by process and correlation id, none first, then by row."""
+    return sorted(ops, key=lambda op: (op.start, op.process, op.correlation is not None, op.correlation or 0, op.row))
 
 
 def range_trace(rec: Recording) -> list[dict]:

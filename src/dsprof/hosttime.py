@@ -79,11 +79,12 @@ def _pieces(a: Attributed, thread: int) -> tuple[Ints, Ints, Ints]:
     calls = a.trace.calls
     mine = np.flatnonzero(calls.thread == thread)
     mine = mine[np.argsort(calls.start[mine], kind="stable")]
-    start, end, name = a.trace.clip(calls.start[mine]), a.trace.clip(calls.end[mine]), calls.name[mine].astype(np.int64)
+    start, end, name = calls.start[mine], calls.end[mine], calls.name[mine].astype(np.int64)
     if not (start[1:] < end[:-1]).any():  # the usual case: no call in a call
-        return start, end, name
+        return a.trace.clip(start), a.trace.clip(end), name
     cuts = at.distinct_in_any_order(np.concatenate([start, end]))
     nothing = np.zeros(len(cuts) - 1, np.int64)
     owner = at.innermost(np.zeros(len(start), np.int64), start, end, nothing, cuts[:-1])
     kept = np.flatnonzero(owner >= 0)
-    return cuts[kept], cuts[kept + 1], name[owner[kept]]
+    # Only now may they be cut at the part's ends: which call is inside another is told by when it began.
+    return a.trace.clip(cuts[kept]), a.trace.clip(cuts[kept + 1]), name[owner[kept]]

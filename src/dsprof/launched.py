@@ -41,6 +41,15 @@ STAGE = (
 )
 
 
+def by_start(rows: Kernels | MemOps, carried: int) -> Ints:
+    """The operations but for the first `carried` by start; of one moment by process and correlationId, then by row."""
+    start = rows.start[carried:]
+    order = np.argsort(start, kind="stable")
+    if (start[order][1:] == start[order][:-1]).any():
+        order = np.lexsort((rows.correlation[carried:], pid_of(rows.process[carried:]), start))
+    return carried + order
+
+
 def launched(a: Attributed, rows: Kernels | MemOps, first: int, order: Ints) -> dict[str, Any]:
     """Values of `PLACE`, `LAUNCH` and `STAGE` for operations that begin at `first` of all, in the order given."""
     calls, call = a.trace.calls, a.call_of_op[first + order]

@@ -52,13 +52,11 @@ class InOrder:
             self._add(before, high)
 
     def _add(self, table: pa.Table, high: int) -> None:
-        import pyarrow.compute as pc
-
         if self._held is not None and len(self._held):
-            last = pc.max(self._held.column("start_ns")).as_py()
+            last = self._held.column("start_ns")[-1].as_py()
             among = _before(table, last + 1)
             mixed = pa.concat_tables([self._held, table.slice(0, among)]).unify_dictionaries()
-            self._put_ready(mixed.take(pc.sort_indices(mixed, [("start_ns", "ascending")])), high)
+            self._put_ready(mixed.take(_order(mixed)), high)
             table = table.slice(among)
             if self._held is not None and len(self._held):
                 self._held = pa.concat_tables([self._held, table]).unify_dictionaries()
@@ -85,6 +83,15 @@ class InOrder:
     def put(self, table: pa.Table) -> None:
         """Take rows that are in their order for good."""
         raise NotImplementedError
+
+
+def _order(table: pa.Table) -> pa.Array:
+    """The order of the rows by start; of one moment by process and correlationId, a missing one first."""
+    import pyarrow.compute as pc
+
+    known = pc.is_valid(table.column("correlation_id"))
+    keys = [(name, "ascending") for name in ("start_ns", "pid", "known", "correlation_id")]
+    return pc.sort_indices(table.append_column("known", known), keys)
 
 
 def _before(table: pa.Table, time: int) -> int:

@@ -30,7 +30,7 @@ from dsprof.nsys.about import report_of
 from dsprof.nsys.export import Columns, Export, Names
 from dsprof.nsys.reader import Progress, nothing_recorded
 from dsprof.nsys.rows import calls_of, kernels_of, memops_of, overheads_of, ranges_of
-from dsprof.nsys.survey import Survey, id_ranges
+from dsprof.nsys.survey import Ids, Survey, id_ranges
 from dsprof.stages import CUDA_GRAPH
 from dsprof.trace import Calls, Kernels, MemOps, Part, Trace, process_of
 
@@ -161,23 +161,29 @@ class PartialReport:
 
     def parts(self) -> Iterator[Trace]:
         """Each part in turn, the next one read ahead. Raises `CutTooLate`: after `cut_earlier`, begin again."""
+        counted = Ids()
         bounds = list(itertools.pairwise([NULL, *self.cuts, _FOREVER]))
         with Export(self.path) as export, ThreadPoolExecutor(1) as reader:
-            coming = reader.submit(self._part, export, self.trace, *bounds[0])
+            coming = reader.submit(self._part, export, counted, self.trace, *bounds[0])
             for number in range(1, len(bounds) + 1):
                 self._progress(f"working on part {number} of {len(bounds)}")
                 part = coming.result()
                 if number < len(bounds):
-                    coming = reader.submit(self._part, export, part, *bounds[number])
+                    coming = reader.submit(self._part, export, counted, part, *bounds[number])
                 yield part
 
     def cut_earlier(self, late: CutTooLate) -> None:
         """Move the cut that an operation lies across to where the operation began."""
         self.cuts = sorted({late.began if cut == late.cut else cut for cut in self.cuts})
 
-    def _part(self, export: Export, before: Trace, low: int, high: int) -> Trace:
+    def _part(self, export: Export, counted: Ids, before: Trace, low: int, high: int) -> Trace:
+        """What was launched in ``[low, high)``; `counted`: the ids of the calls of the parts before."""
         survey, called = self._survey, _still_called(before, low)
-        made = calls_of(survey.calls.read_between(export, low, high), self._names, _identities(called))
+        raw = survey.calls.read_between(export, low, high)
+        if survey.repeats:
+            raw = _where(raw, ~counted.has(process_of(raw["globalTid"]), raw["correlationId"]))
+            counted.add(process_of(raw["globalTid"]), raw["correlationId"])
+        made = calls_of(raw, self._names)
         kernels, graphs, copies, sets = self._launched(export, made, low, high)
         running = _rows(before.kernels, np.flatnonzero(before.kernels.end > low))
         moving = _rows(before.memops, np.flatnonzero(before.memops.end > low))
@@ -241,7 +247,3 @@ def _still_called(before: Trace, low: int) -> Calls:
     kept = calls.end > low
     kept[callers[callers >= 0]] = True
     return _rows(calls, np.flatnonzero(kept))
-
-
-def _identities(calls: Calls) -> Columns:
-    return {"globalTid": calls.thread, "correlationId": calls.correlation, "start": calls.start}

@@ -90,9 +90,9 @@ def _domain_codes(domains: dict[tuple[int, int], int], process: Ints, domain: In
     return code
 
 
-def calls_of(raw: Columns, names: Names, already: Columns | None = None) -> Calls:
-    """API calls from their columns, each once; `already`: columns of calls before these that may be the same."""
-    kept = _once(raw, already)
+def calls_of(raw: Columns, names: Names) -> Calls:
+    """API calls from their columns, each once."""
+    kept = _once(raw)
     raw = {name: column[kept] for name, column in raw.items()}
     return Calls(
         start=raw["start"],
@@ -104,18 +104,11 @@ def calls_of(raw: Columns, names: Names, already: Columns | None = None) -> Call
     )
 
 
-def _once(raw: Columns, already: Columns | None) -> Ints:
+def _once(raw: Columns) -> Ints:
     """Rows of the API calls without the second row that some versions give one call (runtime in driver)."""
-    process, correlation, start = process_of(raw["globalTid"]), raw["correlationId"], raw["start"]
-    known = 0
-    if already is not None:
-        known = len(already["start"])
-        before = (process_of(already["globalTid"]), already["correlationId"], already["start"])
-        process, correlation, start = (
-            np.concatenate(pair) for pair in zip(before, (process, correlation, start), strict=True)
-        )
-    first = join_calls(process, correlation, process, correlation, start)
-    return np.flatnonzero(((first < 0) | (first == np.arange(len(first))))[known:])
+    process, correlation = process_of(raw["globalTid"]), raw["correlationId"]
+    first = join_calls(process, correlation, process, correlation, raw["start"])
+    return np.flatnonzero((first < 0) | (first == np.arange(len(first))))
 
 
 def kernels_of(raw: Columns, graphs: Columns, names: Names, caller: int | None) -> Kernels:

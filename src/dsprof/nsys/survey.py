@@ -22,7 +22,7 @@ class Survey:
     """One look at the API calls and operations of a file, in as much memory as a byte for each call takes."""
 
     def __init__(self, export: Export) -> None:
-        self.seen = _Seen()
+        self.seen = Ids()
         callers = [np.zeros(0, np.int64)]
         self.calls = Blocks(schema.CALLS)
         for blocks, raw in self.calls.survey(export, ("start", "globalTid", "correlationId")):
@@ -31,6 +31,8 @@ class Survey:
             callers.append(distinct(raw["globalTid"]))
             self.calls.note(blocks, raw["start"])
         self.caller = only_caller(np.concatenate(callers))
+        #: Does an id stand for two calls? The earlier one counts, though it be in another part.
+        self.repeats = self.seen.repeats
         self.operations = [Blocks(source) for source in schema.OPERATIONS]
         for table in self.operations:
             for blocks, raw in table.survey(export, ("start", "globalPid", "correlationId")):
@@ -160,17 +162,19 @@ def _heads(blocks: Ints) -> Ints:
     return np.flatnonzero(np.append(True, blocks[1:] != blocks[:-1])[: len(blocks)])
 
 
-class _Seen:
-    """The ids of all API calls, by process: a byte for each."""
+class Ids:
+    """Ids of API calls, by process: a byte for each."""
 
     def __init__(self) -> None:
         self._table: dict[int, Bools] = {}
         self._odd: dict[int, Ints] = {}
+        self._added = 0
 
     def add(self, process: Ints, ids: Ints) -> None:
         """Note ids of calls; NULL is none."""
         for one in distinct(process).tolist():
             mine = ids[(process == one) & (ids != NULL)]
+            self._added += len(mine)
             odd = (mine < 0) | (mine >= _MOST_IDS)
             if odd.any():
                 known = self._odd.get(one, mine[:0])
@@ -181,6 +185,12 @@ class _Seen:
                 table = np.concatenate([table, np.zeros(needed - len(table) + needed // 8, np.bool_)])
             table[mine] = True
             self._table[one] = table
+
+    @property
+    def repeats(self) -> bool:
+        """Was any id added twice?"""
+        tables, odd = self._table.values(), self._odd.values()
+        return sum(map(np.count_nonzero, tables)) + sum(map(len, odd)) < self._added
 
     def has(self, process: Ints, ids: Ints) -> Bools:
         """True for the operations whose process made a call of that id."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from dsprof.attributed import Attributed
 from dsprof.attribution import Ints
-from dsprof.launched import LAUNCH, PLACE, STAGE, launched
+from dsprof.launched import LAUNCH, PLACE, STAGE, by_start, launched
 from dsprof.names import short_kernel_name
 from dsprof.table import Coded, event_table, integer, name
 from dsprof.trace import dimensions
@@ -16,7 +16,7 @@ from dsprof.trace import dimensions
 
 def order(a: Attributed) -> Ints:
     """A row per kernel, by start."""
-    return a.trace.part.kernels + np.argsort(a.trace.kernels.start[a.trace.own_kernels], kind="stable")
+    return by_start(a.trace.kernels, a.trace.part.kernels)
 
 
 def build(a: Attributed, order: Ints) -> dict[str, Any]:

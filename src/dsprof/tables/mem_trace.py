@@ -8,14 +8,14 @@ import numpy as np
 
 from dsprof.attributed import Attributed
 from dsprof.attribution import Ints
-from dsprof.launched import LAUNCH, PLACE, STAGE, launched
+from dsprof.launched import LAUNCH, PLACE, STAGE, by_start, launched
 from dsprof.table import Coded, event_table, integer, name
 from dsprof.trace import MEMORY_KINDS, operation_names
 
 
 def order(a: Attributed) -> Ints:
     """A row per copy or set, by start."""
-    return a.trace.part.memops + np.argsort(a.trace.memops.start[a.trace.own_memops], kind="stable")
+    return by_start(a.trace.memops, a.trace.part.memops)
 
 
 def build(a: Attributed, order: Ints) -> dict[str, Any]:
