@@ -247,7 +247,11 @@ def launched(rec: Recording) -> list[tuple[Op, Call]]:
     return [(op, call) for op, call in pairs if call is not None]
 
 
-def by_start(ops: list[Op]) -> list[Op]:
+def by_start(rows: list) -> list:
+    return sorted(rows, key=lambda one: (one.start, one.row))
+
+
+def events_in_order(ops: list[Op]) -> list[Op]:
     """By start; of one moment by process and correlation id, none first, then by row."""
     return sorted(ops, key=lambda op: (op.start, op.process, op.correlation is not None, op.correlation or 0, op.row))
 

@@ -286,7 +286,7 @@ def test_every_kernel_its_launch_range_stage_and_step(threads, rec):
     staged = staged_of(rec, threads)
     rows = rows_of(analysis_of(rec, threads), "kern_trace")
     assert_rows(rows, renamed(staged.op_trace(rec.kernels), range_row="range_id"))
-    assert [row["kernel"] for row in rows] == [op.name for op in slow.by_start(rec.kernels)]
+    assert [row["kernel"] for row in rows] == [op.name for op in slow.events_in_order(rec.kernels)]
 
 
 @modes
@@ -297,7 +297,7 @@ def test_every_memory_operation_its_launch_range_stage_and_step(threads, rec):
     rows = rows_of(analysis_of(rec, threads), "mem_trace")
     assert_rows(rows, renamed(staged.op_trace(rec.memops), range_row="range_id"))
     assert [(row["kind"], row["bytes"]) for row in rows] == [
-        (memory_kind(op), op.bytes) for op in slow.by_start(rec.memops)
+        (memory_kind(op), op.bytes) for op in slow.events_in_order(rec.memops)
     ]
 
 
