@@ -513,7 +513,7 @@ class Staged:
     def op_trace(self, ops: list[Op]) -> list[dict]:
         """What `kern_trace` and `mem_trace` have in common."""
         rows = []
-        for op in by_start(ops):
+        for op in events_in_order(ops):
             call, (stage, via) = self.call[op.row], self.of_op(op)
             inner = None if call is None else innermost(call, self.rec.ranges)
             rows.append(
