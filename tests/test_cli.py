@@ -159,6 +159,15 @@ def test_analyze_loads_no_pandas(sample: Path, tmp_path: Path, way: str) -> None
     assert ("adbc_driver_sqlite" in loaded) == (way == "whole")
 
 
+def test_numpy_starts_no_threads_and_no_program_inherits_why() -> None:
+    code = "from dsprof.cli.options import load_numpy; load_numpy(); import os; "
+    code += "print(len(os.listdir('/proc/self/task')), 'OPENBLAS_NUM_THREADS' in os.environ)"
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, env=environment) == "1 False\n"
+    environment["OPENBLAS_NUM_THREADS"] = "2"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, env=environment).endswith(" True\n")
+
+
 def test_tables_are_chosen_and_results_used_again(run: Run, sample: Path, tmp_path: Path) -> None:
     first = run("analyze", sample, "--out", tmp_path, "--tables", "stage_sum, kern_sum")
     assert first.code == 0

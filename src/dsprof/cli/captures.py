@@ -18,6 +18,7 @@ from dsprof.cli.options import (
     Threads,
     ThreadsOption,
     app,
+    load_numpy,
     stages_of,
 )
 from dsprof.cli.progress import Progress
@@ -84,6 +85,7 @@ def capture(
     nsys: Nsys = None,
 ) -> None:
     """Record a DeepSeek-OCR session, or any command, under nsys; analyze it and print the summary."""
+    load_numpy()
     from dsprof.families import read_rules
     from dsprof.model_record import read_record
     from dsprof.nsys.options import ProfileOptions

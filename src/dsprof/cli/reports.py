@@ -22,6 +22,7 @@ from dsprof.cli.options import (
     ThreadsOption,
     analysis_of,
     app,
+    load_numpy,
 )
 from dsprof.cli.progress import Progress
 
@@ -53,6 +54,7 @@ def analyze(
 
     Where the report has not changed since the tables were written, they are used as they are.
     """
+    load_numpy()
     chosen = [name.strip() for name in tables.split(",")] if tables is not None else None
     with Progress() as progress:
         analysis = analysis_of(
@@ -81,6 +83,7 @@ def table(
     nsys: Nsys = None,
 ) -> None:
     """Print one table of a report; --format parquet writes the file to standard output."""
+    load_numpy()
     from dsprof.analysis import known_table
 
     known_table(name)
