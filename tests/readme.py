@@ -19,6 +19,7 @@ from dsprof.tables import all_tables
 from dsprof.trace import Gpu, Report
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "RESULTS.md"
 README = ROOT / "README.md"
 SAMPLE = ROOT / "traces/samples/h200-stages.sqlite.xz"
 WIDTH = 100
@@ -78,9 +79,25 @@ def exits() -> str:
     return "\n".join(rows)
 
 
+def bench() -> str:
+    """What benchmarks/RESULTS.md measured of dsprof and nsys, without the ranges of the runs."""
+    rows, size = [], ""
+    for line in RESULTS.read_text(encoding="utf-8").splitlines():
+        if line.startswith("## "):
+            size = line.removeprefix("## ").replace(" (", ", ").removesuffix(")") if "kernels" in line else ""
+        cells = [re.sub(r" \(.*\)", "", cell.strip()) for cell in line.strip("|").split("|")]
+        if size and cells[0].startswith(("dsprof", "nsys stats")):
+            rows.append(f"| {' | '.join([size, *cells[:6]])} |")
+    head = (
+        "| report | | wall s | CPU s | peak MB | nsys / it: wall | nsys / it: CPU |\n|---|---|---:|---:|---:|---:|---:|"
+    )
+    return "\n".join([head, *rows])
+
+
 def filled(text: str) -> str:
     """The README with its generated parts made anew."""
-    for name, make in (("output", output), ("tables", tables), ("json", json_fields), ("exits", exits)):
+    for name, make in (("output", output), ("tables", tables), ("json", json_fields), ("bench", bench),
+                       ("exits", exits)):  # fmt: skip
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         made = make()
         text, count = pattern.subn(lambda match, made=made: f"{match[1]}{made}\n{match[2]}", text)

@@ -38,9 +38,9 @@ from dsprof.trace import Calls, Kernels, MemOps, Part, Trace, process_of
 _BYTES_ALONE, _BYTES_PER_RANGE, BYTES_PER_CALL, BYTES_PER_OP = 170 << 20, 1000, 200, 400
 #: What is read ahead takes less than what is worked on.
 _READ_AHEAD = 0.4
-#: Rows of a part that is as quick to work on as any: more do not fit a processor's caches. In one of twice as many a
-#: report is not cut. And the rows of the smallest part that is worth its while.
-_COMFORTABLE_ROWS, _LEAST_ROWS = 1 << 19, 1 << 16
+#: Rows that are worked on at once, in all parts together: more do not make it quicker, and a report of no more is not
+#: cut. And the rows of the smallest part that is worth its while.
+_ROWS_AT_ONCE, _LEAST_ROWS = 1 << 20, 1 << 16
 #: Parts that are worked on at once.
 _AT_ONCE = 4
 #: Parts are made so much smaller than the limit would allow: rows are not spread evenly over time.
@@ -77,10 +77,10 @@ class Size:
 
         `workers`: how many parts may be worked on at once, as many as there are processors unless given.
         """
-        if self.rows <= 2 * _COMFORTABLE_ROWS and (limit is None or self.fixed_bytes + self.events_bytes <= limit):
+        if self.rows <= _ROWS_AT_ONCE and (limit is None or self.fixed_bytes + self.events_bytes <= limit):
             return Plan(1, 1, self.fixed_bytes + self.events_bytes)
         for at_once in range(min(_AT_ONCE, workers or os.cpu_count() or 1), 0, -1):
-            parts = max(-(-self.rows // _COMFORTABLE_ROWS), self._parts(limit, at_once))
+            parts = max(-(-self.rows * at_once // _ROWS_AT_ONCE), self._parts(limit, at_once))
             if self.rows >= parts * _LEAST_ROWS or at_once == 1:
                 break
         peak = self.fixed_bytes + int(self.events_bytes / parts / _SPARE * (at_once + _READ_AHEAD))
