@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 
 import slow_reference as slow
 from dsprof.accounting import CAUSES, accounts
+from dsprof.analysis import Analysis
 from dsprof.attributed import Attributed, Rules
 from dsprof.attribution import united
+from dsprof.nsys.reader import read
 from test_properties import MODES, STAGES, analysis_of, few, recordings, trace_of
 from test_properties import some as many
+from trace_builder import TraceBuilder
 
 IDLE = [f"idle_{cause}_ns" for cause in CAUSES]
 interval = st.tuples(st.integers(0, 30), st.integers(0, 9))
@@ -111,3 +114,20 @@ def test_windows_of_steps_are_accounted_like_those_of_stages():
     }
     expected = {"busy": [40], "latency": [10], "launch": [10], "host": [40], "in_calls": [10]}
     assert {cause: value.tolist() for cause, value in step.items() if value.any()} == expected
+
+
+def test_copies_of_pageable_memory_are_told_from_others(tmp_path):
+    """
+    ::
+
+        thread   | copy of pageable |  python  | copy of pinned |  python  | set |
+                 0                 10         20               30         40    50
+    """
+    report = TraceBuilder("2023.4.4").range("decode", 0, 60)
+    report.copy("HtoD", at=(10, 11), call=(0, 10))
+    report.copy("DtoH", at=(30, 31), call=(20, 30))
+    report.set(at=(50, 51), call=(40, 50))
+    report.sql("UPDATE CUPTI_ACTIVITY_KIND_MEMCPY SET dstKind = 1 WHERE copyKind = 2")
+    stage = Analysis(read(report.write(tmp_path / "made.sqlite")))["stage_trace"].iloc[0]
+    told = {cause: int(stage[f"idle_{cause}_ns"]) for cause in CAUSES if stage[f"idle_{cause}_ns"]}
+    assert (told, stage["gpu_busy_ns"]) == ({"pageable": 10, "copy": 20, "host": 27}, 3)

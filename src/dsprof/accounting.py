@@ -26,7 +26,7 @@ from dsprof.attributed import Attributed, row_in
 from dsprof.attribution import Bools, Ints
 from dsprof.measure import add_columns, measure
 from dsprof.measures import stage_totals, step_totals
-from dsprof.trace import SYNCHRONIZING, process_of
+from dsprof.trace import MEMORY_KINDS, SYNCHRONIZING, process_of
 
 #: Why the GPU was idle, by name, in the order in which a cause is preferred, and what it means.
 CAUSES = {
@@ -34,7 +34,8 @@ CAUSES = {
     "latency": "an operation was launched, and had not begun",
     "profiler": "the profiler's own overhead on the thread",
     "alloc": "the thread allocated or freed memory",
-    "copy": "the thread was in a call that copies or sets memory",
+    "pageable": "the thread was in a call that copies from or to pageable memory of the host",
+    "copy": "the thread was in another call that copies or sets memory",
     "sync": "the thread waited for the GPU in a synchronizing call",
     "launch": "the thread was in a call that launches a kernel or a graph",
     "api": "the thread was in another CUDA call",
@@ -127,7 +128,7 @@ def _windows(a: Attributed, rows: Ints, of_op: Ints) -> Windows:
 
 
 #: What a timeline tells apart, the preferred first; the calls of a thread are the last of them.
-_LAYERS = ("other_work", "latency", "profiler", "alloc", "copy", "sync", "launch", "api")
+_LAYERS = ("other_work", "latency", "profiler", "alloc", "pageable", "copy", "sync", "launch", "api")
 _FIRST_CALL = _LAYERS.index("alloc")
 _LAYER_BITS = 4
 
@@ -139,7 +140,7 @@ class _Timeline(NamedTuple):
     """
 
     time: Ints
-    open: npt.NDArray[np.uint8]
+    open: npt.NDArray[np.uint16]
 
     def sums(self, start: Ints, end: Ints) -> dict[str, Ints]:
         """Nanoseconds of each window by cause, and in any call; the windows may nest."""
@@ -205,9 +206,19 @@ def _events(a: Attributed) -> _Events:
     ops, calls = a.trace.operations, a.trace.calls
     layer = np.full(len(a.trace.names), len(_LAYERS) - 1, np.int8)
     for number in range(len(_LAYERS) - 2, _FIRST_CALL - 1, -1):  # the preferred last
-        layer[a.trace.named(*_CALLS[_LAYERS[number]])] = number
+        layer[a.trace.named(*_CALLS.get(_LAYERS[number], ()))] = number
+    of_call = layer[calls.name]
+    of_call[_pageable(a)] = _LAYERS.index("pageable")
     called = a.of_op(calls.end, missing=np.iinfo(np.int64).max)
-    return _Events(ops.process, called, ops.start, ops.end, calls.thread, layer[calls.name], calls.start, calls.end)
+    return _Events(ops.process, called, ops.start, ops.end, calls.thread, of_call, calls.start, calls.end)
+
+
+def _pageable(a: Attributed) -> Ints:
+    """The API calls that copy from or to pageable memory of the host, where the report says of what kind it is."""
+    memops, kind = a.trace.memops, MEMORY_KINDS.index("Pageable")
+    copies = np.flatnonzero((memops.kind >= 0) & ((memops.source == kind) | (memops.destination == kind)))
+    call = a.call_of_op[len(a.trace.kernels) + copies]
+    return call[call >= 0]
 
 
 def _timeline(a: Attributed, events: _Events, thread: int, low: int, high: int) -> _Timeline:
@@ -226,7 +237,7 @@ def _timeline(a: Attributed, events: _Events, thread: int, low: int, high: int) 
     changed = (edges & (1 << _LAYER_BITS) - 1).astype(np.uint8)
     edges >>= _LAYER_BITS
     edges += low
-    return _Timeline(edges, np.bitwise_xor.accumulate(np.left_shift(np.uint8(1), changed)))
+    return _Timeline(edges, np.bitwise_xor.accumulate(np.left_shift(np.uint16(1), changed)))
 
 
 def _chosen(which: Bools, start: Ints, end: Ints) -> _Intervals:

@@ -39,15 +39,25 @@ _OF_CAUSE = {
     "latency": "#44AA99",
     "profiler": "#DDDDDD",
     "alloc": "#882255",
+    "pageable": "#661100",
     "copy": "#AA4499",
     "sync": "#117733",
     "launch": "#DDCC77",
     "api": "#999933",
     "host": "#CC6677",
 }
-_WORDS = {"busy": "GPU busy", "other_work": "other work on the GPU", "latency": "launch latency", "alloc": "allocation",
-          "copy": "copy calls", "sync": "waiting for the GPU", "launch": "launch calls", "api": "other CUDA calls",
-          "host": "host outside of CUDA"}  # fmt: skip
+_WORDS = {
+    "busy": "GPU busy",
+    "other_work": "other work on the GPU",
+    "latency": "launch latency",
+    "alloc": "allocation",
+    "pageable": "pageable copies",
+    "copy": "other copies",
+    "sync": "waiting for the GPU",
+    "launch": "launch calls",
+    "api": "other CUDA calls",
+    "host": "host outside of CUDA",
+}
 
 
 def step_latency(analysis: Tables) -> Figure:

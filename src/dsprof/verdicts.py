@@ -24,7 +24,7 @@ _AT_ROOF_PCT = 50.0
 _SIDES = {
     "launch-bound": ("host", "launch", "api", "alloc", "profiler"),
     "sync-bound": ("sync",),
-    "copy-bound": ("copy",),
+    "copy-bound": ("pageable", "copy"),
     "latency-bound": ("latency",),
     "shared GPU": ("other_work",),
 }
@@ -176,6 +176,7 @@ _WORDS = {
     "latency": "launch latency",
     "profiler": "the profiler",
     "alloc": "memory allocation",
+    "pageable": "copies of pageable memory",
     "copy": "copy calls",
     "sync": "waiting for the GPU",
     "launch": "launch calls",

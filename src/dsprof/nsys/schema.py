@@ -47,7 +47,7 @@ KERNELS = Source(
     ),
 )  # fmt: skip
 GRAPHS = Source(GRAPH, _PLACE, ("contextId",))
-COPIES = Source(MEMCPY, (*_PLACE, "bytes", "copyKind"), ("contextId", "srcKind", "dstKind", "graphNodeId"))
+COPIES = Source(MEMCPY, (*_PLACE, "bytes", "copyKind", "srcKind", "dstKind"), ("contextId", "graphNodeId"))
 SETS = Source(MEMSET, (*_PLACE, "bytes"), ("contextId", "memKind", "graphNodeId"))
 #: The tables of GPU operations.
 OPERATIONS = (KERNELS, GRAPHS, COPIES, SETS)
