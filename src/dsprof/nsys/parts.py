@@ -26,7 +26,7 @@ from attrs import frozen
 from dsprof.attribution import NULL, Bools, Ints, join_calls
 from dsprof.errors import MemoryTooSmall
 from dsprof.nsys import schema
-from dsprof.nsys.about import report_of
+from dsprof.nsys.about import digest_of, report_of
 from dsprof.nsys.export import Columns, Export, Names
 from dsprof.nsys.reader import Progress, nothing_recorded
 from dsprof.nsys.rows import calls_of, kernels_of, memops_of, overheads_of, ranges_of
@@ -40,7 +40,7 @@ _BYTES_ALONE, _BYTES_PER_RANGE, BYTES_PER_CALL, BYTES_PER_OP = 170 << 20, 1000, 
 _READ_AHEAD = 0.4
 #: Rows that are worked on at once, in all parts together: more do not make it quicker, and a report of no more is not
 #: cut. And the rows of the smallest part that is worth its while.
-_ROWS_AT_ONCE, _LEAST_ROWS = 1 << 20, 1 << 16
+_ROWS_AT_ONCE, _LEAST_ROWS = 3 << 18, 1 << 16
 #: Parts that are worked on at once.
 _AT_ONCE = 4
 #: Parts are made so much smaller than the limit would allow: rows are not spread evenly over time.
@@ -145,14 +145,16 @@ class PartialReport:
         at_once: int = 2,
     ) -> None:
         self.path, self.at_once, self._details, self._progress = path, at_once, details, progress
-        with Export(path) as export:
+        with Export(path) as export, ThreadPoolExecutor(1) as beside:
             export.sniff()
+            digest = beside.submit(digest_of, path)
             progress("reading names and ranges")
             self._names = Names(export)
-            ranges, overheads, report = ranges_of(export, self._names), overheads_of(export), report_of(export)
+            ranges, overheads = ranges_of(export, self._names), overheads_of(export)
             self._names.code(CUDA_GRAPH)
             progress("looking where to cut")
             self._survey = Survey(export)
+            report = report_of(export, digest.result())
         if not len(ranges) and self._survey.is_empty:
             raise nothing_recorded(path)
         calls, kernels, memops = _no(Calls), _no(Kernels), _no(MemOps)

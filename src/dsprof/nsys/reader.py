@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dsprof.attribution import distinct
 from dsprof.errors import NothingRecorded
 from dsprof.nsys import schema
-from dsprof.nsys.about import report_of
+from dsprof.nsys.about import digest_of, report_of
 from dsprof.nsys.export import Export, Names
 from dsprof.nsys.rows import calls_of, kernels_of, memops_of, only_caller, overheads_of, ranges_of
 from dsprof.trace import Trace
@@ -22,8 +23,9 @@ def read(path: Path, progress: Progress = lambda sentence: None, details: bool =
     `details`: also what the tables of events alone need (grids, registers, graph nodes, kinds of memory), NULL
     otherwise. `progress` is told what is being read. Raises `ReportDamaged`, `NvprofDatabase`, `NothingRecorded`.
     """
-    with Export(path) as export:
+    with Export(path) as export, ThreadPoolExecutor(1) as beside:
         export.sniff()
+        digest = beside.submit(digest_of, path)
         progress("reading names")
         names = Names(export)
         progress("reading NVTX ranges")
@@ -37,7 +39,7 @@ def read(path: Path, progress: Progress = lambda sentence: None, details: bool =
         progress("reading copies")
         copies, sets = (export.integers(source, details=details) for source in (schema.COPIES, schema.SETS))
         memops = memops_of(copies, sets, caller)
-        overheads, report = overheads_of(export), report_of(export)
+        overheads, report = overheads_of(export), report_of(export, digest.result())
     trace = Trace(report, names.all(), ranges, calls, kernels_and_graphs, memops, overheads)
     if not (len(ranges) or len(calls) or len(trace.operations)):
         raise nothing_recorded(path)
