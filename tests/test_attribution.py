@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -240,24 +239,6 @@ def test_exploded_slices(drawn):
     assert list(zip(owner.tolist(), position.tolist(), strict=True)) == pairs
 
 
-@some
-@given(st.lists(st.tuples(scopes, times, times), max_size=20), st.sampled_from([1, 2**57, 2**58]))
-def test_merged_slices(drawn, stretch):
-    """`stretch`: positions so far apart that they cannot be packed with a group."""
-    drawn = [(group, low * stretch, high * stretch) for group, low, high in drawn]
-    group, low, high = at.merge_slices(*columns(drawn, 3))
-    merged = list(zip(group.tolist(), low.tolist(), high.tolist(), strict=True))
-    assert merged == sorted(merged)
-    assert ticks(merged, stretch) == ticks(drawn, stretch)
-    assert all(start < end for _, start, end in merged)
-    for (one, _, end), (other, start, _) in pairwise(merged):
-        assert one != other or end < start, "slices that touch are one"
-
-
-def ticks(slices: list[tuple], step: int) -> set[tuple]:
-    return {(group, tick) for group, low, high in slices for tick in range(low, high, step)}
-
-
 # -- time covered -----------------------------------------------------------------------------------------
 
 
@@ -318,6 +299,5 @@ def test_nothing_at_all():
     assert at.containers(none, none, none).tolist() == at.levels(none).tolist() == []
     assert at.innermost(none, none, none, one, one).tolist() == [-1]
     assert at.innermost(one, one, one, none, none).tolist() == []
-    assert [part.tolist() for part in at.merge_slices(none, none, none)] == [[], [], []]
     assert at.union_length(none, none, none, 2).tolist() == [0, 0]
     assert at.busy_in_slices(none, none, none, np.zeros(1, np.int64), np.zeros(1, np.int64)).tolist() == [0]

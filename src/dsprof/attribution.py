@@ -260,26 +260,6 @@ def batches(rows: Ints, sizes: Ints) -> Iterator[Ints]:
             yield rows[first:last]
 
 
-def merge_slices(group: Ints, low: Ints, high: Ints) -> tuple[Ints, Ints, Ints]:
-    """The union of the slices of each group, as disjoint slices: ``(group, low, high)``.
-
-    ::
-
-        group g    [-------)   [--)            [-------)   [--)
-        group g      [-------)           ->    [---------) [--)
-    """
-    filled = np.flatnonzero(high > low)
-    if not len(filled):
-        return group[:0], low[:0], high[:0]
-    order = filled[np.lexsort((low[filled], group[filled]))]
-    group, low, high = group[order], low[order], high[order]
-    keys = Keys(int(group.max()) + 1, low, high)
-    reach = np.maximum.accumulate(keys.pack(group, high))
-    fresh = np.append(True, keys.pack(group, low)[1:] > reach[:-1])
-    heads = np.flatnonzero(fresh)
-    return group[heads], low[heads], np.maximum.reduceat(high, heads)
-
-
 def union_length(group: Ints, start: Ints, end: Ints, groups: int) -> Ints:
     """Nanoseconds that the union of each group's intervals covers; shape ``(groups,)``.
 
