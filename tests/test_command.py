@@ -337,3 +337,20 @@ def test_every_error_has_its_own_exit_code() -> None:
     codes = [kind.exit_code for kind in DsprofError.__subclasses__()]
     assert len(codes) == len(set(codes))
     assert set(codes) & {0, 1, 2, 130, 141, *STRICT_EXITS.values()} == set()
+
+
+def test_nothing_is_left_of_an_environment_where_rows_have_moved(tmp_path: Path) -> None:
+    """A page that becomes full gives half of its rows to another, and keeps their bytes as unused space."""
+    path, secret = tmp_path / "export.sqlite", "hf_" + "S3cret" * 6
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("PRAGMA secure_delete = OFF")
+        database.execute("CREATE TABLE StringIds (id INTEGER PRIMARY KEY, value TEXT NOT NULL)")
+        rows = [(number, f"PATH=/bin\0TOKEN={secret}{number}\0") for number in range(400)]
+        database.executemany("INSERT INTO StringIds VALUES (?, ?)", [*rows[::2], *rows[1::2]])
+        database.executemany("INSERT INTO StringIds VALUES (?, ?)", [(1000 + n, f"kernel_{n}") for n in range(50)])
+    command._forget_environments(path)
+    assert secret.encode() not in path.read_bytes()
+    with closing(sqlite3.connect(path)) as database:
+        kept = [value for (value,) in database.execute("SELECT value FROM StringIds WHERE value != '' ORDER BY id")]
+        assert database.execute("SELECT count(*) FROM StringIds").fetchone() == (450,)
+    assert kept == [f"kernel_{n}" for n in range(50)]

@@ -246,7 +246,13 @@ def export(report: Path, target: Path, nsys: Path) -> None:
         outcome = run_nsys(nsys, arguments, EXPORT_LIMIT_S)
         if outcome.code != 0 or not is_whole(partial):
             raise _export_error(report, nsys, outcome)
-        _forget_environments(partial)
+        try:
+            _forget_environments(partial)
+        except sqlite3.OperationalError as error:
+            raise ExportFailed(
+                f"The export of {report.name} could not be cleaned of environments ({error}), and is not kept.",
+                "Make room on the disk, here and where temporary files go.",
+            ) from error
         try:
             partial.replace(target)
         except OSError as error:
@@ -259,13 +265,17 @@ def export(report: Path, target: Path, nsys: Path) -> None:
 def _forget_environments(exported: Path) -> None:
     """Blank the environments in a fresh export: nsys records those of every process that it may look at.
 
-    They stand in StringIds, a variable after each NUL; no name of a kernel, call or range holds one.
+    They stand in StringIds, a variable after each NUL; no name of a kernel, call or range holds one. When a page of
+    the file became full, half of its rows went to a new one, and what is left of them there is in no row: so the file
+    is written anew from its rows. Raises `sqlite3.OperationalError` where the disk is full.
     """
-    with closing(sqlite3.connect(exported)) as database, suppress(sqlite3.OperationalError), database:
-        database.execute("PRAGMA secure_delete = ON")
-        database.execute(
-            f"UPDATE {STRINGS} SET value = '' WHERE instr(CAST(value AS BLOB), x'00') AND instr(value, '=')"  # noqa: S608
-        )
+    with closing(sqlite3.connect(exported)) as database:
+        with suppress(sqlite3.OperationalError), database:  # a report need not have the table
+            database.execute("PRAGMA secure_delete = ON")
+            database.execute(
+                f"UPDATE {STRINGS} SET value = '' WHERE instr(CAST(value AS BLOB), x'00') AND instr(value, '=')"  # noqa: S608
+            )
+        database.execute("VACUUM")
 
 
 def is_whole(exported: Path) -> bool:
