@@ -51,16 +51,14 @@ _CALLS = {
 
 
 class Windows(NamedTuple):
-    """Stretches of wall time to account for, and which of them each operation belongs to.
+    """Stretches of wall time to account for; in a part of a report, what of each lies in the part.
 
-    `thread`: the globalTid that opened each; `of_op`: row of the window, -1 for none. In a part of a report, what
-    of each window lies in the part.
+    `thread`: the globalTid that opened each.
     """
 
     thread: Ints
     start: Ints
     end: Ints
-    of_op: Ints
 
 
 class Accounts(NamedTuple):
@@ -124,7 +122,7 @@ def _windows(a: Attributed, rows: Ints, of_op: Ints) -> Windows:
     inside = np.flatnonzero(of_op >= 0)
     np.minimum.at(start, of_op[inside], ops.start[inside])
     np.maximum.at(end, of_op[inside], ops.end[inside])
-    return Windows(ranges.thread[rows], a.trace.clip(start), a.trace.clip(end), of_op)
+    return Windows(ranges.thread[rows], a.trace.clip(start), a.trace.clip(end))
 
 
 #: What a timeline tells apart, the preferred first; the calls of a thread are the last of them.
