@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsprof import attribution as at
-from dsprof.attributed import Attributed, row_in
+from dsprof.attributed import Attributed
 from dsprof.attribution import Bools, Ints
 from dsprof.measure import add_columns, measure
 from dsprof.measures import stage_totals, step_totals
@@ -108,12 +108,12 @@ def _nothing(windows: int) -> dict[str, Ints]:
 
 def stage_windows(a: Attributed) -> Windows:
     """A window for each of `stage_ranges`, from its begin until host and GPU are done with it."""
-    return _windows(a, a.stage_ranges, row_in(a, a.stage_ranges, a.stage_range_of_op))
+    return _windows(a, a.stage_ranges, a.stage_row[a.stage_range_of_op])
 
 
 def step_windows(a: Attributed) -> Windows:
     """A window for each of `step_ranges`, from its begin until host and GPU are done with it."""
-    return _windows(a, a.step_ranges, a.of_op(row_in(a, a.step_ranges, a.step_range_of_call)))
+    return _windows(a, a.step_ranges, a.of_op(a.step_row[a.step_range_of_call]))
 
 
 def _windows(a: Attributed, rows: Ints, of_op: Ints) -> Windows:

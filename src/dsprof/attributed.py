@@ -12,7 +12,7 @@ from dsprof.attribution import NULL, Bools, Ints
 from dsprof.ranged import VIA, Places, Ranged, Rules, Threads, numbered
 from dsprof.trace import Trace, process_of
 
-__all__ = ["VIA", "Attributed", "Rules", "Scope", "Threads", "row_in", "wall_time"]
+__all__ = ["VIA", "Attributed", "Rules", "Scope", "Threads", "wall_time"]
 
 
 class Scope(NamedTuple):
@@ -90,7 +90,7 @@ class Attributed(Ranged):
         if self.trace.is_whole:
             return np.arange(len(ranges))
         low = min(part.low, int(self.trace.calls.start.min(initial=part.low)))
-        return np.flatnonzero((ranges.start < part.high) & (ranges.end > low))
+        return self.touching(low, part.high)
 
     def covered(self, of: Ints) -> list[tuple[Scope, Ints, Ints, Ints]]:
         """What the ranges `of` enclose: ``(order, positions in `of`, low, high)``, per kind of scope.
@@ -120,7 +120,7 @@ class Attributed(Ranged):
     def range_of_call(self) -> Ints:
         """The innermost range of any domain around each API call, -1 for none; shape (calls,)."""
         calls = self.trace.calls
-        return self.enclosing(np.arange(len(self.trace.ranges)), self._places, calls.start)[0]
+        return self.enclosing(self.reached, self._places, calls.start)[0]
 
     def of_op(self, of_call: Ints, missing: int = -1) -> Ints:
         """Carry a column of the API calls over to their operations; `missing` where there is no call."""
@@ -159,24 +159,15 @@ class Attributed(Ranged):
     @cached_property
     def step_range_of_call(self) -> Ints:
         """The nearest step range around each API call, -1 for none, or for a step of another stage."""
-        calls, stage = self.trace.calls, np.full(len(self.trace.ranges) + 1, -1, np.int64)
-        stage[self.step_ranges] = self.stage_of_step
-        found = self.enclosing(self.step_ranges, self._places, calls.start, self.rules.threads == "process")[0]
-        return np.where(stage[found] == self.stage_range_of_call, found, -1)
+        calls, widen = self.trace.calls, self.rules.threads == "process"
+        found = self.enclosing(self.step_ranges, self._places, calls.start, widen)[0]
+        stage = np.append(self.stage_of_step, -1)[self.step_row[found]]
+        return np.where(stage == self.stage_range_of_call, found, -1)
 
     @cached_property
     def step_of_call(self) -> Ints:
         """Number of the step around each API call, NULL for none."""
-        number = np.full(len(self.trace.ranges) + 1, NULL, np.int64)
-        number[self.step_ranges] = self.step_number
-        return number[self.step_range_of_call]
-
-
-def row_in(a: Ranged, rows: Ints, range_of: Ints, missing: int = -1) -> Ints:
-    """Where in `rows`, a selection of ranges, each entry of a column of ranges stands; `missing` where it does not."""
-    place = np.full(len(a.trace.ranges) + 1, missing)
-    place[rows] = np.arange(len(rows))
-    return place[range_of]
+        return np.append(self.step_number, NULL)[self.step_row[self.step_range_of_call]]
 
 
 def wall_time(start: Ints, end: Ints, proj_start: Ints, proj_end: Ints) -> Ints:

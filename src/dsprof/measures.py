@@ -9,7 +9,7 @@ from attrs import field, fields, frozen
 
 from dsprof import attribution as at
 from dsprof import findings
-from dsprof.attributed import VIA, Attributed, Scope, row_in
+from dsprof.attributed import VIA, Attributed, Scope
 from dsprof.attribution import NULL, Ints
 from dsprof.findings import Finding
 from dsprof.measure import add_columns, earliest, measure
@@ -48,25 +48,22 @@ def _add_totals(one: Totals, other: Totals) -> Totals:
 @measure(merge=_add_totals)
 def stage_totals(a: Attributed) -> Totals:
     """What was launched in each of `stage_ranges`, and in none."""
-    rows, last = a.stage_ranges, len(a.stage_ranges)
-    of_op = row_in(a, rows, a.stage_range_of_op, last)
-    return _totals(a, of_op, row_in(a, rows, a.stage_range_of_call, last), last + 1)
+    last = len(a.stage_ranges)
+    of_call = a.stage_row[a.stage_range_of_call]
+    of_call[of_call < 0] = last
+    return _totals(a, a.of_op(of_call, last), of_call, last + 1)
 
 
 @measure(merge=_add_totals)
 def step_totals(a: Attributed) -> Totals:
     """What was launched in each of `step_ranges`, then in each of `stages_with_steps` between them, and in none."""
-    steps, stages = a.step_ranges, stages_with_steps(a)
-    last = len(steps) + len(stages)
-    of_step = row_in(a, steps, a.step_range_of_call)
-    of_stage = row_in(a, stages, a.stage_range_of_call)
-    of_call = np.where(of_step >= 0, of_step, np.where(of_stage >= 0, len(steps) + of_stage, last))
+    steps = len(a.step_ranges)
+    last = steps + len(a.stages_with_steps)
+    between = np.full(len(a.stage_ranges) + 1, last)
+    between[a.stage_row[a.stages_with_steps]] = np.arange(steps, last)
+    of_step = a.step_row[a.step_range_of_call]
+    of_call = np.where(of_step >= 0, of_step, between[a.stage_row[a.stage_range_of_call]])
     return _totals(a, a.of_op(of_call, last), of_call, last + 1)
-
-
-def stages_with_steps(a: Attributed) -> Ints:
-    """Those of `stage_ranges` that have steps."""
-    return a.stage_ranges[np.isin(a.stage_ranges, a.stage_of_step)]
 
 
 def _totals(a: Attributed, of_op: Ints, of_call: Ints, rows: int) -> Totals:
@@ -113,18 +110,46 @@ def kernels_by_stage(a: Attributed) -> Distribution:
     return distribution(stage * len(a.trace.names) + kernels.name[own], (kernels.end - kernels.start)[own])
 
 
-@measure(merge=add_columns)
-def range_sums(a: Attributed) -> dict[str, Ints]:
+@frozen(eq=False)
+class RangeSums:
+    """Columns of some of `count` ranges, given by their sorted rows; all others have launched nothing."""
+
+    count: int
+    rows: Ints
+    columns: dict[str, Ints]
+
+    def of_all(self) -> RangeSums:
+        """The same columns for all ranges."""
+        if len(self.rows) == self.count:
+            return self
+        columns = {}
+        for name, values in self.columns.items():
+            columns[name] = np.full(self.count, NULL if name.startswith("proj_") else 0)
+            columns[name][self.rows] = values
+        return RangeSums(self.count, np.arange(self.count), columns)
+
+
+def _add_range_sums(one: RangeSums, other: RangeSums) -> RangeSums:
+    """Both, written over `one`: a part has few of a large report's ranges, and all would be added for each part."""
+    whole, rows = one.of_all(), other.rows
+    before = {name: column[rows] for name, column in whole.columns.items()}
+    for name, values in add_columns(before, other.columns).items():
+        whole.columns[name][rows] = values
+    return whole
+
+
+@measure(merge=_add_range_sums)
+def range_sums(a: Attributed) -> RangeSums:
     """What each range encloses: sums, and first start and last end of its operations; columns of `range_trace`."""
-    count = len(a.trace.ranges)
-    result = {column: np.zeros(count, np.int64) for column in RANGE_SUMS}
-    result |= {column: np.full(count, NULL) for column in ("proj_start_ns", "proj_end_ns")}
-    for order, which, low, high in a.covered(a.reached):
+    rows = a.reached
+    result = {column: np.zeros(len(rows), np.int64) for column in RANGE_SUMS}
+    result |= {column: np.full(len(rows), NULL) for column in ("proj_start_ns", "proj_end_ns")}
+    for order, which, low, high in a.covered(rows):
         for column, value in _enclosed(a, order, low, high).items():
-            result[column][a.reached[which]] = value
-        ends = a.trace.ranges.end[a.reached[which]]
-        result["straddling_calls"][a.reached[which]] = _straddling(a, order, ends, low, high)
-    return result
+            result[column][which] = value
+        ends = a.trace.ranges.end[rows[which]]
+        result["straddling_calls"][which] = _straddling(a, order, ends, low, high)
+    return RangeSums(len(a.trace.ranges), rows, result)
 
 
 def _enclosed(a: Attributed, order: Scope, low: Ints, high: Ints) -> dict[str, Ints]:
@@ -171,7 +196,7 @@ def _straddling(a: Attributed, order: Scope, range_end: Ints, low: Ints, high: I
 @measure(merge=np.union1d)
 def stage_devices(a: Attributed) -> Ints:
     """Which devices each stage ran on: the distinct ``row in stage_ranges << 16 | device``."""
-    stage = row_in(a, a.stage_ranges, a.stage_range_of_op)
+    stage = a.stage_row[a.stage_range_of_op]
     inside = np.flatnonzero(stage >= 0)
     return at.distinct(stage[inside] << 16 | a.trace.operations.device[inside])
 
@@ -216,14 +241,15 @@ def _add_tallies(one: Tally, other: Tally) -> Tally:
 def tally(a: Attributed) -> Tally:
     """How much there is, launches without an operation, and operations without a launch."""
     trace, kernels = a.trace, a.trace.own_kernels
-    threads = np.concatenate([at.distinct(trace.ranges.thread), at.distinct(trace.calls.thread)])
+    threads = np.concatenate([a.threads, at.distinct(trace.calls.thread)])
+    processes = np.concatenate([process_of(threads), at.distinct(trace.operations.process)])
     via = np.bincount(a.of_op(a.via_of_call, missing=0)[: len(trace.kernels)][kernels], minlength=len(VIA))
     caller = process_of(trace.calls.thread[trace.own_calls])
     launches = trace.call_launches[trace.own_calls]
     orphan = a.call_of_op[trace.own_ops] < 0
     process = trace.operations.process[trace.own_ops]
     return Tally(
-        processes=frozenset(trace.processes.tolist()),
+        processes=frozenset(processes.tolist()),
         threads=frozenset(threads.tolist()),
         calls=len(caller),
         kernels=len(trace.kernels) - trace.part.kernels,
@@ -247,7 +273,7 @@ def check(a: Attributed) -> list[Finding]:
     found = [*_lacks(a), *map(findings.nsys_says, a.trace.report.diagnostics), *_lost(tally(a))]
     if len(a.trace.ranges) and not len(a.stage_ranges):
         found.append(findings.no_stages(tuple(a.rules.stages)))
-    straddling = range_sums(a)["straddling_calls"]
+    straddling = range_sums(a).columns["straddling_calls"]
     if across := int((straddling > 0).sum()):
         found.append(findings.straddling(int(straddling.sum()), across))
     return found

@@ -48,6 +48,10 @@ def numbered(among: Ints, values: Ints) -> Ints:
     return np.where(among[np.minimum(place, len(among) - 1)] == values, place, len(among))
 
 
+#: Ranges, by start, of which the last end is known, so that those of another time are passed over.
+_BLOCK = 1 << 10
+
+
 class Places(NamedTuple):
     """On which threads, and in which processes, some points in time are: small numbers."""
 
@@ -69,17 +73,18 @@ class Ranged:
                 getattr(self, name)
 
     @cached_property
-    def _threads(self) -> Ints:
+    def threads(self) -> Ints:
+        """Distinct ``globalTid`` of the ranges."""
         return at.distinct(self.trace.ranges.thread)
 
     @cached_property
     def _processes(self) -> Ints:
-        return at.distinct(process_of(self._threads))
+        return at.distinct(process_of(self.threads))
 
     @cached_property
     def range_thread(self) -> Ints:
         """Small number of each range's thread."""
-        return np.searchsorted(self._threads, self.trace.ranges.thread)
+        return np.searchsorted(self.threads, self.trace.ranges.thread)
 
     # -- ranges -----------------------------------------------------------------------------------------
 
@@ -91,13 +96,20 @@ class Ranged:
         return at.containers(lane, ranges.start, ranges.end)
 
     @cached_property
+    def groups(self) -> tuple[Ints, Ints]:
+        """A first range of each (name, domain, style, thread), and the group of every range."""
+        ranges = self.trace.ranges
+        parts = (ranges.name, ranges.domain, ranges.style, self.range_thread)
+        return at.group_rows(*(part.astype(np.int64) for part in parts))
+
+    @cached_property
     def level(self) -> Ints:
         """Depth below the outermost range of the same thread, domain and style."""
         return at.levels(self.parent)
 
     def place_of(self, thread: Ints) -> Places:
         """Small numbers of some threads and of their processes, for `enclosing`."""
-        return Places(numbered(self._threads, thread), numbered(self._processes, process_of(thread)))
+        return Places(numbered(self.threads, thread), numbered(self._processes, process_of(thread)))
 
     def enclosing(self, candidates: Ints, places: Places, time: Ints, widen: bool = False) -> tuple[Ints, Ints]:
         """The latest-starting of the ranges `candidates` around each point, and how it was found.
@@ -129,6 +141,23 @@ class Ranged:
         start, end = self.trace.ranges.start[candidates], self.trace.ranges.end[candidates]
         near: Ints = candidates[(start <= time.max()) & (end > time.min())]
         return near
+
+    def touching(self, low: int, high: int) -> Ints:
+        """The ranges that begin before `high` and end after `low`, by row; it looks at those of that time alone."""
+        order, start, bounds, reach = self._by_start
+        begun = int(np.searchsorted(start, high))
+        some = np.flatnonzero(reach[: np.searchsorted(bounds, begun)] > low)
+        rows = order[at.explode(bounds[some], np.minimum(bounds[some] + _BLOCK, begun))[1]]
+        return np.sort(rows[self.trace.ranges.end[rows] > low])
+
+    @cached_property
+    def _by_start(self) -> tuple[Ints, Ints, Ints, Ints]:
+        """The ranges by start, those starts, where each block of them begins, and the last end in each block."""
+        ranges = self.trace.ranges
+        order = np.argsort(ranges.start, kind="stable")
+        bounds = np.arange(0, len(order), _BLOCK)
+        reach = np.maximum.reduceat(ranges.end[order], bounds) if len(order) else bounds
+        return order, ranges.start[order], bounds, reach
 
     @cached_property
     def _nearness(self) -> Ints:
@@ -195,6 +224,16 @@ class Ranged:
         rows = np.flatnonzero(self.stage_of_range >= 0)
         return rows[np.argsort(self.trace.ranges.start[rows], kind="stable")]
 
+    @cached_property
+    def stage_row(self) -> Ints:
+        """Where in `stage_ranges` each range stands, -1 for one that is none; and -1 more, for no range."""
+        return self._row_in(self.stage_ranges)
+
+    def _row_in(self, rows: Ints) -> Ints:
+        place = np.full(len(self.trace.ranges) + 1, -1)
+        place[rows] = np.arange(len(rows))
+        return place
+
     def stage_code(self, stage_range: Ints) -> Ints:
         """Stage code of a column of stage ranges; `len(stage_names) - 1` for ``(no stage)``."""
         if not len(self.trace.ranges):
@@ -225,6 +264,16 @@ class Ranged:
         ranges = self.trace.ranges
         steps, widen = self.step_ranges, self.rules.threads == "process"
         return self.enclosing(self.stage_ranges, self.place_of(ranges.thread[steps]), ranges.start[steps], widen)[0]
+
+    @cached_property
+    def step_row(self) -> Ints:
+        """Where in `step_ranges` each range stands, -1 for one that is none; and -1 more, for no range."""
+        return self._row_in(self.step_ranges)
+
+    @cached_property
+    def stages_with_steps(self) -> Ints:
+        """Those of `stage_ranges` that have steps."""
+        return self.stage_ranges[np.isin(self.stage_ranges, self.stage_of_step)]
 
     @cached_property
     def step_number(self) -> Ints:

@@ -20,7 +20,7 @@ import numpy as np
 from attrs import evolve, frozen
 
 from dsprof import findings
-from dsprof.attributed import Attributed, row_in, wall_time
+from dsprof.attributed import Attributed, wall_time
 from dsprof.attribution import Bools, Ints
 from dsprof.findings import Finding
 from dsprof.measures import stage_devices, stage_totals, tally
@@ -205,7 +205,7 @@ def _forwards(a: Attributed, rows: Ints, is_prefill: Bools, prompt: Ints) -> tup
 
 def _steps_before(a: Attributed) -> Ints:
     """Steps of each stage that were made before the first one recorded; steps count from 1."""
-    owner = row_in(a, a.stage_ranges, a.stage_of_step)
+    owner = a.stage_row[a.stage_of_step]
     first = np.full(len(a.stage_ranges), np.iinfo(np.int64).max)
     np.minimum.at(first, owner[owner >= 0], a.step_number[owner >= 0])
     return np.where(_plausible(first), first - 1, 0)

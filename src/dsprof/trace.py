@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from attrs import field, frozen
 
-from dsprof.attribution import NULL, Bools, Ints, distinct, distinct_in_any_order
+from dsprof.attribution import NULL, Bools, Ints, distinct_in_any_order
 
 Codes = npt.NDArray[np.int32]
 
@@ -271,12 +271,6 @@ class Trace:
     def clip(self, times: Ints) -> Ints:
         """Times moved into this part's own time."""
         return times if self.is_whole else np.clip(times, self.part.low, self.part.high)
-
-    @cached_property
-    def processes(self) -> Ints:
-        """Distinct ``globalPid`` of everything recorded."""
-        threads = np.concatenate([distinct(self.ranges.thread), distinct(self.calls.thread)])
-        return distinct_in_any_order(np.concatenate([process_of(threads), distinct(self.operations.process)]))
 
     def named(self, *prefixes: str) -> Bools:
         """For each entry of `names`: does it begin with one of the prefixes?"""

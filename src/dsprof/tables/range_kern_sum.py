@@ -55,7 +55,7 @@ def _add(one: RangeKernels, other: RangeKernels) -> RangeKernels:
 @measure(merge=_add)
 def range_kernels(a: Attributed) -> RangeKernels:
     """Durations of the kernels by range name, style, domain and thread, and what belongs to them."""
-    names, group_of_range = len(a.trace.names), _groups(a)[1]
+    names, group_of_range = len(a.trace.names), a.groups[1]
     kernels, own = a.trace.kernels, a.trace.own_kernels
     duration, name = kernels.end - kernels.start, kernels.name.astype(np.int64)
     covers = [_cover(a, *part) for part in a.covered(a.reached)]
@@ -67,7 +67,7 @@ def range_kernels(a: Attributed) -> RangeKernels:
     inner = a.of_op(a.range_of_call)[: len(kernels)]
     exclusive = np.flatnonzero(inner[own] >= 0) + a.trace.part.kernels
     pairs = np.concatenate([_range_pairs(cover, name, names) for cover in covers])
-    edge = _reaches_over(a)[pairs // names]
+    edge = _reaches_over(a, pairs // names)
     counted = group_of_range[pairs[~edge] // names] * names + pairs[~edge] % names
     ones = np.ones(len(counted), np.int64)
     return RangeKernels(
@@ -80,17 +80,10 @@ def range_kernels(a: Attributed) -> RangeKernels:
     )  # fmt: skip
 
 
-def _groups(a: Attributed) -> tuple[Ints, Ints]:
-    """A first range of each (name, domain, style, thread), and the group of every range."""
-    ranges = a.trace.ranges
-    parts = (ranges.name, ranges.domain, ranges.style, a.range_thread)
-    return at.group_rows(*(part.astype(np.int64) for part in parts))
-
-
-def _reaches_over(a: Attributed) -> Bools:
-    """True for the ranges that begin before this part or end after it."""
+def _reaches_over(a: Attributed, rows: Ints) -> Bools:
+    """True for those of the ranges that begin before this part or end after it."""
     ranges, part = a.trace.ranges, a.trace.part
-    return np.zeros(len(ranges), np.bool_) if a.trace.is_whole else (ranges.start < part.low) | (ranges.end > part.high)
+    return (ranges.start[rows] < part.low) | (ranges.end[rows] > part.high)
 
 
 class _Cover(NamedTuple):
@@ -221,7 +214,7 @@ def _outside(a: Attributed, kernel: Ints) -> dict[int, Distribution]:
 def build(a: Attributed) -> dict[str, Any]:
     """A row per range name, domain, style, thread and kernel; a kernel counts once per range name."""
     measured, ranges, names = range_kernels(a), a.trace.ranges, a.trace.names
-    heads, group_of_range = _groups(a)
+    heads, group_of_range = a.groups
     inside = measured.durations.describe()
     of_group, kernel = np.divmod(inside.group, len(names))
     head = heads[of_group] if len(heads) else of_group

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from dsprof.accounting import CAUSES, accounts
-from dsprof.attributed import Attributed, row_in, wall_time
+from dsprof.attributed import Attributed, wall_time
 from dsprof.attribution import NULL, Bools, Ints
 from dsprof.hosttime import call_names, host_of_steps
-from dsprof.measures import Totals, stage_totals, stages_with_steps, step_totals
+from dsprof.measures import Totals, stage_totals, step_totals
 from dsprof.requests import context_of_step, requests_of, steady_stages, steady_steps, step_outliers
 from dsprof.stages import OUTSIDE_CUDA
 from dsprof.stats import Floats
@@ -22,7 +22,7 @@ _SUMS = ("launches", "gpu_ops", "kernels", "kernel_total_ns", "gpu_busy_ns", "me
 
 def build(a: Attributed) -> dict[str, Any]:
     """A row per step, by start; then a row without a number per stage that launched something between its steps."""
-    steps, with_steps, totals = a.step_ranges, stages_with_steps(a), step_totals(a)
+    steps, with_steps, totals = a.step_ranges, a.stages_with_steps, step_totals(a)
     between = len(steps) + np.flatnonzero(totals.gpu_ops[len(steps) : -1] > 0)
     owner = np.concatenate([a.stage_of_step, with_steps[between - len(steps)]])
     return {
@@ -35,7 +35,7 @@ def build(a: Attributed) -> dict[str, Any]:
 
 def _place(a: Attributed, steps: Ints, owner: Ints) -> dict[str, Any]:
     ranges, none = a.trace.ranges, np.full(len(owner) - len(steps), NULL)
-    stage_row = row_in(a, a.stage_ranges, owner)
+    stage_row = a.stage_row[owner]
     thread = ranges.thread[np.append(steps, owner[len(steps) :])]
     of_row = np.append(steady_steps(a), np.append(steady_stages(a), True)[stage_row[len(steps) :]])
     return {
