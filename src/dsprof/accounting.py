@@ -16,12 +16,13 @@ sums; of the time in which the process kept the GPU running, what is not the win
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from dsprof import attribution as at
+from dsprof import fast
 from dsprof.attributed import Attributed
 from dsprof.attribution import Bools, Ints
 from dsprof.measure import add_columns, measure
@@ -93,8 +94,7 @@ def accounts(a: Attributed) -> Accounts:
         )
         if not len(start):
             continue
-        line = _timeline(a, events, int(thread), int(start.min()), int(end.max()))
-        for name, value in line.sums(start, end).items():
+        for name, value in _sums(a, events, int(thread), start, end).items():
             found.stages[name][mine[0]], found.steps[name][mine[1]] = np.split(value, [len(mine[0])])
     for account, totals in zip(found, (stage_totals(a), step_totals(a)), strict=True):
         account["busy"] = totals.gpu_busy_ns[: len(account["busy"])]
@@ -174,7 +174,7 @@ _Intervals = tuple[Ints, Ints]
 
 
 class _Events(NamedTuple):
-    """What timelines are made of: operations with the end of the call that launched each, and API calls by layer."""
+    """What timelines are made of: operations by start, with the end of the call that launched each; calls by layer."""
 
     process: Ints
     called: Ints
@@ -193,11 +193,11 @@ class _Events(NamedTuple):
         """From the end of the launching call to the start of the operation, for all of the process."""
         return _chosen((self.process == process) & (self.called < self.start), self.called, self.start)
 
-    def calls(self, thread: int) -> list[_Intervals]:
-        """The API calls of the thread by layer."""
+    def calls(self, thread: int) -> tuple[npt.NDArray[np.int8], Ints, Ints]:
+        """The API calls of the thread: the layer of each, its start and end."""
         mine = self.thread == thread
-        layers = range(_FIRST_CALL, len(_LAYERS))
-        return [_chosen(mine & (self.call_layer == layer), self.call_start, self.call_end) for layer in layers]
+        whole = mine.all()
+        return (self.call_layer if whole else self.call_layer[mine], *_chosen(mine, self.call_start, self.call_end))
 
 
 def _events(a: Attributed) -> _Events:
@@ -208,7 +208,8 @@ def _events(a: Attributed) -> _Events:
     of_call = layer[calls.name]
     of_call[_pageable(a)] = _LAYERS.index("pageable")
     called = a.of_op(calls.end, missing=np.iinfo(np.int64).max)
-    return _Events(ops.process, called, ops.start, ops.end, calls.thread, of_call, calls.start, calls.end)
+    process, called, start, end = (column[a.op_order] for column in (ops.process, called, ops.start, ops.end))
+    return _Events(process, called, start, end, calls.thread, of_call, calls.start, calls.end)
 
 
 def _pageable(a: Attributed) -> Ints:
@@ -219,11 +220,43 @@ def _pageable(a: Attributed) -> Ints:
     return call[call >= 0]
 
 
-def _timeline(a: Attributed, events: _Events, thread: int, low: int, high: int) -> _Timeline:
-    """The timeline of a thread between two moments, from what its process ran and what it called itself."""
+def _sums(a: Attributed, events: _Events, thread: int, start: Ints, end: Ints) -> dict[str, Ints]:
+    """Nanoseconds of some windows of a thread by cause, and in any call."""
     process, overheads = int(process_of(np.array([thread]))[0]), a.trace.overheads
     profiler = _chosen(overheads.thread == thread, overheads.start, overheads.end)
-    layers = [events.running(process), events.latency(process), profiler, *events.calls(thread)]
+    layers = [events.running(process), events.latency(process), profiler]
+    of_call, call_start, call_end = events.calls(thread)
+    if loops := fast.loops():
+        calls = (call_start, call_end)
+        return _swept(loops, [*enumerate(layers), (of_call.astype(np.int64), calls)], start, end)
+    layers += [_chosen(of_call == layer, call_start, call_end) for layer in range(_FIRST_CALL, len(_LAYERS))]
+    return _timeline(layers, int(start.min()), int(end.max())).sums(start, end)
+
+
+def _swept(loops: Any, layers: list[tuple[int | Ints, _Intervals]], start: Ints, end: Ints) -> dict[str, Ints]:
+    """The same, by going through all that begins and ends once, without a timeline."""
+    moments = at.distinct_in_any_order(np.concatenate([start, end]))
+    streams = [
+        _sorted(loops, (edge - moments[0]) << _LAYER_BITS + 1 | np.left_shift(layer, 1) | closes)
+        for layer, edges in layers
+        for closes, edge in enumerate(edges)
+    ]
+    first = np.append(0, np.cumsum([len(stream) for stream in streams]))
+    reach = loops.sweep(
+        np.concatenate(streams), first, _LAYER_BITS + 1, moments - moments[0], len(_LAYERS), _FIRST_CALL
+    )
+    spent = reach[np.searchsorted(moments, end)] - reach[np.searchsorted(moments, start)]
+    return dict(zip((*_LAYERS, "host", "in_calls"), spent.T, strict=True))
+
+
+def _sorted(loops: Any, values: Ints) -> Ints:
+    if not loops.settle(values):
+        values.sort()
+    return values
+
+
+def _timeline(layers: list[_Intervals], low: int, high: int) -> _Timeline:
+    """The timeline of a thread between two moments, from when each of `_LAYERS` is open."""
     keys = []
     for layer, (start, end) in enumerate(layers):
         start, end = _chosen((end > low) & (start < high), start, end)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 from attrs import evolve, frozen
 
-from dsprof import findings
+from dsprof import fast, findings
 from dsprof.attributed import Attributed, Rules, Threads
 from dsprof.errors import OutputRefused, UnknownTable
 from dsprof.families import read_rules
@@ -110,6 +110,7 @@ class Made:
 
 def _fresh(exported: Path, rules: Rules, made: Made, limit: int | None, progress: Progress) -> Analysis:
     """Read the export, in as many parts as the limit asks for."""
+    fast.use(os.environ.get("FAST") == "1")
     details = any(isinstance(all_tables()[name], EventTable) for name in made.tables)
     plan = size_of(exported).plan(allowed() if limit is None else limit)
     if plan.parts == 1:

@@ -46,6 +46,8 @@ class Attributed(Ranged):
     def call_of_op(self) -> Ints:
         """The API call behind each operation, -1 where the report has none; shape (operations,)."""
         ops, calls = self.trace.operations, self.trace.calls
+        if self.trace.call_of_op is not None:
+            return self.trace.call_of_op
         return at.join_calls(ops.process, ops.correlation, process_of(calls.thread), calls.correlation, calls.start)
 
     @cached_property
@@ -60,6 +62,11 @@ class Attributed(Ranged):
         return has
 
     @cached_property
+    def op_order(self) -> Ints:
+        """The operations by start."""
+        return at.in_order(self.trace.operations.start)
+
+    @cached_property
     def thread_order(self) -> Scope:
         """Operations that have a launch, by thread and launch time."""
         return self._order(self._places.thread)
@@ -70,16 +77,13 @@ class Attributed(Ranged):
         return self._order(self._places.process)
 
     def _order(self, scope_of_call: Ints) -> Scope:
-        op = np.flatnonzero(self.call_of_op >= 0)
-        call = self.call_of_op[op]
-        number, launch = scope_of_call[call], self.trace.calls.start[call]
-        keys = at.Keys(int(number.max(initial=0)) + 1, launch)
-        key = keys.pack(number, launch)
-        order = np.argsort(key, kind="stable")
-        key = key[order]
-        if (key[1:] == key[:-1]).any():  # two calls at once: the operations of each stay together
-            order = np.lexsort((call, launch, number))
-        return Scope(number[order], launch[order], op[order])
+        start, call = self.trace.calls.start, self.call_of_op
+        by_start, rank = at.in_order(start), np.empty(len(start), np.int64)
+        rank[by_start[at.by_number(scope_of_call[by_start], len(self.threads) + 1)]] = np.arange(len(start))
+        # By the calls, so that the operations of each of two calls at once stay together.
+        op = at.by_number(self.of_op(rank), len(rank))
+        call = call[op]
+        return Scope(scope_of_call[call], start[call], op)
 
     # -- ranges -----------------------------------------------------------------------------------------
 

@@ -15,9 +15,12 @@ that *start* in it. No function loops over ranges, launches or operations in Pyt
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from dsprof import fast
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -60,6 +63,8 @@ def group_rows(*columns: Ints) -> tuple[Ints, Ints]:
 
     Groups are in the order of their values, the first column leading.
     """
+    if (loops := fast.loops()) and (found := _group_rows_compiled(loops, *columns)):
+        return found
     key, size = np.zeros(len(columns[0]), np.int64), 1
     for column in columns:
         values = distinct(column)
@@ -74,6 +79,41 @@ def group_rows(*columns: Ints) -> tuple[Ints, Ints]:
     first[key[::-1]] = np.arange(len(key) - 1, -1, -1)
     number = np.cumsum(first >= 0) - 1
     return first[first >= 0], number[key]
+
+
+def _group_rows_compiled(loops: Any, *columns: Ints) -> tuple[Ints, Ints] | None:
+    """What `group_rows` gives, None where there are too many groups for a small table."""
+    heads, number = np.zeros(1, np.int64), contiguous(columns[0])
+    for column in columns[1:] or columns:
+        heads, number = loops.pair_rows(number, contiguous(column))
+        if not len(heads):
+            return None
+    order = np.lexsort([column[heads] for column in reversed(columns)])
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return heads[order], rank[number]
+
+
+def contiguous(values: Ints) -> Ints:
+    """The column as compiled loops take it."""
+    return np.ascontiguousarray(values, np.int64)
+
+
+def in_order(values: Ints) -> Ints:
+    """The rows of a column by their values; quick where they are nearly in order already."""
+    if len(values) and (values[1:] < values[:-1]).any():
+        return np.argsort(values, kind="stable")
+    return np.arange(len(values))
+
+
+def by_number(numbers: Ints, most: int) -> Ints:
+    """The rows whose number is from 0 to before `most`, in the order of their numbers, then in that of the rows."""
+    if loops := fast.loops():
+        compiled: Ints = loops.by_number(contiguous(numbers), most)
+        return compiled
+    order = np.argsort(numbers.astype(np.int16) if most < 1 << 15 else numbers, kind="stable")  # int16: a radix sort
+    found: Ints = order[np.searchsorted(numbers[order], 0) :]
+    return found
 
 
 class Keys:
@@ -126,6 +166,9 @@ def _first_match(wanted: Ints, keys: Ints) -> Ints:
         order = np.argsort(keys, kind="stable")
         slot = np.minimum(np.searchsorted(keys[order], wanted), len(keys) - 1)
         return np.where(keys[order[slot]] == wanted, order[slot], -1)
+    if loops := fast.loops():
+        compiled: Ints = loops.first_match(contiguous(wanted), contiguous(keys), low, high)
+        return compiled
     table = np.full(high - low + 1, -1, np.int64)
     table[keys[::-1] - low] = np.arange(len(keys) - 1, -1, -1)
     inside = (wanted >= low) & (wanted <= high)
@@ -192,6 +235,11 @@ def innermost(scope: Ints, start: Ints, end: Ints, at_scope: Ints, at: Ints) -> 
     cuts = keys.pack(cut_scope, cut_time)
     by_time = np.argsort(cuts, kind="stable")
     owner = _owners(scope[order], end[order], keys.pack(scope[order], start[order]), cuts, cut_scope, cut_time)
+    if loops := fast.loops():
+        owner = np.where(owner >= 0, order[owner], -1)[by_time]
+        first = np.searchsorted(cut_scope[by_time], np.arange(scopes + 1))
+        compiled: Ints = loops.owners(first, cut_time[by_time], owner, contiguous(at_scope), contiguous(at))
+        return compiled
     segment = np.searchsorted(cuts[by_time], keys.pack(at_scope, at), side="right") - 1
     found = np.where(segment >= 0, owner[by_time[segment]], -1)
     return np.where(found >= 0, order[found], -1)
@@ -271,6 +319,10 @@ def union_length(group: Ints, start: Ints, end: Ints, groups: int) -> Ints:
     total = np.zeros(groups, np.int64)
     if not len(group):
         return total
+    if loops := fast.loops():
+        group, start, end = map(contiguous, (group, start, end))
+        compiled: Ints = loops.union_length(in_order(start), group, start, end, groups)
+        return compiled
     keys = Keys(groups, start, end)
     begin, reach = keys.pack(group, start), keys.pack(group, end)
     if (begin[1:] < begin[:-1]).any():
@@ -303,10 +355,26 @@ def busy_in_slices(scope: Ints, start: Ints, end: Ints, low: Ints, high: Ints) -
     reach = np.maximum.accumulate(keys.pack(scope, end))
     overlaps = np.append(False, keys.pack(scope, start)[1:] < reach[:-1]).astype(np.int64)
     mixed = np.flatnonzero(slice_sum(overlaps, low, high) > 0)
+    if (loops := fast.loops()) and _mixed_compiled(loops, busy, mixed, start, end, low, high):
+        return busy
     for some in batches(mixed, high[mixed] - low[mixed]):
         owner, position = explode(low[some], high[some])
         busy[some] = union_length(owner, start[position], end[position], len(some))
     return busy
+
+
+def _mixed_compiled(loops: Any, busy: Ints, mixed: Ints, start: Ints, end: Ints, low: Ints, high: Ints) -> bool:
+    """Set `busy` for the slices `mixed`; False where they cross each other so often that it would take much memory."""
+    low, high = low[mixed], high[mixed]
+    bounds = distinct_in_any_order(np.concatenate([low, high]))
+    first, last = np.searchsorted(bounds, low), np.searchsorted(bounds, high)
+    total = int((last - first).sum())
+    if total > _AT_ONCE + len(start):
+        return False
+    piece = np.repeat(np.arange(-1, len(bounds)), np.diff(np.concatenate([[0], bounds, [len(start)]])))
+    start, end = contiguous(start), contiguous(end)
+    busy[mixed] = loops.busy_in_slices(first, last, piece, in_order(start), start, end, total)
+    return True
 
 
 def united(start: Ints, end: Ints) -> tuple[Ints, Ints]:

@@ -215,7 +215,7 @@ class Report:
 
 @frozen(eq=False)
 class Trace:
-    """One report in columns, and its own check."""
+    """One report in columns, and its own check; `call_of_op`: the API call behind each operation, if that is known."""
 
     report: Report
     names: tuple[str, ...]
@@ -225,6 +225,7 @@ class Trace:
     memops: MemOps
     overheads: Overheads = field(factory=no_overheads)
     part: Part = field(factory=Part)
+    call_of_op: Ints | None = None
 
     @cached_property
     def operations(self) -> Operations:

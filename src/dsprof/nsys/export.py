@@ -192,6 +192,11 @@ def nulls(rows: int) -> Ints:
     return np.broadcast_to(np.int64(NULL), rows)
 
 
+def is_null(column: Ints) -> bool:
+    """Is it a column that `nulls` made?"""
+    return column.strides == (0,)
+
+
 def _payload_sql(export: Export) -> str:
     present = [f'"{name}"' for name in schema.PAYLOADS if export.has(schema.NVTX, name)]
     return f"coalesce({', '.join([*present, _NULL_SQL, _NULL_SQL])})"

@@ -8,7 +8,7 @@ import pyarrow as pa
 from dsprof.attribution import NULL, Ints, join_calls
 from dsprof.nsys import schema
 from dsprof.nsys.about import duration_of
-from dsprof.nsys.export import Columns, Export, Names, nulls, text_of
+from dsprof.nsys.export import Columns, Export, Names, is_null, nulls, text_of
 from dsprof.stages import CUDA_GRAPH
 from dsprof.trace import Calls, Codes, Kernels, MemOps, Overheads, Ranges, pack_dimensions, process_of
 
@@ -90,10 +90,11 @@ def _domain_codes(domains: dict[tuple[int, int], int], process: Ints, domain: In
     return code
 
 
-def calls_of(raw: Columns, names: Names) -> Calls:
-    """API calls from their columns, each once."""
-    kept = _once(raw)
-    raw = {name: column[kept] for name, column in raw.items()}
+def calls_of(raw: Columns, names: Names, repeats: bool = True) -> Calls:
+    """API calls from their columns, each once; `repeats`: can one be there twice?"""
+    if repeats:
+        kept = _once(raw)
+        raw = {name: column[kept] for name, column in raw.items()}
     return Calls(
         start=raw["start"],
         end=raw["end"],
@@ -134,12 +135,12 @@ def _joined(one: Ints, other: Ints) -> Ints:
 
 def _packed(raw: Columns, what: str) -> Ints:
     axes = [raw[f"{what}{axis}"] for axis in "XYZ"]
-    return axes[0] if axes[0].strides == (0,) else pack_dimensions(*axes)
+    return axes[0] if is_null(axes[0]) else pack_dimensions(*axes)
 
 
 def _sum(one: Ints, other: Ints) -> Ints:
     """Sum of two columns; NULL where both are, a lone NULL counting as 0."""
-    if one.strides == (0,):
+    if is_null(one):
         return one
     total = np.where(one == NULL, 0, one) + np.where(other == NULL, 0, other)
     return np.where((one == NULL) & (other == NULL), NULL, total)

@@ -8,6 +8,7 @@ import numpy as np
 from attrs import frozen
 
 from dsprof import attribution as at
+from dsprof import fast
 from dsprof.attributed import Attributed, Scope
 from dsprof.attribution import NULL, Bools, Ints
 from dsprof.measure import measure
@@ -182,6 +183,10 @@ def _range_pairs(cover: _Cover, name: Ints, names: int) -> Ints:
     around melt into larger ones, of fewer names together.
     """
     low, high, ranges = cover.low, cover.high, cover.range
+    if loops := fast.loops():
+        row, value = loops.slice_values(name[cover.kernel], names, low, high)
+        compiled: Ints = ranges[row] * names + value
+        return compiled
     place, kernel = np.arange(len(cover.kernel)), name[cover.kernel]
     found = [np.zeros(0, np.int64)]
     while len(ranges):

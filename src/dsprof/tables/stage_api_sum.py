@@ -8,7 +8,7 @@ import numpy as np
 
 from dsprof.attributed import Attributed
 from dsprof.attribution import NULL, Ints
-from dsprof.hosttime import call_names, calls_by_stage, host_of_stages
+from dsprof.hosttime import call_names, calls_by_stage, host_times
 from dsprof.measures import regrouped
 from dsprof.stages import OUTSIDE_CUDA
 from dsprof.stats import count_by, sum_by
@@ -27,7 +27,7 @@ def build(a: Attributed) -> dict[str, Any]:
         host_ns    11122222222222222222211333333333333331111111111111111      each instant once
     """
     by_stage, all_names = calls_by_stage(a), len(a.trace.names)
-    inside = host_of_stages(a)
+    inside = host_times(a).stages
     code, names = call_names(a, np.concatenate([by_stage.group % all_names, inside.group % all_names]))
     width, stages = len(names) + 1, len(a.stage_names)
     of_call, of_host = np.split(code, [len(by_stage.group)])
@@ -96,5 +96,5 @@ TABLE = Table(
         real("host_pct", "host_ns in percent of the stage's time on the host.", True),
     ),
     build,
-    (calls_by_stage, host_of_stages),
+    (calls_by_stage, host_times),
 )

@@ -26,9 +26,15 @@ def _add(one: dict[str, Ints], other: dict[str, Ints]) -> dict[str, Ints]:
 @measure(merge=_add)
 def by_stream(a: Attributed) -> dict[str, Ints]:
     """Sums of the operations by stage, process, device and stream, and without the stream (NULL)."""
-    ops = a.trace.operations
-    stage = a.stage_code(a.stage_range_of_op)
-    parts = [_grouped(a, stage, stream) for stream in (np.full(len(ops), NULL), ops.stream)]
+    ops, stage = a.trace.operations, a.stage_code(a.stage_range_of_op)
+    heads, group = group_rows(stage, ops.process, ops.device, ops.stream)
+    keys = (stage[heads], ops.process[heads], ops.device[heads])
+    first, device = group_rows(*keys)
+    parts = [
+        {**dict(zip(_KEYS, (*(key[first] for key in keys), np.full(len(first), NULL)), strict=True)),
+         **_sums(a, device[group], len(first))},
+        {**dict(zip(_KEYS, (*keys, ops.stream[heads]), strict=True)), **_sums(a, group, len(heads))},
+    ]  # fmt: skip
     return {column: np.concatenate([part[column] for part in parts]) for column in parts[0]}
 
 
@@ -44,16 +50,10 @@ def build(a: Attributed) -> dict[str, Any]:
     }
 
 
-def _grouped(a: Attributed, stage: Ints, stream: Ints) -> dict[str, Ints]:
+def _sums(a: Attributed, group: Ints, count: int) -> dict[str, Ints]:
     trace, ops = a.trace, a.trace.operations
-    heads, group = group_rows(stage, ops.process, ops.device, stream)
-    count, duration, own = len(heads), ops.end - ops.start, trace.own_ops
-    kernels = trace.own_kernels
+    duration, own, kernels = ops.end - ops.start, trace.own_ops, trace.own_kernels
     return {
-        "stage": stage[heads],
-        "process": ops.process[heads],
-        "device_id": ops.device[heads],
-        "stream_id": stream[heads],
         "gpu_ops": count_by(group[own], count),
         "kernels": count_by(group[: ops.kernels][kernels], count),
         "kernel_total_ns": sum_by(group[: ops.kernels][kernels], duration[: ops.kernels][kernels], count),

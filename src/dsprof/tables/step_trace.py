@@ -9,7 +9,7 @@ import numpy as np
 from dsprof.accounting import CAUSES, accounts
 from dsprof.attributed import Attributed, wall_time
 from dsprof.attribution import NULL, Bools, Ints
-from dsprof.hosttime import call_names, host_of_steps
+from dsprof.hosttime import call_names, host_times
 from dsprof.measures import Totals, stage_totals, step_totals
 from dsprof.requests import context_of_step, requests_of, steady_stages, steady_steps, step_outliers
 from dsprof.stages import OUTSIDE_CUDA
@@ -70,7 +70,7 @@ def _excess(a: Attributed, steady: Bools, far: Bools) -> tuple[Ints, Floats, tup
     code, excess = np.full(len(far), -1), np.full(len(far), np.nan)
     if not far.any():
         return code, excess, (OUTSIDE_CUDA,)
-    ranges, spent, all_names = a.trace.ranges, host_of_steps(a), len(a.trace.names)
+    ranges, spent, all_names = a.trace.ranges, host_times(a).steps, len(a.trace.names)
     step, (of_call, found) = spent.group // all_names, call_names(a, spent.group % all_names)
     names = (*found, OUTSIDE_CUDA)
     duration = ranges.end[a.step_ranges] - ranges.start[a.step_ranges]
@@ -155,5 +155,5 @@ TABLE = Table(
         *(integer(f"idle_{cause}_ns", f"Of gpu_idle_ns: {text}.", True) for cause, text in CAUSES.items()),
     ),
     build,
-    (stage_totals, step_totals, accounts, host_of_steps),
+    (stage_totals, step_totals, accounts, host_times),
 )

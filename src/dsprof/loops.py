@@ -1,0 +1,300 @@
+"""Loops that numba compiles, each with the meaning of the array code that has its name: see `dsprof.fast`.
+
+Arguments are contiguous int64 arrays unless it says otherwise. Loops go over rows in an order of time where the array
+code has to sort by group first, and remember in small tables what it has to sort to find.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+NULL = np.iinfo(np.int64).min
+#: Places of a table to begin with, a power of two.
+_FEW = 1 << 12
+#: Spreads keys over a table (2**64 over the golden ratio, as an int64).
+_SPREAD = np.int64(-7046029254386353131)
+
+
+@njit(nogil=True, cache=True)
+def union_length(order: Ints, group: Ints, start: Ints, end: Ints, groups: int) -> Ints:
+    """Nanoseconds that the union of each group's intervals covers; `order`: the intervals by start."""
+    total, reach = np.zeros(groups, np.int64), np.full(groups, NULL)
+    for row in order:
+        one = group[row]
+        begin = max(start[row], reach[one])
+        if end[row] > begin:
+            total[one] += end[row] - begin
+            reach[one] = end[row]
+    return total
+
+
+@njit(nogil=True, cache=True)
+def _slot(table: Ints, key: int) -> int:
+    """Where a key is in a table, or the free place (-1) for it; the table has 2**n places, some of them free."""
+    mask = len(table) - 1
+    slot = ((key * _SPREAD) >> 32) & mask
+    while table[slot] != key and table[slot] != -1:
+        slot = (slot + 1) & mask
+    return int(slot)
+
+
+@njit(nogil=True, cache=True)
+def count_keys(keys: Ints, counts: Ints, most: int) -> tuple[Ints, Ints]:
+    """The distinct keys, none of them negative, in any order, and how often each is there.
+
+    `counts`: how often each row counts, above 0; a single one for all rows. Two empty columns where there are more
+    than `most` keys.
+    """
+    table, times, found = np.full(_FEW, np.int64(-1)), np.zeros(_FEW, np.int64), 0
+    for row in range(len(keys)):
+        key = keys[row]
+        slot = _slot(table, key)
+        if table[slot] == -1:
+            found += 1
+            if found > most:
+                return keys[:0].copy(), keys[:0].copy()
+            if 2 * found > len(table):
+                wider, wider_times = np.full(4 * len(table), np.int64(-1)), np.zeros(4 * len(table), np.int64)
+                for old in range(len(table)):
+                    if table[old] != -1:
+                        new = _slot(wider, table[old])
+                        wider[new], wider_times[new] = table[old], times[old]
+                table, times = wider, wider_times
+                slot = _slot(table, key)
+            table[slot] = key
+        times[slot] += counts[row if len(counts) > 1 else 0]
+    kept = np.flatnonzero(times)
+    return table[kept], times[kept]
+
+
+@njit(nogil=True, cache=True)
+def owners(first: Ints, cut: Ints, owner: Ints, at_scope: Ints, at: Ints) -> Ints:
+    """The owner of the segment around each point, -1 for none; those of a scope begin at ``first[scope]``.
+
+    A segment reaches from its `cut` to the next. Of points of one scope each is looked for from the one before it on.
+    """
+    found, place = np.empty(len(at), np.int64), first[:-1] - 1
+    for row in range(len(at)):
+        scope, time = at_scope[row], at[row]
+        if scope >= len(place):
+            found[row] = -1
+            continue
+        low, high = first[scope] - 1, first[scope + 1]  # cut[low] <= time < cut[high]
+        here, step = place[scope], 1
+        if here < low + 1 or cut[here] <= time:
+            low = here
+            while here + step < high:
+                if cut[here + step] > time:
+                    high = here + step
+                else:
+                    low, step = here + step, 2 * step
+        else:
+            high = here
+        while high - low > 1:
+            middle = (low + high) >> 1
+            if cut[middle] <= time:
+                low = middle
+            else:
+                high = middle
+        place[scope] = low
+        found[row] = owner[low] if low >= first[scope] else -1
+    return found
+
+
+@njit(nogil=True, cache=True)
+def first_match(wanted: Ints, keys: Ints, low: int, high: int) -> Ints:
+    """Position of the first of `keys`, which are from `low` to `high`, that equals each of `wanted`; -1 for none."""
+    table = np.full(high - low + 1, np.int64(-1))
+    for row in range(len(keys) - 1, -1, -1):
+        table[keys[row] - low] = row
+    found = np.empty(len(wanted), np.int64)
+    for row in range(len(wanted)):
+        found[row] = table[wanted[row] - low] if low <= wanted[row] <= high else -1
+    return found
+
+
+@njit(nogil=True, cache=True)
+def by_number(numbers: Ints, most: int) -> Ints:
+    """The rows whose number is from 0 to before `most`, in the order of their numbers, then in that of the rows."""
+    place = np.zeros(most + 1, np.int64)
+    for number in numbers:
+        if number >= 0:
+            place[number + 1] += 1
+    for number in range(most):
+        place[number + 1] += place[number]
+    order = np.empty(place[most], np.int64)
+    for row in range(len(numbers)):
+        if numbers[row] >= 0:
+            order[place[numbers[row]]] = row
+            place[numbers[row]] += 1
+    return order
+
+
+@njit(nogil=True, cache=True)
+def pair_rows(one: Ints, other: Ints) -> tuple[Ints, Ints]:
+    """Numbers the distinct pairs by their first rows: those rows, and the number of every row.
+
+    No rows where there are too many for a small table.
+    """
+    table, mask = np.full(2 * _FEW, np.int64(-1)), 2 * _FEW - 1
+    heads, number, found, last = np.empty(_FEW, np.int64), np.empty(len(one), np.int64), 0, np.int64(0)
+    for row in range(len(one)):
+        head = heads[last]
+        if not found or one[head] != one[row] or other[head] != other[row]:
+            mixed = (one[row] * _SPREAD) ^ other[row]
+            slot = (((mixed ^ (mixed >> 32)) * _SPREAD) >> 32) & mask
+            while table[slot] >= 0:
+                head = heads[table[slot]]
+                if one[head] == one[row] and other[head] == other[row]:
+                    break
+                slot = (slot + 1) & mask
+            if table[slot] < 0:
+                if found == _FEW:
+                    return heads[:0].copy(), number[:0].copy()
+                heads[found], table[slot] = row, found
+                found += 1
+            last = table[slot]
+        number[row] = last
+    return heads[:found].copy(), number
+
+
+@njit(nogil=True, cache=True)
+def busy_in_slices(first: Ints, last: Ints, piece: Ints, order: Ints, start: Ints, end: Ints, total: int) -> Ints:
+    """Nanoseconds that the union of the operations of each slice covers.
+
+    A slice holds the pieces from `first` to before `last`, `total` of them all together; `piece`: that of each
+    operation, -1 for none; `order`: the operations by start.
+    """
+    pieces = 0
+    for one in last:
+        pieces = max(pieces, one)
+    begin = np.zeros(pieces + 1, np.int64)
+    for row in range(len(first)):
+        for one in range(first[row], last[row]):
+            begin[one + 1] += 1
+    for one in range(pieces):
+        begin[one + 1] += begin[one]
+    holds, filled = np.empty(total, np.int64), begin.copy()
+    for row in range(len(first)):
+        for one in range(first[row], last[row]):
+            holds[filled[one]] = row
+            filled[one] += 1
+    busy, reach = np.zeros(len(first), np.int64), np.full(len(first), NULL)
+    for op in order:
+        if 0 <= piece[op] < pieces:
+            for spot in range(begin[piece[op]], begin[piece[op] + 1]):
+                row = holds[spot]
+                if end[op] > reach[row]:
+                    busy[row] += end[op] - max(start[op], reach[row])
+                    reach[row] = end[op]
+    return busy
+
+
+@njit(nogil=True, cache=True)
+def slice_values(values: Ints, number: int, low: Ints, high: Ints) -> tuple[Ints, Ints]:
+    """Every distinct pair of a slice and a value in it; the values are from 0 to before `number`."""
+    slices, found, count = np.empty(1024, np.int64), np.empty(1024, np.int64), 0
+    seen = np.full(number, np.int64(-1))
+    for row in range(len(low)):
+        for place in range(low[row], high[row]):
+            value = values[place]
+            if seen[value] != row:
+                seen[value] = row
+                if count == len(slices):
+                    slices, found = np.append(slices, slices), np.append(found, found)
+                slices[count], found[count] = row, value
+                count += 1
+    return slices[:count].copy(), found[:count].copy()
+
+
+@njit(nogil=True, cache=True)
+def settle(values: Ints) -> bool:
+    """Sort values that are nearly in order, in place; False where they are not, and then they are left as they lie."""
+    moves = 16 * len(values)
+    for row in range(1, len(values)):
+        value, place = values[row], row
+        while place > 0 and values[place - 1] > value:
+            values[place] = values[place - 1]
+            place -= 1
+        values[place] = value
+        moves -= row - place
+        if moves < 0:
+            return False
+    return True
+
+
+@njit(nogil=True, cache=True)
+def sweep(events: Ints, first: Ints, code_bits: int, moments: Ints, layers: int, first_call: int) -> Ints:
+    """Nanoseconds of each layer up to each of some moments, in their order, from the first of them on.
+
+    `events`: streams, each sorted, that begin at `first` (and end at its next): ``time << code_bits | layer << 1 |
+    closes``. An instant counts for the lowest layer that is open, for column `layers` where none is, and besides for
+    the column behind that where a layer from `first_call` on is open. Shape: ``(moments, layers + 2)``.
+    """
+    at, last = first[:-1].copy(), first[1:]
+    result, spent = np.zeros((len(moments), layers + 2), np.int64), np.zeros(layers + 2, np.int64)
+    count, lowest, calls, now = np.zeros(layers + 1, np.int64), layers, 0, moments[0]
+    count[layers] = 1
+    for number in range(len(moments)):
+        until = moments[number]
+        while True:
+            stream, bound = -1, until << code_bits
+            for one in range(len(at)):
+                if at[one] < last[one] and events[at[one]] < bound:
+                    stream, bound = one, events[at[one]]
+            if stream < 0:
+                break
+            at[stream] += 1
+            time, layer, closes = bound >> code_bits, (bound & ((1 << code_bits) - 1)) >> 1, bound & 1
+            if time > now:
+                spent[lowest] += time - now
+                if calls > 0:
+                    spent[layers + 1] += time - now
+                now = time
+            change = 1 - 2 * closes
+            count[layer] += change
+            if layer >= first_call:
+                calls += change
+            if layer <= lowest:
+                lowest = 0
+                while count[lowest] <= 0:
+                    lowest += 1
+        spent[lowest] += until - now
+        if calls > 0:
+            spent[layers + 1] += until - now
+        now = until
+        result[number] = spent
+    return result
+
+
+@njit(nogil=True, cache=True)
+def spent_in_windows(
+    low: Ints, high: Ints, begin: Ints, finish: Ints, start: Ints, end: Ints, name: Ints, names: int
+) -> tuple[Ints, Ints, Ints, Ints]:
+    """Windows from `begin` to `finish`, each with the pieces from `low` to before `high`: how many are of which name.
+
+    Returns four columns: the window, the name, the number of its pieces of that name, and their time in the window.
+    """
+    found, rows = np.empty((4, 1024), np.int64), 0
+    count, total = np.zeros(names, np.int64), np.zeros(names, np.int64)
+    for window in range(len(low)):
+        for piece in range(low[window], high[window]):
+            spent = min(end[piece], finish[window]) - max(start[piece], begin[window])
+            if spent > 0:
+                count[name[piece]] += 1
+                total[name[piece]] += spent
+        if rows + names > found.shape[1]:
+            wider = np.empty((4, 2 * found.shape[1] + names), np.int64)
+            wider[:, :rows] = found[:, :rows]
+            found = wider
+        for one in range(names):
+            if count[one] > 0:
+                found[0, rows], found[1, rows], found[2, rows], found[3, rows] = window, one, count[one], total[one]
+                count[one], total[one] = 0, 0
+                rows += 1
+    return found[0, :rows].copy(), found[1, :rows].copy(), found[2, :rows].copy(), found[3, :rows].copy()
