@@ -196,20 +196,108 @@ def busy_in_slices(first: Ints, last: Ints, piece: Ints, order: Ints, start: Int
 
 
 @njit(nogil=True, cache=True)
-def slice_values(values: Ints, number: int, low: Ints, high: Ints) -> tuple[Ints, Ints]:
-    """Every distinct pair of a slice and a value in it; the values are from 0 to before `number`."""
+def _longer(values: Ints) -> Ints:
+    """The values, and room for as many and some more behind them."""
+    longer = np.empty(2 * len(values) + 64, np.int64)
+    longer[: len(values)] = values
+    return longer
+
+
+@njit(nogil=True, cache=True)
+def _taken_out(active: Ints, count: int, one: int) -> int:
+    """Take one of the first `count` entries out, the others staying in their order; how many are left."""
+    place = count - 1
+    while active[place] != one:
+        place -= 1
+    for after in range(place, count - 1):
+        active[after] = active[after + 1]
+    return count - 1
+
+
+@njit(nogil=True, cache=True)
+def slice_values(values: Ints, number: int, low: Ints, high: Ints, by_low: Ints, by_high: Ints) -> tuple[Ints, Ints]:
+    """Every distinct pair of a slice and a value in it; the values are from 0 to before `number`.
+
+    `by_low`, `by_high`: the slices, none of them empty, in the order of their ends. A value is new to those of the
+    slices it is in that begin after its last occurrence.
+    """
     slices, found, count = np.empty(1024, np.int64), np.empty(1024, np.int64), 0
-    seen = np.full(number, np.int64(-1))
-    for row in range(len(low)):
-        for place in range(low[row], high[row]):
-            value = values[place]
-            if seen[value] != row:
-                seen[value] = row
-                if count == len(slices):
-                    slices, found = np.append(slices, slices), np.append(found, found)
-                slices[count], found[count] = row, value
-                count += 1
+    active, open_slices, begun, ended = np.empty(len(low), np.int64), 0, 0, 0
+    before = np.full(number, np.int64(-1))
+    for place in range(high[by_high[-1]] if len(high) else 0):
+        while high[by_high[ended]] <= place:
+            open_slices = _taken_out(active, open_slices, by_high[ended])
+            ended += 1
+        while begun < len(low) and low[by_low[begun]] <= place:
+            active[open_slices] = by_low[begun]
+            open_slices, begun = open_slices + 1, begun + 1
+        value, one = values[place], open_slices - 1
+        while one >= 0 and low[active[one]] > before[value]:
+            if count == len(slices):
+                slices, found = _longer(slices), _longer(found)
+            slices[count], found[count] = active[one], value
+            count, one = count + 1, one - 1
+        before[value] = place
     return slices[:count].copy(), found[:count].copy()
+
+
+@njit(nogil=True, cache=True)
+def slice_paths(
+    low: Ints, high: Ints, group: Ints, scrambled: Ints, by_low: Ints, by_high: Ints, places: int
+) -> tuple[Ints, Ints, Ints]:
+    """The distinct sets of groups of the slices around a place, and the set of each place, -1 for none.
+
+    Returns where each set begins (and the last one ends), the sets, and the number of the set for each of `places`.
+    A set is told by the sum of the `scrambled` numbers of its groups, each as often as a slice has it.
+    """
+    first, groups, sets, size = np.zeros(64, np.int64), np.empty(64, np.int64), 0, 0
+    active, open_slices, begun, ended = np.empty(len(low), np.int64), 0, 0, 0
+    sums, sum_now, now, changed = np.empty(64, np.int64), np.int64(0), np.int64(-1), False
+    table = np.full(_FEW, np.int64(-1))
+    path = np.empty(places, np.int64)
+    for place in range(places):
+        while ended < len(high) and high[by_high[ended]] <= place:
+            open_slices = _taken_out(active, open_slices, by_high[ended])
+            sum_now, changed = sum_now - scrambled[by_high[ended]], True
+            ended += 1
+        while begun < len(low) and low[by_low[begun]] <= place:
+            active[open_slices] = by_low[begun]
+            sum_now, changed = sum_now + scrambled[by_low[begun]], True
+            open_slices, begun = open_slices + 1, begun + 1
+        if changed:
+            changed, now = False, np.int64(-1)
+            if open_slices:
+                slot = (sum_now >> 32) & (len(table) - 1)
+                while table[slot] >= 0 and sums[table[slot]] != sum_now:
+                    slot = (slot + 1) & (len(table) - 1)
+                if table[slot] < 0:
+                    if 2 * sets >= len(table):
+                        table = np.full(4 * len(table), np.int64(-1))
+                        for old in range(sets):
+                            slot = (sums[old] >> 32) & (len(table) - 1)
+                            while table[slot] >= 0:
+                                slot = (slot + 1) & (len(table) - 1)
+                            table[slot] = old
+                        slot = (sum_now >> 32) & (len(table) - 1)
+                        while table[slot] >= 0:
+                            slot = (slot + 1) & (len(table) - 1)
+                    if sets + 2 > len(first):
+                        first, sums = _longer(first), _longer(sums)
+                    table[slot], sums[sets] = sets, sum_now
+                    for one in active[:open_slices]:
+                        seen = first[sets]
+                        while seen < size and groups[seen] != group[one]:
+                            seen += 1
+                        if seen == size:
+                            if size == len(groups):
+                                groups = _longer(groups)
+                            groups[size] = group[one]
+                            size += 1
+                    sets += 1
+                    first[sets] = size
+                now = table[slot]
+        path[place] = now
+    return first[: sets + 1].copy(), groups[:size].copy(), path
 
 
 @njit(nogil=True, cache=True)

@@ -125,32 +125,48 @@ class _Paths(NamedTuple):
     first: Ints
     group: Ints
 
+    def of(self, path: int) -> Ints:
+        """The groups of a path; none for -1."""
+        return self.group[self.first[path] : self.first[path + 1]] if path >= 0 else self.group[:0]
+
 
 def _paths(covers: list[_Cover], group_of_range: Ints, kernels: int) -> tuple[_Paths, Ints]:
-    """The distinct sets of groups that enclose a kernel, and the path of each kernel, -1 for none.
+    """The sets of groups that enclose a kernel, and the path of each kernel, -1 for none.
 
     A report has few of them: every decode step, and every layer in it, has the same.
     """
-    in_order, piece = covers[0].kernel, [covers[0].piece_of_kernel()]
-    for cover in covers[1:]:
+    found = []
+    for cover in covers:
+        paths, of_place = _paths_of(cover, group_of_range[cover.range])
         of_kernel = np.full(kernels, -1)
-        of_kernel[cover.kernel] = cover.piece_of_kernel()
-        piece.append(of_kernel[in_order])
-    changes = np.any([np.append(True, one[1:] != one[:-1])[: len(one)] for one in piece], axis=0)
-    heads = np.flatnonzero(changes)  # a stretch of launches that the same ranges enclose begins
-    pairs = [np.zeros(0, np.int64)]
-    for of_kernel, cover in zip(piece, covers, strict=True):
-        first, last = cover.pieces()
-        owner, of_piece = at.explode(first, last)
-        by_piece = np.argsort(of_piece, kind="stable")
-        low, high = (np.searchsorted(of_piece[by_piece], of_kernel[heads], side=side) for side in ("left", "right"))
-        spot, position = at.explode(low, high)
-        pairs.append(spot * max(len(group_of_range), 1) + group_of_range[cover.range[owner[by_piece[position]]]])
-    spot, group = np.divmod(at.distinct_in_any_order(np.concatenate(pairs)), max(len(group_of_range), 1))
-    path_of_spot, paths = _distinct_sets(spot, group, len(heads))
-    path_of_kernel = np.full(kernels, -1)
-    path_of_kernel[in_order] = path_of_spot[np.cumsum(changes) - 1]
-    return paths, path_of_kernel
+        of_kernel[cover.kernel] = of_place
+        found.append((paths, of_kernel))
+    return found[0] if len(found) == 1 else _together(found)
+
+
+def _together(found: list[tuple[_Paths, Ints]]) -> tuple[_Paths, Ints]:
+    """The paths of kernels that are in ranges of their thread, and in others of their process."""
+    heads, number = at.group_rows(*(of_kernel for _, of_kernel in found))
+    sets = [
+        np.unique(np.concatenate([paths.of(of_kernel[head]) for paths, of_kernel in found])) for head in heads.tolist()
+    ]
+    size = np.array([len(one) for one in sets], np.int64)
+    path = np.where(size > 0, np.arange(len(sets)), -1)[number] if len(sets) else number
+    return _Paths(np.append(0, np.cumsum(size)), np.concatenate([heads[:0], *sets])), path
+
+
+def _paths_of(cover: _Cover, group: Ints) -> tuple[_Paths, Ints]:
+    """The sets of groups of one cover, of which `group` has that of each range; and the path at each place of it."""
+    if loops := fast.loops():
+        orders = (at.in_order(cover.low), at.in_order(cover.high))
+        scrambled = _scrambled(group, 1).view(np.int64)
+        first, groups, path = loops.slice_paths(cover.low, cover.high, group, scrambled, *orders, len(cover.kernel))
+        return _Paths(first, groups), path
+    first, last = cover.pieces()
+    owner, piece = at.explode(first, last)
+    key = at.distinct_in_any_order(piece * (int(group.max(initial=0)) + 1) + group[owner])
+    of_piece, paths = _distinct_sets(*np.divmod(key, int(group.max(initial=0)) + 1), len(cover.bounds))
+    return paths, np.append(of_piece, -1)[cover.piece_of_kernel()]
 
 
 def _distinct_sets(spot: Ints, group: Ints, spots: int) -> tuple[Ints, _Paths]:
@@ -184,7 +200,8 @@ def _range_pairs(cover: _Cover, name: Ints, names: int) -> Ints:
     """
     low, high, ranges = cover.low, cover.high, cover.range
     if loops := fast.loops():
-        row, value = loops.slice_values(name[cover.kernel], names, low, high)
+        by_low, by_high = at.in_order(low), at.in_order(high)
+        row, value = loops.slice_values(name[cover.kernel], names, low, high, by_low, by_high)
         compiled: Ints = ranges[row] * names + value
         return compiled
     place, kernel = np.arange(len(cover.kernel)), name[cover.kernel]
