@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
+from dsprof import fast
 from dsprof.attribution import NULL, Bools, Ints
 
 Words = npt.NDArray[np.uint64]
@@ -58,10 +59,21 @@ _FLOAT_NAMES = ("REAL", "FLOA", "DOUB")
 #: An odd number that spreads the bits of a header (2**64 over the golden ratio) over so many slots, and how often
 #: rows are tried again whose header met another one in its slot.
 _SPREAD, _SLOT_BITS, _ROUNDS = np.uint64(0x9E3779B97F4A7C15), 16, 3
+#: The longest header whose length has one byte.
+_LONGEST = 127
 
 
 class _NotKnown(Exception):
     """The file, table or row is not what this module knows; never leaves it."""
+
+
+def _loops() -> Any:
+    """The module of the compiled loops; None where the array code is to be used."""
+    if fast.loops() is None:
+        return None
+    from dsprof.nsys import page_loops
+
+    return page_loops
 
 
 class Pages:
@@ -106,50 +118,20 @@ class PageTable:
     leaves: Ints
     edges: Ints
 
-    @property
-    def rows(self) -> int | None:
-        """How many rows there are, or `None` where SQL has to be asked; reads the whole table once."""
-        counts = self.counts
-        return None if counts is None else int(counts.sum())
-
-    @property
-    def counts(self) -> Ints | None:
-        """Rows on each leaf page, or `None` where SQL has to be asked; reads the whole table."""
-        try:
-            blocks = ((block, block.kinds()) for block in self._file.blocks(self.leaves, _LEAST))
-            return np.concatenate([counts for _, counts in blocks])
-        except (_NotKnown, OSError):
-            return None
-
-    def parts(self, rows: int) -> list[tuple[int, int]] | None:
-        """Ranges of rowids (both ends included) that cover the table, each of about so many rows, in order.
-
-        `None` where SQL has to be asked. A page is never cut, so a part holds at most a page more.
-        """
-        counts = self.counts
-        if counts is None:
-            return None
-        part = (np.cumsum(counts) - counts) // max(rows, 1)
-        last = np.append(np.flatnonzero(part[1:] != part[:-1]), len(part) - 1)
-        high = [int(edge) for edge in self.edges[last]]
-        return list(zip([_LEAST, *(edge + 1 for edge in high[:-1])], high, strict=True))
-
     def read(
         self,
         columns: Sequence[str],
         rowids: tuple[int, int] | None = None,
         null: int = NULL,
         where: tuple[str, Collection[int]] | None = None,
-        into: Mapping[str, npt.NDArray[Any]] | None = None,
-    ) -> dict[str, npt.NDArray[Any]] | None:
+    ) -> dict[str, Ints] | None:
         """Integer columns of the table in the order of rowids, or `None` where SQL has to be asked.
 
         `columns` may name ``rowid``. `rowids` bounds the rows (both ends included), `where` keeps those whose value
-        in a column is one of some integers. `null` stands for NULL. The arrays are int64, or those of `into`, long
-        enough and of any signed type, which are filled from their beginning; a value that does not fit is not known.
+        in a column is one of some integers. `null` stands for NULL.
         """
         try:
-            return self._read(columns, rowids or (_LEAST, _GREATEST), null, where, into)
+            return self._read(columns, rowids or (_LEAST, _GREATEST), null, where)
         except (_NotKnown, OSError):
             return None
 
@@ -159,8 +141,7 @@ class PageTable:
         rowids: tuple[int, int],
         null: int,
         where: tuple[str, Collection[int]] | None,
-        into: Mapping[str, npt.NDArray[Any]] | None,
-    ) -> dict[str, npt.NDArray[Any]]:
+    ) -> dict[str, Ints]:
         if where and null in where[1]:
             raise _NotKnown
         chosen = [self._column(name) for name in columns]
@@ -172,7 +153,7 @@ class PageTable:
         first, last = np.searchsorted(self.edges, [low, high])
         leaves = self.leaves[first : last + 1]
         edges = np.concatenate([self.edges[first - 1 : first] if first else [_LEAST], self.edges[first : last + 1]])
-        sink = _Sink(dict(zip(columns, chosen, strict=True)), into, len(leaves))
+        sink = _Sink(dict(zip(columns, chosen, strict=True)), len(leaves))
         done = 0
         for block in self._file.blocks(leaves, null):
             after = done + len(block.starts)
@@ -460,29 +441,52 @@ class _Rows:
     def values(self, column: _Column) -> Ints:
         """The values of a column, NULL as the block's null."""
         values = np.empty(len(self.rowid), np.int64)
-        self.fill(column, values)
+        self.fill([column], [values])
         return values
 
-    def fill(self, column: _Column, values: Ints) -> None:
-        """Write the values of a column into an array of int64."""
-        if column.index < 0:
-            values[:] = self.rowid
+    def fill(self, columns: Sequence[_Column], arrays: Sequence[Ints]) -> None:
+        """Write the values of columns into arrays of int64."""
+        for column, array in zip(columns, arrays, strict=True):
+            if column.index < 0:
+                array[:] = self.rowid
+        arrays = [array for column, array in zip(columns, arrays, strict=True) if column.index >= 0]
+        columns = [column for column in columns if column.index >= 0]
+        if not columns:
             return
-        types = self.types[:, column.index]
+        loops = _loops()
+        if loops is not None:
+            self._gather(loops, columns, arrays)
+            return
+        for array, stored, place, shift in zip(arrays, *(table.T for table in self._located(columns)), strict=True):
+            if not stored.any():
+                array[:] = _spread(self.block.words(place).view(np.int64), self.group)
+                continue
+            at = self.head if stored.all() else self.head * _spread(stored.astype(np.int64), self.group)
+            loaded = self.block.anywhere[at + _spread(place, self.group)]
+            np.right_shift(loaded.byteswap(inplace=True), _spread(shift, self.group), out=array)
+
+    def _gather(self, loops: Any, columns: Sequence[_Column], arrays: Sequence[Ints]) -> None:
+        """As `fill`, by the compiled loop, which takes so many columns at once; the last stands in for missing ones."""
+        more = -len(columns) % loops.AT_ONCE
+        columns, arrays = [*columns, *columns[-1:] * more], [*arrays, *arrays[-1:] * more]
+        stored, place, shift = self._located(columns)
+        place, shift = np.ascontiguousarray(np.where(stored, place, ~place)), np.ascontiguousarray(shift)
+        for first in range(0, len(columns), loops.AT_ONCE):
+            some = arrays[first : first + loops.AT_ONCE]
+            loops.gather(self.block.flat, self.head, self.group, place, shift, first, *some)
+
+    def _located(self, columns: Sequence[_Column]) -> tuple[Bools, Ints, Ints]:
+        """Of values by group and column: are they stored, behind the header's beginning; the place; the shift."""
+        indexes = [column.index for column in columns]
+        types = self.types[:, indexes]
         if int(types.max()) > 9 or not _IS_INTEGER[types].all():
             raise _NotKnown
-        if column.has_default and self.absent[:, column.index].any():
+        if self.absent[:, [column.index for column in columns if column.has_default]].any():
             raise _NotKnown
         size = _SIZE[types]
         stored = size > 0
-        place = np.where(stored, self.places[:, column.index], _constant_at(types))
-        if not stored.any():
-            values[:] = _spread(self.block.words(place).view(np.int64), self.group)
-            return
-        at = self.head if stored.all() else self.head * _spread(stored.astype(np.int64), self.group)
-        loaded = self.block.anywhere[at + _spread(place, self.group)]
-        shift = _spread(np.where(stored, 64 - 8 * size, 0), self.group)
-        np.right_shift(loaded.byteswap(inplace=True), shift, out=values)
+        place = np.where(stored, self.places[:, indexes], _constant_at(types))
+        return stored, place, np.where(stored, 64 - 8 * size, 0)
 
 
 def _constant_at(types: Ints) -> Ints:
@@ -504,18 +508,29 @@ def _rows(block: _Block, edges: Ints, alone: bool, columns: int, rowids: tuple[i
     counts = block.kinds(empty=alone)
     if not counts.any():
         return None
-    cell, page = block.cells(counts, 8)
-    rowid, head, payload = _cells(block, cell, page)
-    last = np.cumsum(counts) - 1
-    first = rowid[last - counts + 1]
-    outside = ((first <= edges[:-1]) & (first > _LEAST)) | (rowid[last] > edges[1:])
-    if outside.any() or (rowid[1:] <= rowid[:-1]).any():
-        raise _NotKnown
+    rowid, head, payload = _ordered(block, counts, edges)
     low, high = np.searchsorted(rowid, rowids[0]), np.searchsorted(rowid, rowids[1], "right")
     if low >= high:
         return None
     rowid, head, payload = rowid[low:high], head[low:high], payload[low:high]
     return _grouped(block, rowid, head, payload, columns)
+
+
+def _ordered(block: _Block, counts: Ints, edges: Ints) -> tuple[Ints, Ints, Ints]:
+    """What `_cells` tells of all cells of a block, whose rowids must ascend between the edges of their pages."""
+    loops = _loops()
+    if loops is not None:
+        rowid, head, payload = np.empty((3, int(counts.sum())), np.int64)
+        if loops.cells(block.flat, block.starts, counts, edges, block.usable, rowid, head, payload) == loops.UNKNOWN:
+            raise _NotKnown
+        return rowid, head, payload
+    rowid, head, payload = _cells(block, *block.cells(counts, 8))
+    last = np.cumsum(counts) - 1
+    first = rowid[last - counts + 1]
+    outside = ((first <= edges[:-1]) & (first > _LEAST)) | (rowid[last] > edges[1:])
+    if outside.any() or (rowid[1:] <= rowid[:-1]).any():
+        raise _NotKnown
+    return rowid, head, payload
 
 
 def _cells(block: _Block, cell: Ints, page: Ints) -> tuple[Ints, Ints, Ints]:
@@ -545,24 +560,44 @@ def _cells(block: _Block, cell: Ints, page: Ints) -> tuple[Ints, Ints, Ints]:
 
 def _grouped(block: _Block, rowid: Ints, head: Ints, payload: Ints, columns: int) -> _Rows:
     """Rows by their header, as far as it tells of the first `columns` columns."""
-    length = block.flat[head]
-    longest = int(length.max())
-    if longest > 127 or not length.all() or (length > payload).any():
-        raise _NotKnown
-    group, first = _groups(_keys(block, head, length, 1 + columns))
+    group, first = _numbered(block, head, 1 + columns)
     raw = block.flat[head[first][:, None] + np.arange(1 + columns)]
     if (raw > 127).any():  # some types have two bytes
-        group, first = _groups(_keys(block, head, length, longest))
+        group, first = _numbered(block, head, _LONGEST)
     types, absent, ended = _types(block, head[first], columns)
     sizes = np.where(types < 12, _SIZE[np.minimum(types, 11)], (types - 12) // 2)
     if ((types == 10) | (types == 11)).any():
         raise _NotKnown
-    begin = length[first][:, None].astype(np.int64)
+    begin = block.flat[head[first]][:, None].astype(np.int64)
     end = begin + np.cumsum(sizes, axis=1) if columns else begin
-    spare = payload - _spread(end[:, -1], group)
-    if int(spare.min()) < 0 or (ended.any() and spare[ended[group]].any()):
+    if not _fits(block, head, payload, group, np.ascontiguousarray(end[:, -1]), ended):
         raise _NotKnown
     return _Rows(block, rowid, head, group, types, end[:, : types.shape[1]] - sizes, absent)
+
+
+def _fits(block: _Block, head: Ints, payload: Ints, group: Ints, end: Ints, ended: Bools) -> bool:
+    """Do the rows end where their group's values do, or, where there are more columns, behind?"""
+    loops = _loops()
+    if loops is not None:
+        return bool(loops.fits(block.flat, head, payload, group, end, ended))
+    spare = payload - _spread(end, group)
+    return int(spare.min()) >= 0 and not (ended.any() and spare[ended[group]].any())
+
+
+def _numbered(block: _Block, head: Ints, width: int) -> tuple[Ints, Ints]:
+    """Numbers rows by the first `width` bytes of their header: the group of each row, and a row of each group."""
+    loops = _loops()
+    if loops is not None:
+        group, first = np.empty((2, len(head)), np.int64)
+        groups = loops.groups(block.flat, head, width, group, first)
+        if groups == loops.UNKNOWN:
+            raise _NotKnown
+        return group, first[:groups]
+    length = block.flat[head]
+    longest = int(length.max())
+    if longest > _LONGEST or not length.all():
+        raise _NotKnown
+    return _groups(_keys(block, head, length, min(width, longest)))
 
 
 def _keys(block: _Block, head: Ints, length: Bytes, width: int) -> Words:
@@ -636,42 +671,30 @@ def _types(block: _Block, head: Ints, columns: int) -> tuple[Ints, Bools, Bools]
 class _Sink:
     """The columns that are being filled: arrays that grow as the pages tell how many rows there are."""
 
-    def __init__(self, columns: dict[str, _Column], into: Mapping[str, npt.NDArray[Any]] | None, leaves: int) -> None:
-        self._columns, self._given, self._leaves = columns, into is not None, leaves
-        self._arrays = {name: np.empty(0, np.int64) if into is None else into[name] for name in columns}
-        self._rows = 0
+    def __init__(self, columns: dict[str, _Column], leaves: int) -> None:
+        self._columns, self._leaves = columns, leaves
+        self._arrays = {name: np.empty(0, np.int64) for name in columns}
+        self._rows = self._room = 0
 
     def take(self, rows: _Rows, leaves: int) -> None:
         """Add rows; `leaves` is how many of the pages have been read with them."""
         until = self._rows + len(rows.rowid)
-        self._grow(until, leaves)
-        for name, column in self._columns.items():
-            array = self._arrays[name][self._rows : until]
-            if array.dtype == np.int64:
-                rows.fill(column, array)
-            else:
-                array[:] = values = rows.values(column)
-                if (array != values).any():
-                    raise _NotKnown
+        if until > self._room:
+            self._grow(until, leaves)
+        rows.fill(list(self._columns.values()), [array[self._rows : until] for array in self._arrays.values()])
         self._rows = until
 
     def _grow(self, rows: int, leaves: int) -> None:
-        room = min((len(array) for array in self._arrays.values()), default=rows)
-        if rows <= room:
-            return
-        if self._given:
-            raise ValueError("the arrays to read into are shorter than the rows")
         # As if the pages to come held as many; and always a good piece more, so that copies are few.
-        expected = rows if leaves == self._leaves else max(rows * self._leaves // leaves * 101 // 100, room * 5 // 4)
+        expected = max(rows * self._leaves // leaves * 101 // 100, self._room * 5 // 4)
+        self._room = rows if leaves == self._leaves else expected
         for name, array in self._arrays.items():
             # Not resize(), which would write to all the room, and so take its memory, before it is needed.
-            self._arrays[name] = longer = np.empty(expected, np.int64)
+            self._arrays[name] = longer = np.empty(self._room, np.int64)
             longer[: self._rows] = array[: self._rows]
 
-    def columns(self) -> dict[str, npt.NDArray[Any]]:
+    def columns(self) -> dict[str, Ints]:
         """The columns, as long as there are rows."""
-        if self._given:
-            return {name: array[: self._rows] for name, array in self._arrays.items()}
         for array in self._arrays.values():
             array.resize(self._rows, refcheck=False)  # gives the rest back, and copies nothing
         return self._arrays
