@@ -65,6 +65,14 @@ def test_distinct(values):
     assert at.distinct(ints(values)).tolist() == sorted(set(values))
 
 
+@some
+@given(st.lists(st.tuples(times, st.integers(0, 2), st.integers(0, 3)), max_size=30), bases, st.integers(0, 2))
+def test_sorted_by(rows, base, breakers):
+    key, *others = columns(rows, 3)
+    key, others = key + base, others[:breakers]
+    assert at.sorted_by(key, *others).tolist() == np.lexsort((*reversed(others), key)).tolist()
+
+
 def groups_by_hand(rows: list[tuple]) -> tuple[list[int], list[int]]:
     found = sorted(set(rows))
     return [rows.index(row) for row in found], [found.index(row) for row in rows]

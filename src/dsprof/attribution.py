@@ -116,6 +116,21 @@ def by_number(numbers: Ints, most: int) -> Ints:
     return found
 
 
+def sorted_by(key: Ints, *breakers: Ints) -> Ints:
+    """The order of rows by `key`, of those that tie by the first of `breakers` and so on, and then by row.
+
+    As `np.lexsort`, but only the rows that tie are sorted by more than the key.
+    """
+    order = np.argsort(key, kind="stable")
+    found = key.take(order)
+    same = found[1:] == found[:-1]
+    if same.any():
+        tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
+        rows = order[tied]
+        order[tied] = rows[np.lexsort((*(breaker[rows] for breaker in reversed(breakers)), found[tied]))]
+    return order
+
+
 class Keys:
     """Packs (scope, time) into one int64 that sorts like the pair, for all `times` it was made with."""
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from dsprof.attributed import VIA, Attributed
-from dsprof.attribution import NULL, Ints
+from dsprof.attribution import NULL, Ints, sorted_by
 from dsprof.table import Coded, integer, name
 from dsprof.trace import Kernels, MemOps, pid_of, tid_of
+
+_Number = TypeVar("_Number", bound=np.integer[Any])
 
 #: When and where it ran.
 PLACE = (
@@ -43,46 +46,49 @@ STAGE = (
 
 def by_start(rows: Kernels | MemOps, carried: int) -> Ints:
     """The operations but for the first `carried` by start; of one moment by process and correlationId, then by row."""
-    start = rows.start[carried:]
-    order = np.argsort(start, kind="stable")
-    if (start[order][1:] == start[order][:-1]).any():
-        order = np.lexsort((rows.correlation[carried:], pid_of(rows.process[carried:]), start))
-    return carried + order
+    return carried + sorted_by(rows.start[carried:], pid_of(rows.process[carried:]), rows.correlation[carried:])
 
 
 def launched(a: Attributed, rows: Kernels | MemOps, first: int, order: Ints) -> dict[str, Any]:
     """Values of `PLACE`, `LAUNCH` and `STAGE` for operations that begin at `first` of all, in the order given."""
-    calls, call = a.trace.calls, a.call_of_op[first + order]
-    whole = not (call < 0).any()
-
-    def of(column: Any, missing: int) -> Ints:
-        """A column of the API calls for the operations; a small copy of `missing` where there is no call."""
-        if not len(calls):
-            return np.full(len(call), missing, np.int64)
-        found: Ints = column[call] if whole else np.where(call >= 0, column[call], missing)
-        return found
-
-    start, call_start, call_end = rows.start[order], of(calls.start, NULL), of(calls.end, NULL)
-    has_launch = call >= 0
-    stage_range, row = of(a.stage_range_of_call, -1), of(a.range_of_call, -1)
-    return {
-        "start_ns": start,
-        "end_ns": rows.end[order],
-        "duration_ns": rows.end[order] - start,
-        "device_id": rows.device[order],
-        "context_id": rows.context[order],
-        "stream_id": rows.stream[order],
-        "pid": pid_of(rows.process[order]),
-        "tid": np.where(has_launch, tid_of(of(calls.thread, 0)), NULL),
-        "correlation_id": rows.correlation[order],
-        "graph_node_id": rows.graph_node[order],
-        "api_name": Coded(of(calls.name, -1), a.trace.names),
-        "api_start_ns": call_start,
-        "api_ns": np.where(has_launch, call_end - call_start, NULL),
-        "queue_ns": np.where(has_launch, np.maximum(start - call_end, 0), NULL),
-        "range_id": np.append(a.trace.ranges.range_id, NULL)[row],
-        "stage": Coded(a.stage_code(stage_range), a.stage_names),
-        "stage_instance": np.append(a.instance_of_range, NULL)[stage_range],
-        "step": of(a.step_of_call, NULL),
-        "via": Coded(of(a.via_of_call, 0), VIA),
+    calls, ranges, call = a.trace.calls, a.trace.ranges, a.call_of_op.take(first + order)
+    no_call = np.flatnonzero(call < 0)
+    stage_range, row = (_at(column, call, no_call, -1) for column in (a.stage_range_of_call, a.range_of_call))
+    no_stage, no_range = np.flatnonzero(stage_range < 0), np.flatnonzero(row < 0)
+    start, end = rows.start.take(order), rows.end.take(order)
+    call_start, call_end = _at(calls.start, call, no_call, NULL), _at(calls.end, call, no_call, NULL)
+    launch = {
+        "tid": tid_of(_at(calls.thread, call, no_call, 0)),
+        "api_ns": call_end - call_start,
+        "queue_ns": np.maximum(start - call_end, 0),
     }
+    for column in launch.values():
+        column[no_call] = NULL
+    return {
+        **launch,
+        "start_ns": start,
+        "end_ns": end,
+        "duration_ns": end - start,
+        "device_id": rows.device.take(order),
+        "context_id": rows.context.take(order),
+        "stream_id": rows.stream.take(order),
+        "pid": pid_of(rows.process.take(order)),
+        "correlation_id": rows.correlation.take(order),
+        "graph_node_id": rows.graph_node.take(order),
+        "api_name": Coded(_at(calls.name, call, no_call, -1), a.trace.names),
+        "api_start_ns": call_start,
+        "range_id": _at(ranges.range_id, row, no_range, NULL),
+        "stage": Coded(_at(a.stage_of_range, stage_range, no_stage, len(a.stage_names) - 1), a.stage_names),
+        "stage_instance": _at(a.instance_of_range, stage_range, no_stage, NULL),
+        "step": _at(a.step_of_call, call, no_call, NULL),
+        "via": Coded(_at(a.via_of_call, call, no_call, 0), VIA),
+    }
+
+
+def _at(column: npt.NDArray[_Number], rows: Ints, absent: Ints, missing: int) -> npt.NDArray[_Number]:
+    """A column at some rows, `missing` at the places `absent`, where the row is negative: there is none."""
+    if not len(column):
+        return np.full(len(rows), missing, column.dtype)
+    found = column.take(rows)
+    found[absent] = missing
+    return found

@@ -176,12 +176,13 @@ def _strings(texts: list[str]) -> pa.Array:
 
 def _dictionary(values: Coded) -> pa.DictionaryArray:
     """Codes and strings as an Arrow dictionary that holds no string which no row uses."""
-    codes = np.asarray(values.codes, np.int64)
-    used = np.zeros(len(values.strings), np.bool_)
-    used[codes[codes >= 0]] = True
+    codes, none = values.codes, len(values.strings)
+    missing = codes < 0
+    if missing.any():
+        codes = np.where(missing, none, codes)
+    used = np.flatnonzero(np.bincount(codes, minlength=none)[:none])
     slots: dict[str, int] = {}  # two codes may stand for one text, and a dictionary holds a text once
-    slot = np.zeros(len(used), np.int32)
-    slot[used] = [slots.setdefault(values.strings[code], len(slots)) for code in np.flatnonzero(used).tolist()]
-    indices = slot[np.maximum(codes, 0)] if len(slot) else np.zeros(len(codes), np.int32)
-    strings = _strings(list(slots))
-    return pa.DictionaryArray.from_arrays(_numbers(pa.int32(), indices.astype(np.int32), codes < 0), strings)
+    slot = np.zeros(none + 1, np.int32)
+    slot[used] = [slots.setdefault(values.strings[code], len(slots)) for code in used.tolist()]
+    indices = _numbers(pa.int32(), slot.take(codes), missing)
+    return pa.DictionaryArray.from_arrays(indices, _strings(list(slots)), safe=False)  # none is out of bounds

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from dsprof.nsys.pages import Pages, PageTable
 from dsprof.trace import Codes
 
 Columns = dict[str, Ints]
+#: Chooses the rows whose value in a column is one of some.
+Where = tuple[str, tuple[int, ...]]
 
 _NULL_SQL = "(-9223372036854775807 - 1)"
 _BATCH_ROWS = "65536"
@@ -134,45 +136,44 @@ class Export:
     def integers(
         self,
         source: schema.Source,
-        where: str = "",
+        where: Where | None = None,
         extra: tuple[str, ...] = (),
         details: bool = True,
         rowids: tuple[int, int] | None = None,
     ) -> Columns:
         """The columns of `source` as int64, NULL where the file has none; empty where there is no table.
 
-        `details`: those of its details too; else they are NULL, and take no memory. `rowids`: the first and the last
-        row. The columns are read from the file's pages, where those are as usual, and else by SQL, as is all with a
-        condition `where`.
+        `extra`: further columns, which may be ``rowid``. `details`: those of its details too; else they are NULL, and
+        take no memory. `where`: the rows whose value in a column is one of some. `rowids`: the first and the last row.
+        The columns are read from the file's pages, where those are as usual, and else by SQL.
         """
-        asked = (*source.columns, *source.details)
-        wanted = asked if details else source.columns
+        asked = (*source.columns, *source.details, *extra)
+        wanted = asked if details else (*source.columns, *extra)
         if not self.has(source.table, "start"):
-            return {name: np.zeros(0, np.int64) for name in (*asked, *extra)}
-        present = [name for name in wanted if self.has(source.table, name)]
-        columns = (
-            None if where or set(extra) - {"rowid"} else self._from_pages(source.table, [*present, *extra], rowids)
-        )
+            return {name: np.zeros(0, np.int64) for name in asked}
+        present = [name for name in wanted if name == "rowid" or self.has(source.table, name)]
+        columns = self._from_pages(source.table, present, where, rowids)
         if columns is None:
-            columns = self._from_sql(source.table, present, where, extra, rowids)
+            columns = self._from_sql(source.table, present, where, rowids)
         rows = len(columns["start"])
-        return {name: columns[name] if name in columns else nulls(rows) for name in (*asked, *extra)}
+        return {name: columns[name] if name in columns else nulls(rows) for name in asked}
 
-    def _from_pages(self, table: str, columns: list[str], rowids: tuple[int, int] | None) -> Columns | None:
+    def _from_pages(
+        self, table: str, columns: list[str], where: Where | None, rowids: tuple[int, int] | None
+    ) -> Columns | None:
         """The columns as the file's pages hold them; None where those are not as usual."""
         if table not in self._tables:
             self._tables[table] = self._pages.table(table)
         found = self._tables[table]
-        return None if found is None else found.read(columns, rowids, NULL)
+        return None if found is None else found.read(columns, rowids, NULL, where)
 
-    def _from_sql(
-        self, table: str, present: list[str], where: str, extra: tuple[str, ...], rowids: tuple[int, int] | None
-    ) -> Columns:
-        if rowids is not None:
-            where = f"WHERE rowid BETWEEN {rowids[0]} AND {rowids[1]}"
-        chosen = [f'coalesce("{name}", {_NULL_SQL}) AS "{name}"' for name in present]
-        expressions = [*chosen, *(f'{_EXTRA[name](self)} AS "{name}"' for name in extra)]
-        found = self.arrow(f'SELECT {", ".join(expressions)} FROM "{table}" NOT INDEXED {where}')
+    def _from_sql(self, table: str, columns: list[str], where: Where | None, rowids: tuple[int, int] | None) -> Columns:
+        within = [condition(where)] if where else []
+        if rowids:
+            within.append(f"rowid BETWEEN {rowids[0]} AND {rowids[1]}")
+        rows = f"WHERE {' AND '.join(within)}" if within else ""
+        chosen = [f'coalesce("{name}", {_NULL_SQL}) AS "{name}"' for name in columns]
+        found = self.arrow(f'SELECT {", ".join(chosen)} FROM "{table}" NOT INDEXED {rows}')
         return {name: self._int64(found.column(name)) for name in found.column_names}
 
     def _int64(self, column: pa.ChunkedArray) -> Ints:
@@ -197,12 +198,10 @@ def is_null(column: Ints) -> bool:
     return column.strides == (0,)
 
 
-def _payload_sql(export: Export) -> str:
-    present = [f'"{name}"' for name in schema.PAYLOADS if export.has(schema.NVTX, name)]
-    return f"coalesce({', '.join([*present, _NULL_SQL, _NULL_SQL])})"
-
-
-_EXTRA: dict[str, Callable[[Export], str]] = {"rowid": lambda _: "rowid", "payload": _payload_sql}
+def condition(where: Where) -> str:
+    """The same in SQL, which compares one by one more quickly than it looks into a list."""
+    column, values = where
+    return f"({' OR '.join(f'{column} = {value}' for value in values)})"
 
 
 class Names:

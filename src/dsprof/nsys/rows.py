@@ -5,36 +5,54 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from dsprof.attribution import NULL, Ints, join_calls
+from dsprof.attribution import NULL, Bools, Ints, join_calls
 from dsprof.nsys import schema
 from dsprof.nsys.about import duration_of
-from dsprof.nsys.export import Columns, Export, Names, is_null, nulls, text_of
+from dsprof.nsys.export import Columns, Export, Names, condition, is_null, nulls, text_of
 from dsprof.stages import CUDA_GRAPH
 from dsprof.trace import Calls, Codes, Kernels, MemOps, Overheads, Ranges, pack_dimensions, process_of
+
+#: The rows of the NVTX events that are ranges.
+_RANGES = ("eventType", schema.RANGE_TYPES)
 
 
 def ranges_of(export: Export, names: Names) -> Ranges:
     """All NVTX ranges."""
-    where = f"WHERE eventType IN ({', '.join(map(str, schema.RANGE_TYPES))})"
-    raw = export.integers(schema.RANGES, where, extra=("rowid", "payload"))
+    where = ("eventType", (*schema.RANGE_TYPES, schema.DOMAIN_CREATED))
+    both = export.integers(schema.RANGES, where, extra=("rowid", *schema.PAYLOADS))
+    is_domain = both["eventType"] == schema.DOMAIN_CREATED
+    domains = _domains(export, names, _rows(both, is_domain))
+    raw = _rows(both, ~is_domain)
     duration = duration_of(export)
     unclosed = (raw["end"] == NULL) | ((raw["end"] == duration) & (duration > 0))
     last = duration or (_last_moment(export, raw) if unclosed.any() else 0)
     end = np.where(raw["end"] == NULL, last, raw["end"])
-    domains = _domains(export, names)
     key = np.where(raw["domainId"] == NULL, 0, raw["domainId"])
     return Ranges(
         range_id=raw["rowid"],
-        name=_range_names(export, names, raw["textId"], raw["rowid"], where),
+        name=_range_names(export, names, raw["textId"]),
         domain=_domain_codes(domains, process_of(raw["globalTid"]), key),
         style=np.isin(raw["eventType"], schema.START_END).astype(np.int64),
         thread=raw["globalTid"],
         end_thread=raw["endGlobalTid"],
         start=raw["start"],
         end=np.maximum(end, raw["start"]),
-        payload=raw["payload"],
+        payload=_payload(raw),
         truncated=unclosed,
     )
+
+
+def _rows(raw: Columns, chosen: Bools) -> Columns:
+    rows = np.flatnonzero(chosen)
+    return {name: column[rows] for name, column in raw.items()}
+
+
+def _payload(raw: Columns) -> Ints:
+    """The first of the payload's forms that is not NULL."""
+    payload = raw[schema.PAYLOADS[0]]
+    for name in schema.PAYLOADS[1:]:
+        payload = np.where(payload == NULL, raw[name], payload)
+    return payload
 
 
 def _last_moment(export: Export, ranges: Columns) -> int:
@@ -46,41 +64,44 @@ def _last_moment(export: Export, ranges: Columns) -> int:
     return max(times, default=0)
 
 
-def _range_names(export: Export, names: Names, text_id: Ints, rowid: Ints, where: str) -> Codes:
+def _range_names(export: Export, names: Names, text_id: Ints) -> Codes:
     """Names of the ranges: their own text where they carry one, else the registered string."""
     code = names.of_ids(text_id)
     if not len(code) or not export.has(schema.NVTX, "text"):
         return code
-    texts = f"{schema.NVTX} NOT INDEXED {where} AND length(text) > 0"
-    table = export.arrow(f"SELECT rowid AS row, CAST(text AS BLOB) AS text FROM {texts}")
-    if not table.num_rows:
+    ranges = f"FROM {schema.NVTX} NOT INDEXED WHERE {condition(_RANGES)}"
+    if not export.rows(f"SELECT 1 {ranges} AND length(text) > 0 LIMIT 1"):
         return code
-    text = table.column("text").combine_chunks().dictionary_encode()
+    own = "CASE WHEN length(text) > 0 THEN CAST(text AS BLOB) ELSE x'' END"
+    text = export.arrow(f"SELECT {own} AS text {ranges}").column("text").combine_chunks().dictionary_encode()
     if isinstance(text, pa.ChunkedArray):
         text = text.combine_chunks()
-    own = np.array([names.code(text_of(value)) for value in text.dictionary.to_pylist()], np.int32)
-    rows = np.from_dlpack(table.column("row").combine_chunks())
-    code[np.searchsorted(rowid, rows)] = own[np.from_dlpack(text.indices)]
-    return code
+    known = [names.code(text_of(value)) if value else -1 for value in text.dictionary.to_pylist()]
+    found = np.array(known, np.int32)[np.from_dlpack(text.indices)]
+    return np.where(found < 0, code, found)
 
 
-def _domains(export: Export, names: Names) -> dict[tuple[int, int], int]:
+def _domains(export: Export, names: Names, created: Columns) -> dict[tuple[int, int], int]:
     """Code of each domain's name by (process, domainId); the first row counts."""
     found: dict[tuple[int, int], int] = {}
-    if not export.has(schema.NVTX, "eventType", "domainId", "globalTid"):
+    if not export.has(schema.NVTX, "domainId", "globalTid"):
         return found
-    text, text_id = (
-        (f"CAST({name} AS BLOB)" if name == "text" else name) if export.has(schema.NVTX, name) else "NULL"
-        for name in ("text", "textId")
-    )
-    rows = export.rows(
-        f"SELECT globalTid, domainId, {text}, {text_id} FROM {schema.NVTX} WHERE eventType = ? ORDER BY rowid",
-        (schema.DOMAIN_CREATED,),
-    )
-    for thread, domain, own, registered in rows:
-        code = names.code(text_of(own)) if own else int(names.of_ids(np.array([registered or NULL]))[0])
-        found.setdefault((int(process_of(np.array([thread]))[0]), int(domain or 0)), code)
+    registered = names.of_ids(np.where(created["textId"] == 0, NULL, created["textId"]))
+    process, domain = process_of(created["globalTid"]), np.where(created["domainId"] == NULL, 0, created["domainId"])
+    for key, row, code in zip(
+        zip(process.tolist(), domain.tolist(), strict=True), created["rowid"].tolist(), registered.tolist(), strict=True
+    ):
+        if key not in found:
+            found[key] = names.code(own) if (own := _text_in(export, row)) else code
     return found
+
+
+def _text_in(export: Export, row: int) -> str:
+    """The text of a row of the NVTX events, empty where it has none."""
+    if not export.has(schema.NVTX, "text"):
+        return ""
+    ((text,),) = export.rows(f"SELECT CAST(text AS BLOB) FROM {schema.NVTX} WHERE rowid = ?", (row,))
+    return text_of(text)
 
 
 def _domain_codes(domains: dict[tuple[int, int], int], process: Ints, domain: Ints) -> Codes:

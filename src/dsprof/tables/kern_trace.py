@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from dsprof.attribution import Ints
 from dsprof.launched import LAUNCH, PLACE, STAGE, by_start, launched
 from dsprof.names import short_kernel_name
 from dsprof.table import Coded, event_table, integer, name
-from dsprof.trace import dimensions
+from dsprof.trace import Codes, dimensions
 
 
 def order(a: Attributed) -> Ints:
@@ -22,23 +23,30 @@ def order(a: Attributed) -> Ints:
 def build(a: Attributed, order: Ints) -> dict[str, Any]:
     """Values of the rows `order`."""
     kernels = a.trace.kernels
-    grid, block = dimensions(kernels.grid[order]), dimensions(kernels.block[order])
+    used, place = _numbered(kernels.name.take(order))
+    names = tuple(a.trace.names[code] for code in used.tolist())
     return {
         **launched(a, kernels, 0, order),
-        "kernel": Coded(kernels.name[order], a.trace.names),
-        "short_name": Coded(kernels.name[order], _short_names(a)),
-        "family": Coded(a.families_of(kernels.name[order]), a.family_names),
-        "grid": Coded(*grid),
-        "block": Coded(*block),
-        "registers_per_thread": kernels.registers[order],
-        "shared_memory_bytes": kernels.shared_memory[order],
+        "kernel": Coded(place, names),
+        "short_name": Coded(place, tuple(_short_name(text) for text in names)),
+        "family": Coded(a.families_of(used).take(place), a.family_names),
+        "grid": Coded(*dimensions(kernels.grid.take(order))),
+        "block": Coded(*dimensions(kernels.block.take(order))),
+        "registers_per_thread": kernels.registers.take(order),
+        "shared_memory_bytes": kernels.shared_memory.take(order),
     }
 
 
-def _short_names(a: Attributed) -> tuple[str, ...]:
-    """Short names by code, of the kernels' names alone."""
-    used = set(np.flatnonzero(np.bincount(a.trace.kernels.name)).tolist())
-    return tuple(short_kernel_name(text) if code in used else "" for code, text in enumerate(a.trace.names))
+def _numbered(codes: Codes) -> tuple[Ints, Ints]:
+    """The distinct codes, sorted, and the place of each among them."""
+    used = np.flatnonzero(np.bincount(codes))
+    place = np.zeros(int(used[-1]) + 1 if len(used) else 0, np.int64)
+    place[used] = np.arange(len(used))
+    return used, place.take(codes)
+
+
+#: Every part of a report asks for the same.
+_short_name = lru_cache(1 << 14)(short_kernel_name)
 
 
 TABLE = event_table(
