@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,13 +23,17 @@ STYLES = ("PushPop", "StartEnd")
 
 @frozen(eq=False)
 class RangeKernels:
-    """Kernels by range name; the group of a distribution or sum is ``group of the range * len(names) + kernel name``.
+    """Kernels by range name; the group of a sum is ``group of the range * names + kernel name``.
 
-    `exclusive`: of the kernels whose innermost range is in the group. `launching`: how many ranges of a group launched
-    a kernel of the name; `across`: the (range, kernel) pairs of ranges that reach over the edge of a part, which are
-    counted once at the end. `outside`: kernels that no range encloses, by thread (process, where no launch is).
+    `durations`: by ``path * names + kernel name``; a path is one of `paths`, the groups of the ranges around a kernel,
+    each once and sorted, as the bytes of int64. `exclusive`: of the kernels whose innermost range is in the group.
+    `launching`: how many ranges of a group launched a kernel of the name; `across`: the (range, kernel) pairs of
+    ranges that reach over the edge of a part, which are counted once at the end. `outside`: kernels that no range
+    encloses, by thread (process, where no launch is).
     """
 
+    names: int
+    paths: tuple[bytes, ...]
     durations: Distribution
     exclusive: Sums
     launching: Sums
@@ -44,13 +49,24 @@ def _add(one: RangeKernels, other: RangeKernels) -> RangeKernels:
         thread: add_distributions(one.outside[thread], found) if thread in one.outside else found
         for thread, found in other.outside.items()
     }
+    number = dict(zip(one.paths, range(len(one.paths)), strict=True))
+    place = _numbered(other.paths, number)
+    path, name = np.divmod(other.durations.group, other.names)
+    theirs = other.durations._replace(group=place[path] * other.names + name)
     return RangeKernels(
-        add_distributions(one.durations, other.durations),
+        one.names,
+        tuple(number),
+        add_distributions(one.durations, theirs),
         both(one.exclusive, other.exclusive),
         both(one.launching, other.launching),
         np.union1d(one.across, other.across),
         {**one.outside, **outside},
     )
+
+
+def _numbered(paths: Iterable[bytes], number: dict[bytes, int]) -> Ints:
+    """The numbers of some paths; `number` has those that are known, and takes up the others."""
+    return np.array([number.setdefault(path, len(number)) for path in paths], np.int64)
 
 
 @measure(merge=_add)
@@ -61,10 +77,9 @@ def range_kernels(a: Attributed) -> RangeKernels:
     duration, name = kernels.end - kernels.start, kernels.name.astype(np.int64)
     covers = [_cover(a, *part) for part in a.covered(a.reached)]
     paths, path_of_kernel = _paths(covers, group_of_range, len(kernels))
-    inside = np.flatnonzero(path_of_kernel >= 0)
-    found = distribution(path_of_kernel[inside] * names + name[inside], duration[inside])
-    path, kernel = np.divmod(found.group, names)
-    row, position = at.explode(paths.first[path], paths.first[path + 1])
+    number: dict[bytes, int] = {}
+    path = np.append(_numbered(paths.as_bytes(), number), -1)[path_of_kernel]
+    inside = np.flatnonzero(path >= 0)
     inner = a.of_op(a.range_of_call)[: len(kernels)]
     exclusive = np.flatnonzero(inner[own] >= 0) + a.trace.part.kernels
     pairs = np.concatenate([_range_pairs(cover, name, names) for cover in covers])
@@ -72,12 +87,14 @@ def range_kernels(a: Attributed) -> RangeKernels:
     counted = group_of_range[pairs[~edge] // names] * names + pairs[~edge] % names
     ones = np.ones(len(counted), np.int64)
     return RangeKernels(
-        durations=distribution(paths.group[position] * names + kernel[row], found.value[row], found.times[row]),
+        names=names,
+        paths=tuple(number),
+        durations=distribution(path[inside] * names + name[inside], duration[inside]),
         exclusive=sums(group_of_range[inner[exclusive]] * names + name[exclusive], np.ones(len(exclusive), np.int64),
                        duration[exclusive]),
         launching=sums(counted, ones, ones),
         across=np.unique(pairs[edge]),
-        outside=_outside(a, np.flatnonzero(path_of_kernel[own] < 0) + a.trace.part.kernels),
+        outside=_outside(a, np.flatnonzero(path[own] < 0) + a.trace.part.kernels),
     )  # fmt: skip
 
 
@@ -128,6 +145,10 @@ class _Paths(NamedTuple):
     def of(self, path: int) -> Ints:
         """The groups of a path; none for -1."""
         return self.group[self.first[path] : self.first[path + 1]] if path >= 0 else self.group[:0]
+
+    def as_bytes(self) -> Iterator[bytes]:
+        """Each path, sorted, as the bytes of its groups."""
+        return (np.sort(self.of(path)).tobytes() for path in range(len(self.first) - 1))
 
 
 def _paths(covers: list[_Cover], group_of_range: Ints, kernels: int) -> tuple[_Paths, Ints]:
@@ -237,7 +258,7 @@ def build(a: Attributed) -> dict[str, Any]:
     """A row per range name, domain, style, thread and kernel; a kernel counts once per range name."""
     measured, ranges, names = range_kernels(a), a.trace.ranges, a.trace.names
     heads, group_of_range = a.groups
-    inside = measured.durations.describe()
+    inside = _by_group(measured).describe()
     of_group, kernel = np.divmod(inside.group, len(names))
     head = heads[of_group] if len(heads) else of_group
     threads = sorted(measured.outside)
@@ -258,6 +279,17 @@ def build(a: Attributed) -> dict[str, Any]:
         **_exclusive(measured.exclusive, inside, found),
         **statistics(found),
     }
+
+
+def _by_group(measured: RangeKernels) -> Distribution:
+    """The durations by ``group of the range * len(names) + kernel name``."""
+    sets = [np.frombuffer(path, np.int64) for path in measured.paths]
+    reach = np.append(0, np.cumsum([len(one) for one in sets], dtype=np.int64))
+    of_path, value, times = measured.durations
+    path, name = np.divmod(of_path, measured.names)
+    row, position = at.explode(reach[path], reach[path + 1])
+    group = np.concatenate([path[:0], *sets])[position]
+    return distribution(group * measured.names + name[row], value[row], times[row])
 
 
 def _launching(measured: RangeKernels, group: Ints, group_of_range: Ints, names: int) -> Ints:
