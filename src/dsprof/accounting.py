@@ -94,7 +94,7 @@ def accounts(a: Attributed) -> Accounts:
         )
         if not len(start):
             continue
-        for name, value in _sums(a, events, int(thread), start, end).items():
+        for name, value in _sums(events, int(thread), start, end).items():
             found.stages[name][mine[0]], found.steps[name][mine[1]] = np.split(value, [len(mine[0])])
     for account, totals in zip(found, (stage_totals(a), step_totals(a)), strict=True):
         account["busy"] = totals.gpu_busy_ns[: len(account["busy"])]
@@ -173,43 +173,45 @@ _LOWEST = np.array(
 _Intervals = tuple[Ints, Ints]
 
 
-class _Events(NamedTuple):
-    """What timelines are made of: operations by start, with the end of the call that launched each; calls by layer."""
+class _Source(NamedTuple):
+    """Intervals of which a timeline is made: the process or thread of each, and its layer, or one layer for all."""
 
-    process: Ints
-    called: Ints
+    owner: Ints
+    layer: Ints
     start: Ints
     end: Ints
-    thread: Ints
-    call_layer: npt.NDArray[np.int8]
-    call_start: Ints
-    call_end: Ints
 
-    def running(self, process: int) -> _Intervals:
-        """The operations of the process, whoever launched them."""
-        return _chosen(self.process == process, self.start, self.end)
-
-    def latency(self, process: int) -> _Intervals:
-        """From the end of the launching call to the start of the operation, for all of the process."""
-        return _chosen((self.process == process) & (self.called < self.start), self.called, self.start)
-
-    def calls(self, thread: int) -> tuple[npt.NDArray[np.int8], Ints, Ints]:
-        """The API calls of the thread: the layer of each, its start and end."""
-        mine = self.thread == thread
-        whole = mine.all()
-        return (self.call_layer if whole else self.call_layer[mine], *_chosen(mine, self.call_start, self.call_end))
+    def by_layer(self, owner: int) -> dict[int, _Intervals]:
+        """The intervals of an owner; none that is empty, or not the right way round."""
+        mine = (self.owner == owner) & (self.start < self.end)
+        if len(self.layer) == 1:
+            return {int(self.layer[0]): _chosen(mine, self.start, self.end)}
+        return {
+            layer: _chosen(mine & (self.layer == layer), self.start, self.end)
+            for layer in range(_FIRST_CALL, len(_LAYERS))
+        }
 
 
-def _events(a: Attributed) -> _Events:
-    ops, calls = a.trace.operations, a.trace.calls
-    layer = np.full(len(a.trace.names), len(_LAYERS) - 1, np.int8)
+def _events(a: Attributed) -> list[_Source]:
+    """What runs, waits to run, holds a thread up, and is called: the first two by process, the others by thread."""
+    ops, calls, overheads = a.trace.operations, a.trace.calls, a.trace.overheads
+    layer = np.full(len(a.trace.names), len(_LAYERS) - 1)
     for number in range(len(_LAYERS) - 2, _FIRST_CALL - 1, -1):  # the preferred last
         layer[a.trace.named(*_CALLS.get(_LAYERS[number], ()))] = number
     of_call = layer[calls.name]
     of_call[_pageable(a)] = _LAYERS.index("pageable")
     called = a.of_op(calls.end, missing=np.iinfo(np.int64).max)
     process, called, start, end = (column[a.op_order] for column in (ops.process, called, ops.start, ops.end))
-    return _Events(process, called, start, end, calls.thread, of_call, calls.start, calls.end)
+    return [
+        _Source(process, _only("other_work"), start, end),
+        _Source(process, _only("latency"), called, start),
+        _Source(overheads.thread, _only("profiler"), overheads.start, overheads.end),
+        _Source(calls.thread, of_call, calls.start, calls.end),
+    ]
+
+
+def _only(layer: str) -> Ints:
+    return np.array([_LAYERS.index(layer)])
 
 
 def _pageable(a: Attributed) -> Ints:
@@ -220,45 +222,37 @@ def _pageable(a: Attributed) -> Ints:
     return call[call >= 0]
 
 
-def _sums(a: Attributed, events: _Events, thread: int, start: Ints, end: Ints) -> dict[str, Ints]:
+def _sums(events: list[_Source], thread: int, start: Ints, end: Ints) -> dict[str, Ints]:
     """Nanoseconds of some windows of a thread by cause, and in any call."""
-    process, overheads = int(process_of(np.array([thread]))[0]), a.trace.overheads
-    profiler = _chosen(overheads.thread == thread, overheads.start, overheads.end)
-    layers = [events.running(process), events.latency(process), profiler]
-    of_call, call_start, call_end = events.calls(thread)
+    process = int(process_of(np.array([thread]))[0])
+    owned = list(zip(events, (process, process, thread, thread), strict=True))
     if loops := fast.loops():
-        calls = (call_start, call_end)
-        return _swept(loops, [*enumerate(layers), (of_call.astype(np.int64), calls)], start, end)
-    layers += [_chosen(of_call == layer, call_start, call_end) for layer in range(_FIRST_CALL, len(_LAYERS))]
+        return _swept(loops, owned, start, end)
+    layers = {layer: found for source, owner in owned for layer, found in source.by_layer(owner).items()}
     return _timeline(layers, int(start.min()), int(end.max())).sums(start, end)
 
 
-def _swept(loops: Any, layers: list[tuple[int | Ints, _Intervals]], start: Ints, end: Ints) -> dict[str, Ints]:
+def _swept(loops: Any, owned: list[tuple[_Source, int]], start: Ints, end: Ints) -> dict[str, Ints]:
     """The same, by going through all that begins and ends once, without a timeline."""
     moments = at.distinct_in_any_order(np.concatenate([start, end]))
-    streams = [
-        _sorted(loops, (edge - moments[0]) << _LAYER_BITS + 1 | np.left_shift(layer, 1) | closes)
-        for layer, edges in layers
-        for closes, edge in enumerate(edges)
-    ]
+    streams = []
+    for source, owner in owned:
+        columns = map(at.contiguous, source)
+        for edges in loops.edges(*columns, owner, int(moments[0]), _LAYER_BITS + 1):
+            if not loops.settle(edges):
+                edges.sort()
+            streams.append(edges)
     first = np.append(0, np.cumsum([len(stream) for stream in streams]))
-    reach = loops.sweep(
-        np.concatenate(streams), first, _LAYER_BITS + 1, moments - moments[0], len(_LAYERS), _FIRST_CALL
-    )
+    events, since = np.concatenate(streams), moments - moments[0]
+    reach = loops.sweep(events, first, _LAYER_BITS + 1, since, len(_LAYERS), _FIRST_CALL)
     spent = reach[np.searchsorted(moments, end)] - reach[np.searchsorted(moments, start)]
     return dict(zip((*_LAYERS, "host", "in_calls"), spent.T, strict=True))
 
 
-def _sorted(loops: Any, values: Ints) -> Ints:
-    if not loops.settle(values):
-        values.sort()
-    return values
-
-
-def _timeline(layers: list[_Intervals], low: int, high: int) -> _Timeline:
+def _timeline(layers: dict[int, _Intervals], low: int, high: int) -> _Timeline:
     """The timeline of a thread between two moments, from when each of `_LAYERS` is open."""
     keys = []
-    for layer, (start, end) in enumerate(layers):
+    for layer, (start, end) in layers.items():
         start, end = _chosen((end > low) & (start < high), start, end)
         begin, finish = at.united(np.maximum(start, low), np.minimum(end, high))
         keys += [(edge - low) << _LAYER_BITS | layer for edge in (begin, finish)]

@@ -22,6 +22,7 @@ from dsprof.attributed import Attributed, Rules, Threads
 from dsprof.errors import OutputRefused, UnknownTable
 from dsprof.families import read_rules
 from dsprof.findings import Finding
+from dsprof.measure import Merged
 from dsprof.measures import check, range_sums, tally
 from dsprof.memory import allowed, bytes_of
 from dsprof.model_record import find_record, read_record
@@ -186,18 +187,18 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
     def _gather(
         self, partial: PartialReport, rows: Mapping[EventTable, InOrder], measures: list[Measure[Any]]
     ) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        found = {measure.name: Merged(measure) for measure in measures}
         self.attributed.prepare()
         with ThreadPoolExecutor(partial.at_once) as workers:
             for taken in _in_turn(workers, lambda trace: self._take(trace, measures, list(rows)), partial.parts(),
                                   partial.at_once):  # fmt: skip
                 for measure in measures:
-                    measure.add(found, taken.measured)
+                    found[measure.name].add(taken.measured[measure.name])
                 for table, pieces in taken.pieces.items():
                     rows[table].add(pieces, taken.high)
         for sink in rows.values():
             sink.finish()
-        return found
+        return {name: merged.whole() for name, merged in found.items()}
 
     def _take(self, trace: Trace, measures: list[Measure[Any]], tables: list[EventTable]) -> _Taken:
         """All that is wanted of a part."""

@@ -317,6 +317,24 @@ def settle(values: Ints) -> bool:
 
 
 @njit(nogil=True, cache=True)
+def edges(
+    owner: Ints, layer: Ints, start: Ints, end: Ints, wanted: int, base: int, code_bits: int
+) -> tuple[Ints, Ints]:
+    """The begins and the ends of the intervals of one owner, as `sweep` takes them; without those that are empty.
+
+    `layer`: that of each interval, or one for all. Times are from `base` on.
+    """
+    opens, closes, count = np.empty(len(owner), np.int64), np.empty(len(owner), np.int64), 0
+    for row in range(len(owner)):
+        if owner[row] == wanted and start[row] < end[row]:
+            code = layer[row if len(layer) > 1 else 0] << 1
+            opens[count] = (start[row] - base) << code_bits | code
+            closes[count] = (end[row] - base) << code_bits | code | 1
+            count += 1
+    return opens[:count].copy(), closes[:count].copy()
+
+
+@njit(nogil=True, cache=True)
 def sweep(events: Ints, first: Ints, code_bits: int, moments: Ints, layers: int, first_call: int) -> Ints:
     """Nanoseconds of each layer up to each of some moments, in their order, from the first of them on.
 

@@ -118,24 +118,27 @@ class RangeSums:
     rows: Ints
     columns: dict[str, Ints]
 
-    def of_all(self) -> RangeSums:
-        """The same columns for all ranges."""
+    def of_all(self) -> dict[str, Ints]:
+        """The columns for all ranges."""
         if len(self.rows) == self.count:
-            return self
-        columns = {}
-        for name, values in self.columns.items():
-            columns[name] = np.full(self.count, NULL if name.startswith("proj_") else 0)
-            columns[name][self.rows] = values
-        return RangeSums(self.count, np.arange(self.count), columns)
+            return self.columns
+        columns = {name: np.full(self.count, NULL if name.startswith("proj_") else 0) for name in self.columns}
+        for name, column in self.columns.items():
+            columns[name][self.rows] = column
+        return columns
 
 
 def _add_range_sums(one: RangeSums, other: RangeSums) -> RangeSums:
-    """Both, written over `one`: a part has few of a large report's ranges, and all would be added for each part."""
-    whole, rows = one.of_all(), other.rows
-    before = {name: column[rows] for name, column in whole.columns.items()}
-    for name, values in add_columns(before, other.columns).items():
-        whole.columns[name][rows] = values
-    return whole
+    rows = np.concatenate([one.rows, other.rows])
+    order = np.argsort(rows, kind="stable")  # two runs
+    rows = rows[order]
+    kept = np.append(True, rows[1:] != rows[:-1])
+    again = np.flatnonzero(~kept)
+    both = {name: np.concatenate([column, other.columns[name]])[order] for name, column in one.columns.items()}
+    parts = [{name: column[again + shift] for name, column in both.items()} for shift in (-1, 0)]
+    for name, values in add_columns(*parts).items():
+        both[name][again - 1] = values
+    return RangeSums(one.count, rows[kept], {name: column[kept] for name, column in both.items()})
 
 
 @measure(merge=_add_range_sums)

@@ -17,7 +17,7 @@ STYLES = ("PushPop", "StartEnd")
 
 def build(a: Attributed) -> dict[str, Any]:
     """A row per range, by start."""
-    ranges, sums = a.trace.ranges, range_sums(a).of_all().columns
+    ranges, sums = a.trace.ranges, range_sums(a).of_all()
     order = np.lexsort((ranges.range_id, ranges.start))
     parent_id = np.where(a.parent >= 0, ranges.range_id[a.parent], NULL) if len(ranges) else a.parent
     values: dict[str, Any] = {
