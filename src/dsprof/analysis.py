@@ -61,6 +61,7 @@ def analyze(
     model_config: str | os.PathLike[str] | None = None,
     tables: Iterable[str] | None = None,
     memory: int | str | None = None,
+    compiled: bool | None = None,
     folder: str | os.PathLike[str] | None = None,
     reuse: bool = True,
     nsys: str | None = None,
@@ -76,6 +77,8 @@ def analyze(
     roofs; by default what lies beside the report (``<report>.model.json``, a capture's ``session.json``). `tables`:
     those that are wanted, all unless given. `memory`: bytes, or ``"2GB"``, that the analysis may take, three quarters
     of what is free unless given; a report that would take more is worked through in parts, with the same results.
+    `compiled`: whether numba compiles the loops, which large reports take half as long with; unless given, it does for
+    them where it is installed (`dsprof[fast]`). The results are the same.
     `folder`: where the tables go, or lie already; results that lie there and are of the same report, rules and dsprof
     are used again, unless `reuse` is False. `progress` is told what is being done. Raises a `DsprofError` that says
     what to do.
@@ -96,7 +99,7 @@ def analyze(
     summary = find(place, made_from, wanted) if reuse else None
     if summary is not None:
         return Stored(summary, place, wanted, report)
-    return _fresh(exported, rules, Made(report, place, made_from, wanted), limit, progress)
+    return _fresh(exported, rules, Made(report, place, made_from, wanted), limit, compiled, progress)
 
 
 @frozen
@@ -109,11 +112,13 @@ class Made:
     tables: tuple[str, ...]
 
 
-def _fresh(exported: Path, rules: Rules, made: Made, limit: int | None, progress: Progress) -> Analysis:
+def _fresh(
+    exported: Path, rules: Rules, made: Made, limit: int | None, compiled: bool | None, progress: Progress
+) -> Analysis:
     """Read the export, in as many parts as the limit asks for."""
-    fast.use(os.environ.get("FAST") == "1")
-    details = any(isinstance(all_tables()[name], EventTable) for name in made.tables)
-    plan = size_of(exported).plan(allowed() if limit is None else limit)
+    details, size = any(isinstance(all_tables()[name], EventTable) for name in made.tables), size_of(exported)
+    plan = size.plan(allowed() if limit is None else limit)
+    fast.choose(compiled, size.rows)
     if plan.parts == 1:
         return Analysis(read(exported, progress, details), rules, made=made)
     progress(f"working in {plan.parts} parts, in about {plan.peak_bytes / 1e9:.1f} GB of memory")

@@ -16,8 +16,9 @@
     ├── OutputRefused          13   the tables could not be written there
     ├── UnknownTable           14   no table of that name
     ├── RulesUnreadable        15   the file of kernel families is missing or wrong
-    ├── MemoryTooSmall         17   the report cannot be analyzed in so little memory
     ├── ConfigUnreadable       16   the file that should say which model ran does not
+    ├── MemoryTooSmall         17   the report cannot be analyzed in so little memory
+    ├── FastUnavailable        18   compiled loops were asked for, and numba is missing or does not work
     ├── OutputExists           30   a recording is there already, and --force was not given
     ├── NoSpace                31   too little room on the disk to record, or it became full
     ├── ProfileFailed          32   nsys ended without a report of the program
@@ -133,6 +134,12 @@ class MemoryTooSmall(DsprofError):
     """The report cannot be analyzed in as little memory as --memory allows."""
 
     exit_code = 17
+
+
+class FastUnavailable(DsprofError):
+    """Compiled loops were asked for, and numba is missing or does not work."""
+
+    exit_code = 18
 
 
 class ConfigUnreadable(DsprofError):

@@ -132,7 +132,7 @@ def _add_range_sums(one: RangeSums, other: RangeSums) -> RangeSums:
     rows = np.concatenate([one.rows, other.rows])
     order = np.argsort(rows, kind="stable")  # two runs
     rows = rows[order]
-    kept = np.append(True, rows[1:] != rows[:-1])
+    kept = np.append(True, rows[1:] != rows[:-1])[: len(rows)]
     again = np.flatnonzero(~kept)
     both = {name: np.concatenate([column, other.columns[name]])[order] for name, column in one.columns.items()}
     parts = [{name: column[again + shift] for name, column in both.items()} for shift in (-1, 0)]

@@ -25,13 +25,16 @@ def parquet(folder: str | os.PathLike[str], table: str) -> Path:
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:
-    """One table as Parquet: snappy, names and integers of few values as dictionaries, other integers by difference."""
+    """One table as Parquet: zstd, names and integers of few values as dictionaries, other integers by difference."""
     with path.open("wb") as file, contextlib.closing(_writer(table.schema, file)) as writer:
         writer.write_table(table)
 
 
-def _writer(schema: pa.Schema, file: BinaryIO) -> Any:
-    """A writer to a file that is open: Arrow takes no path that is not UTF-8."""
+def _writer(schema: pa.Schema, file: BinaryIO, events: bool = False) -> Any:
+    """A writer to a file that is open: Arrow takes no path that is not UTF-8.
+
+    Tables of events, which are large, have what is quickly written and read: snappy, and no statistics of names.
+    """
     import pyarrow.parquet as pq
 
     names = [field.name for field in schema if pa.types.is_dictionary(field.type)]
@@ -40,10 +43,10 @@ def _writer(schema: pa.Schema, file: BinaryIO) -> Any:
     return pq.ParquetWriter(
         file,
         schema,
-        compression="snappy",
+        compression="snappy" if events else "zstd",
         use_dictionary=[*names, *(name for name in integers if name in FEW_VALUES)],
         column_encoding=differences,
-        write_statistics=[field.name for field in schema if field.name not in names],  # of names they cost the most
+        write_statistics=[field.name for field in schema if field.name not in names] if events else True,
         write_batch_size=_VALUES_AT_ONCE,
     )
 
@@ -149,7 +152,7 @@ class Written(InOrder, contextlib.AbstractContextManager["Written"]):
         """Write them."""
         if self._open is None:
             file = self._path.open("wb")
-            self._open = file, _writer(table.schema, file)
+            self._open = file, _writer(table.schema, file, events=True)
         self._open[1].write_table(table)
 
     def begin_again(self) -> None:

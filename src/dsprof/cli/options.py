@@ -73,6 +73,10 @@ Memory = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="Memory to take at most, like 2GB; three quarters of what is free by default."),
 ]
+Fast = Annotated[
+    bool | None,
+    typer.Option("--fast/--no-fast", help="Whether numba compiles loops; for large reports where it is installed."),
+]
 Nsys = Annotated[str | None, typer.Option(metavar="PATH", help="The nsys that exports a .nsys-rep.")]
 
 
@@ -115,6 +119,7 @@ def analysis_of(
     families: Path | None,
     model_config: Path | None,
     memory: str | None,
+    compiled: bool | None,
     nsys: str | None,
     progress: Callable[[str], None],
     tables: Sequence[str] | None = None,
@@ -125,8 +130,8 @@ def analysis_of(
     from dsprof.analysis import analyze as run
 
     return run(report, stages=stages_of(stage), step=_pattern("--step", step), threads=threads.value,
-               families=families, model_config=model_config, tables=tables, memory=_size(memory), folder=folder,
-               reuse=reuse, nsys=nsys, progress=progress)  # fmt: skip
+               families=families, model_config=model_config, tables=tables, memory=_size(memory),
+               compiled=compiled, folder=folder, reuse=reuse, nsys=nsys, progress=progress)  # fmt: skip
 
 
 def _size(text: str | None) -> int | None:

@@ -10,6 +10,7 @@ import typer
 
 from dsprof.cli.options import (
     Families,
+    Fast,
     Memory,
     ModelConfig,
     Nsys,
@@ -47,6 +48,7 @@ def analyze(
         str | None, typer.Option(metavar="NAME,NAME", help="Tables to write; `dsprof tables` lists them.")
     ] = None,
     memory: Memory = None,
+    fast: Fast = None,
     again: Annotated[bool, typer.Option("--again", help="Do not use the results of an earlier run.")] = False,
     nsys: Nsys = None,
 ) -> None:
@@ -58,7 +60,19 @@ def analyze(
     chosen = [name.strip() for name in tables.split(",")] if tables is not None else None
     with Progress() as progress:
         analysis = analysis_of(
-            report, stage, step, threads, families, model_config, memory, nsys, progress, chosen, out, reuse=not again
+            report,
+            stage,
+            step,
+            threads,
+            families,
+            model_config,
+            memory,
+            fast,
+            nsys,
+            progress,
+            chosen,
+            out,
+            reuse=not again,
         )
         folder = analysis.write(out, progress)
         summary = analysis.summary(top)
@@ -80,6 +94,7 @@ def table(
     families: Families = None,
     model_config: ModelConfig = None,
     memory: Memory = None,
+    fast: Fast = None,
     nsys: Nsys = None,
 ) -> None:
     """Print one table of a report; --format parquet writes the file to standard output."""
@@ -88,7 +103,9 @@ def table(
 
     known_table(name)
     with Progress() as progress:
-        analysis = analysis_of(report, stage, step, threads, families, model_config, memory, nsys, progress, [name])
+        analysis = analysis_of(
+            report, stage, step, threads, families, model_config, memory, fast, nsys, progress, [name]
+        )
         found = analysis.arrow(name)
     from dsprof.render import plain, terminal
 
