@@ -11,11 +11,13 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
 import slow_reference as slow
-from dsprof.analysis import Analysis
+from dsprof import fast
+from dsprof.analysis import Analysis, _plan
 from dsprof.attributed import Attributed, Rules
 from dsprof.errors import MemoryTooSmall
 from dsprof.memory import allowed, bytes_of
@@ -255,7 +257,7 @@ finally:
 """
 
 
-def run(*arguments: str | Path) -> tuple[int, int, str]:
+def run(*arguments: str | Path | int) -> tuple[int, int, str]:
     """Exit code, greatest memory in bytes and standard error of a run of its own."""
     command = [sys.executable, "-c", _RUN, *map(str, arguments)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -263,15 +265,22 @@ def run(*arguments: str | Path) -> tuple[int, int, str]:
     return done.returncode, json.loads(last)["kib"] * 1024, "\n".join(said)
 
 
-def test_the_peak_stays_below_the_limit_and_the_results_are_the_same(large: Path, tmp_path: Path) -> None:
-    limit = 300 * 10**6
-    size = size_of(large)
-    code, unlimited, _ = run("analyze", large, "--out", tmp_path / "whole", "--format", "json")
+@pytest.mark.parametrize(("loops", "limit"), [("--no-fast", 300 * 10**6), ("--fast", 530 * 10**6)])
+def test_the_peak_stays_below_the_limit_and_the_results_are_the_same(
+    large: Path, tmp_path: Path, loops: str, limit: int
+) -> None:
+    if loops == "--fast":
+        pytest.importorskip("numba", reason="numba is not installed")
+    size = evolve(size_of(large), compiled=loops == "--fast")
+    code, unlimited, _ = run("analyze", large, "--out", tmp_path / "whole", "--format", "json", loops)
     assert (code, size.plan(None).parts) == (0, 1)
     assert size.plan(limit).parts > 1
-    code, peak, _ = run("analyze", large, "--out", tmp_path / "parts", "--format", "json", "--memory", "300MB")
+    code, peak, _ = run("analyze", large, "--out", tmp_path / "parts", "--format", "json", "--memory", limit, loops)
     assert code == 0
-    assert peak < limit < unlimited < size.plan(None).peak_bytes
+    assert peak < min(limit, unlimited) and unlimited < size.plan(None).peak_bytes
+    assert (
+        limit < unlimited or loops == "--fast"
+    )  # for which room is kept that only the first run, which compiles, takes
     for name in all_tables():
         one, other = (as_text(pd.read_parquet(tmp_path / folder / f"{name}.parquet")) for folder in ("whole", "parts"))
         pd.testing.assert_frame_equal(one, other, check_exact=True, obj=name)
@@ -283,6 +292,23 @@ def test_too_little_memory_is_told_before_anything_is_read(large: Path, tmp_path
     assert "cannot be analyzed in 0.10 GB of memory." in said
     assert "or more with --memory." in said
     assert not (tmp_path / "tables").exists()
+
+
+def test_compiled_loops_are_left_out_where_they_do_not_fit(large: Path, tmp_path: Path) -> None:
+    pytest.importorskip("numba", reason="numba is not installed")
+    size, limit = evolve(size_of(large), ops=10**7), 450 * 10**6
+    assert size.rows > fast.WORTH_ROWS
+    with pytest.raises(MemoryTooSmall):
+        evolve(size, compiled=True).plan(limit)
+    try:
+        assert _plan(size, limit, None) == size.plan(limit)
+        assert fast.loops() is None
+        with pytest.raises(MemoryTooSmall):
+            _plan(size, limit, True)
+        assert _plan(size, 10**9, None).peak_bytes <= 10**9
+        assert fast.loops() is not None
+    finally:
+        fast.use(False)
 
 
 def test_a_wrong_size_is_an_error_of_the_command_line(large: Path) -> None:

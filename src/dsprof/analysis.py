@@ -19,7 +19,7 @@ from attrs import evolve, frozen
 
 from dsprof import fast, findings
 from dsprof.attributed import Attributed, Rules, Threads
-from dsprof.errors import OutputRefused, UnknownTable
+from dsprof.errors import MemoryTooSmall, OutputRefused, UnknownTable
 from dsprof.families import read_rules
 from dsprof.findings import Finding
 from dsprof.measure import Merged
@@ -27,7 +27,7 @@ from dsprof.measures import check, range_sums, tally
 from dsprof.memory import allowed, bytes_of
 from dsprof.model_record import find_record, read_record
 from dsprof.nsys.locate import locate
-from dsprof.nsys.parts import CutTooLate, PartialReport, size_of
+from dsprof.nsys.parts import CutTooLate, PartialReport, Plan, Size, size_of
 from dsprof.nsys.reader import Progress, read
 from dsprof.parquet import Gathered, InOrder, Written, parquet, write_parquet
 from dsprof.roofs import stage_roofs
@@ -116,14 +116,25 @@ def _fresh(
     exported: Path, rules: Rules, made: Made, limit: int | None, compiled: bool | None, progress: Progress
 ) -> Analysis:
     """Read the export, in as many parts as the limit asks for."""
-    details, size = any(isinstance(all_tables()[name], EventTable) for name in made.tables), size_of(exported)
-    plan = size.plan(allowed() if limit is None else limit)
-    fast.choose(compiled, size.rows)
+    details = any(isinstance(all_tables()[name], EventTable) for name in made.tables)
+    plan = _plan(size_of(exported), allowed() if limit is None else limit, compiled)
     if plan.parts == 1:
         return Analysis(read(exported, progress, details), rules, made=made)
     progress(f"working in {plan.parts} parts, in about {plan.peak_bytes / 1e9:.1f} GB of memory")
     partial = PartialReport(exported, plan.parts, details, progress, plan.at_once)
     return Analysis(partial.trace, rules, partial=partial, made=made)
+
+
+def _plan(size: Size, limit: int | None, compiled: bool | None) -> Plan:
+    """How to work on a report; without compiled loops where they do not fit, unless they are asked for."""
+    if fast.choose(compiled, size.rows):
+        try:
+            return evolve(size, compiled=True).plan(limit)
+        except MemoryTooSmall:
+            if compiled:
+                raise
+            fast.use(False)
+    return size.plan(limit)
 
 
 class Analysis(Mapping[str, "pd.DataFrame"]):

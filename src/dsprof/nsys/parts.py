@@ -36,6 +36,8 @@ from dsprof.trace import Calls, Kernels, MemOps, Part, Trace, process_of
 
 # What an analysis takes at its peak, in bytes: by itself, and for each row that is there at a time.
 _BYTES_ALONE, _BYTES_PER_RANGE, BYTES_PER_CALL, BYTES_PER_OP = 170 << 20, 1000, 200, 400
+#: What compiled loops take: half of it whenever they are loaded, all while they are compiled for the first time.
+_BYTES_COMPILED = 220 << 20
 #: What is read ahead takes less than what is worked on.
 _READ_AHEAD = 0.4
 #: Rows that are worked on at once, in all parts together: more do not make it quicker, and a report of no more is not
@@ -53,11 +55,12 @@ _Rows = TypeVar("_Rows", Calls, Kernels, MemOps)
 
 @frozen
 class Size:
-    """How many rows a report has, and so the memory that an analysis of it takes."""
+    """How many rows a report has, and so the memory that an analysis of it takes, with compiled loops or without."""
 
     ranges: int
     calls: int
     ops: int
+    compiled: bool = False
 
     @property
     def rows(self) -> int:
@@ -67,7 +70,7 @@ class Size:
     @property
     def fixed_bytes(self) -> int:
         """What it takes however small its parts are."""
-        return _BYTES_ALONE + _BYTES_PER_RANGE * self.ranges + self.calls
+        return _BYTES_ALONE + _BYTES_COMPILED * self.compiled + _BYTES_PER_RANGE * self.ranges + self.calls
 
     @property
     def events_bytes(self) -> int:
