@@ -50,7 +50,7 @@ nsys: ## Install Debian's nsys into a folder, without root (two versions, for th
 	.ci/install-nsys "$(NSYS_HOME)/bookworm" bookworm
 
 bench: $(READY) ## Measure dsprof beside nsys stats, compare their results (SIZES="100000 1000000 10000000": all)
-	$(BIN)/python benchmarks/speed.py --kernels $(SIZES) --folder "$(BENCH_HOME)" --check --out benchmarks/RESULTS.md $(ARGS)
+	$(BIN)/python benchmarks/speed.py --kernels $(SIZES) --folder "$(BENCH_HOME)" --first-run --check --out benchmarks/RESULTS.md $(ARGS)
 
 profile: $(READY) ## Say where the time of an analysis goes (REPORT=run.sqlite; ARGS=--functions)
 	$(BIN)/python benchmarks/breakdown.py $(REPORT) --folder "$(BENCH_HOME)" $(ARGS)

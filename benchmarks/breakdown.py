@@ -1,9 +1,11 @@
 """Where the time of `dsprof analyze` goes: imports, reading, each table, each Parquet file; CPU and peak memory.
 
-usage: python benchmarks/breakdown.py [FILE | --kernels N] [--functions [N]] [--imports N]
+usage: python benchmarks/breakdown.py [FILE | --kernels N] [--fast] [--functions [N]] [--imports N]
 
 Each line is what a stage took in a fresh process that goes through the same stages as the command does. What tables
 share (attribution) is made when the first of them asks for it, and stands with that one: `--functions` tells it apart.
+The tables of a report in parts are made together, so there a line is what a measure, an index or the like took by
+itself, without those that it asks for, in one thread; and the peak is that of all of them.
 Named breakdown and not profile, because Python's own `cProfile` would find a `profile.py` beside the script first.
 """
 
@@ -18,9 +20,10 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -75,14 +78,18 @@ def _forget_peak() -> None:
     _CLEAR.write_text("5")
 
 
-def stages_of(report: Path) -> list[Stage]:
+def stages_of(report: Path, compiled: bool) -> list[Stage]:
     """Go through an analysis of `report` in this process."""
+    from dsprof.nsys.parts import size_of
+
+    if size_of(report).plan(None).parts > 1:
+        return own_time(report, compiled)
     stages = Stages()
     stages.done.append(Stage("start of Python", time.process_time(), _peak()))
     with stages.within("imports of dsprof.analysis"):
         from dsprof.analysis import analyze, write_parquet
     stages.begin("opening")
-    analysis = analyze(report, progress=stages.begin)
+    analysis = analyze(report, compiled=compiled, reuse=False, progress=stages.begin)
     stages.end()
     with tempfile.TemporaryDirectory(prefix="dsprof-breakdown-") as folder:
         for name in analysis:
@@ -97,7 +104,90 @@ def stages_of(report: Path) -> list[Stage]:
     return stages.done
 
 
-def functions_of(report: Path, count: int) -> str:
+class OwnTime:
+    """CPU seconds of functions by themselves, without those among them that they call."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = defaultdict(float)
+        self._open: list[tuple[str, float]] = []
+
+    def watch(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, whose time counts for `name`."""
+
+        def watched(*arguments: Any, **named: Any) -> Any:
+            self._pause()
+            self._open.append((name, time.process_time()))
+            try:
+                return function(*arguments, **named)
+            finally:
+                self._pause()
+                self._open.pop()
+                if self._open:
+                    self._open[-1] = (self._open[-1][0], time.process_time())
+
+        return watched
+
+    def _pause(self) -> None:
+        if self._open:
+            name, begin = self._open[-1]
+            self.spent[name] += time.process_time() - begin
+
+    def watch_member(self, owner: Any, name: str, stage: str) -> None:
+        """Watch a function where the others find it."""
+        setattr(owner, name, self.watch(stage, getattr(owner, name)))
+
+
+class _OneAtATime:
+    """In place of threads, so that the time of each stage is its own."""
+
+    def __init__(self, workers: int) -> None:
+        pass
+
+    def __enter__(self) -> _OneAtATime:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(work(*arguments))
+        return done
+
+
+def own_time(report: Path, compiled: bool) -> list[Stage]:
+    """The same for a report in parts, whose tables are made together: what takes time by itself, the most first."""
+    from functools import cached_property
+
+    from dsprof import analysis, attributed, measure, parquet, ranged, table
+    from dsprof.nsys import pages, parts
+
+    start, own = time.process_time(), OwnTime()
+    analysis.ThreadPoolExecutor = parts.ThreadPoolExecutor = _OneAtATime
+    for kind in (attributed.Attributed, ranged.Ranged):
+        for name, member in vars(kind).items():
+            if isinstance(member, cached_property):
+                member.func = own.watch(f"index {name}", member.func)
+    take = measure.Measure.__call__
+    measure.Measure.__call__ = lambda self, a: own.watch(f"measure {self.name.partition('.')[2]}", take)(self, a)
+    pieces = table.EventTable.pieces
+    table.EventTable.pieces = own.watch("rows of events", lambda *arguments: list(pieces(*arguments)))
+    for owner, name, stage in [
+        (pages.PageTable, "read", "reading pages"), (parts, "digest_of", "hashing"), (parts, "ranges_of", "ranges"),
+        (parts, "Survey", "looking where to cut"), (parts.PartialReport, "_part", "columns of parts"),
+        (measure.Merged, "add", "merging"), (measure.Merged, "whole", "merging"),
+        (parquet.Written, "put", "writing events"), (analysis, "write_parquet", "writing tables"),
+    ]:  # fmt: skip
+        own.watch_member(owner, name, stage)
+    with tempfile.TemporaryDirectory(prefix="dsprof-breakdown-") as folder:
+        own.watch("all else", lambda: analysis.analyze(report, compiled=compiled, reuse=False).write(folder))()
+    found = sorted(own.spent.items(), key=lambda item: -item[1])
+    few = [(name, cpu) for name, cpu in found if cpu * 1000 >= sum(own.spent.values())]
+    few.append((f"{len(found) - len(few)} others", sum(cpu for _, cpu in found[len(few) :])))
+    return [Stage(name, cpu, _peak()) for name, cpu in [("start of Python and imports", start), *few]]
+
+
+def functions_of(report: Path, compiled: bool, count: int) -> str:
     """By cProfile: what takes the most CPU time by itself, and the steps of attribution with all that they call."""
     import cProfile
     import io
@@ -106,7 +196,7 @@ def functions_of(report: Path, count: int) -> str:
     from dsprof.analysis import analyze
 
     def work(folder: Path) -> None:
-        analysis = analyze(report)
+        analysis = analyze(report, compiled=compiled, reuse=False)
         analysis.write(folder)
         analysis.summary()
 
@@ -122,10 +212,10 @@ def functions_of(report: Path, count: int) -> str:
 # -- imports ------------------------------------------------------------------------------------------------
 
 
-def imports(report: Path) -> dict[str, float]:
+def imports(report: Path, loops: str) -> dict[str, float]:
     """Milliseconds that the whole command spends in the imports of each package, by itself, the slowest first."""
     with tempfile.TemporaryDirectory(prefix="dsprof-breakdown-") as folder:
-        command = [sys.executable, "-X", "importtime", "-m", "dsprof", "analyze", str(report), "--out", folder]
+        command = [sys.executable, "-X", "importtime", "-m", "dsprof", "analyze", str(report), loops, "--out", folder]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     spent: dict[str, float] = defaultdict(float)
     for own_us, module in _IMPORTED.findall(done.stderr):
@@ -157,18 +247,23 @@ def imports_table(spent: dict[str, float], count: int) -> str:
     return "\n".join(lines)
 
 
-def inner(action: str, report: Path) -> str:
+def inner(action: str, report: Path, loops: str) -> str:
     """What this script says when a process of its own is to do `action`."""
-    command = [sys.executable, __file__, "--inner", action, str(report)]
+    command = [sys.executable, __file__, "--inner", action, loops, str(report)]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
-def whole_command(report: Path) -> tuple[float, int]:
+def stages_in_process(report: Path, loops: str) -> list[Stage]:
+    """The stages of an analysis in a process of its own."""
+    return [Stage(*one) for one in json.loads(inner("stages", report, loops))]
+
+
+def whole_command(report: Path, loops: str) -> tuple[float, int]:
     """CPU seconds and peak memory of ``dsprof analyze``."""
     from measure import run
 
     with tempfile.TemporaryDirectory(prefix="dsprof-breakdown-") as folder:
-        took = run([sys.executable, "-m", "dsprof", "analyze", str(report), "--out", folder])
+        took = run([sys.executable, "-m", "dsprof", "analyze", str(report), loops, "--out", folder])
     return took.cpu_s, took.peak_bytes
 
 
@@ -190,21 +285,22 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--imports", type=int, default=12, help="packages to name")
     parser.add_argument("--functions", type=int, nargs="?", const=30, default=0, help="functions to name, none unless "
                         "given")  # fmt: skip
+    parser.add_argument("--fast", action=argparse.BooleanOptionalAction, default=False, help="with compiled loops")
     parser.add_argument("--inner", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.inner == "stages":
-        print(json.dumps(stages_of(options.report)))
+        print(json.dumps(stages_of(options.report, options.fast)))
         return
     if options.inner:
-        print(functions_of(options.report, int(options.inner)))
+        print(functions_of(options.report, options.fast, int(options.inner)))
         return
-    report = chosen_report(options)
+    report, loops = chosen_report(options), "--fast" if options.fast else "--no-fast"
     steps: list[Callable[[], str]] = [
-        lambda: stages_table([Stage(*one) for one in json.loads(inner("stages", report))], *whole_command(report)),
-        lambda: imports_table(imports(report), options.imports),
+        lambda: stages_table(stages_in_process(report, loops), *whole_command(report, loops)),
+        lambda: imports_table(imports(report, loops), options.imports),
     ]
     if options.functions:
-        steps.append(lambda: inner(str(options.functions), report))
+        steps.append(lambda: inner(str(options.functions), report, loops))
     print(f"{report.name}, {report.stat().st_size / 1e6:,.0f} MB")
     for step in steps:
         print(f"\n{step()}", flush=True)

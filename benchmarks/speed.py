@@ -35,6 +35,7 @@ from measure import Run, RunFailed, run
 from reports import say
 
 import dsprof
+from dsprof import fast
 from dsprof.errors import NsysMissing
 from dsprof.nsys import schema
 from dsprof.nsys.command import find_nsys, nsys_version
@@ -49,7 +50,9 @@ database = sqlite3.connect(sys.argv[1], uri=True)
 for query in sys.argv[2:]:
     database.execute(query).fetchone()
 """
-FLOOR, CAT, COLD, WARM, MEMORY, NSYS = "floor", "cat", "analyze", "again", "memory", "nsys"
+FLOOR, CAT, COLD, FAST, FIRST, WARM, MEMORY, NSYS = (
+    "floor", "cat", "analyze", "fast", "first", "again", "memory", "nsys",
+)  # fmt: skip
 
 
 class Contender(NamedTuple):
@@ -110,9 +113,15 @@ def contenders(export: Path, options: argparse.Namespace, nsys: Path | None, ker
     found = [
         Contender(FLOOR, "floor: sums in sqlite3", lambda folder: floor, options.runs),
         Contender(CAT, "cat", lambda folder: cat, options.runs),
-        Contender(COLD, "dsprof analyze", lambda folder: [*analyze, str(folder)], options.runs),
+        Contender(COLD, "dsprof analyze --no-fast", lambda folder: [*analyze, str(folder), "--no-fast"], options.runs),
         Contender(WARM, "dsprof analyze, again", lambda folder: [*analyze, str(folder)], options.runs, COLD),
     ]
+    if fast.is_installed():
+        found.append(
+            Contender(FAST, "dsprof analyze --fast", lambda folder: [*analyze, str(folder), "--fast"], options.runs)
+        )
+    if fast.is_installed() and options.first_run:
+        found.append(Contender(FIRST, "dsprof analyze --fast, first run", lambda folder: first_run(analyze, folder), 1))
     found += [_bounded(analyze, limit, options.runs) for limit in (options.memory if offers_memory() else ())]
     nsys_runs = options.nsys_runs if options.nsys_runs is not None else (1 if kernels > MANY_KERNELS else options.runs)
     if nsys:
@@ -123,6 +132,11 @@ def contenders(export: Path, options: argparse.Namespace, nsys: Path | None, ker
 def _bounded(analyze: list[str], limit: str, runs: int) -> Contender:
     name = f"dsprof analyze --memory {limit}"
     return Contender(MEMORY + limit, name, lambda folder: [*analyze, str(folder), "--memory", limit], runs)
+
+
+def first_run(analyze: list[str], folder: Path) -> list[str]:
+    """An analysis that finds no loop compiled."""
+    return ["/usr/bin/env", f"NUMBA_CACHE_DIR={folder}.cache", *analyze, str(folder), "--fast"]
 
 
 def nsys_stats_command(nsys: Path, export: Path, folder: Path) -> list[str]:
@@ -205,14 +219,14 @@ def take_turns(chosen: list[Contender], found: Measured, work: Path) -> dict[str
 
 
 def compare(folders: dict[str, Path], export: Path) -> list[Any]:
-    """What the contenders wrote: bounded against fast, and fast against nsys."""
+    """What the contenders wrote: with compiled loops, or bounded, against without; and that against nsys."""
     import equality
 
     found = []
     for key, folder in folders.items():
-        if key.startswith(MEMORY):
-            limit = key.removeprefix(MEMORY)
-            found += [one._replace(what=f"{one.what} with --memory {limit}")
+        if key == FAST or key.startswith(MEMORY):
+            option = "--fast" if key == FAST else f"--memory {key.removeprefix(MEMORY)}"
+            found += [one._replace(what=f"{one.what} with {option}")
                       for one in equality.tables(folders[COLD], folder)]  # fmt: skip
     if NSYS in folders:
         missing = [name for name in NSYS_REPORTS if not (folders[NSYS] / f"stats_{name}.csv").is_file()]
@@ -293,7 +307,7 @@ def growth(measured: list[Measured]) -> list[str]:
     for row in sized[0].rows:
         for small, large in steps:
             one, other = small.row(row.key), large.row(row.key)
-            if one and other and row.key not in (CAT, WARM):
+            if one and other and row.key not in (CAT, WARM, FIRST):
                 slopes = [(other.median(what) - one.median(what)) * factor / (large.kernels - small.kernels)
                           for what, factor in (("wall_s", 1e9), ("cpu_s", 1e9), ("peak_bytes", 1))]  # fmt: skip
                 lines.append(_line([row.name, f"{small.kernels:,}", f"{large.kernels:,}", *map(_figure, slopes)]))
@@ -336,6 +350,7 @@ def command_of(options: argparse.Namespace) -> str:
     parts += ["--runs", str(options.runs)]
     parts += ["--nsys-runs", str(options.nsys_runs)] if options.nsys_runs is not None else []
     parts += ["--memory", *options.memory] if options.memory else []
+    parts += ["--first-run"] if options.first_run else []
     return " ".join([*parts, *(["--check"] if options.check else [])])
 
 
@@ -350,6 +365,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
                         f"more than {MANY_KERNELS} kernels")  # fmt: skip
     parser.add_argument("--folder", type=Path, default=reports.usual_folder(), help="where synthetic reports are kept")
     parser.add_argument("--memory", nargs="*", default=[], help="limits for dsprof analyze --memory")
+    parser.add_argument("--first-run", action="store_true", help="measure a run that finds no loop compiled, too")
     parser.add_argument("--check", action="store_true", help="compare the results too")
     parser.add_argument("--out", type=Path, help="the Markdown page; printed otherwise")
     parser.add_argument("--json", type=Path, help="the raw numbers")
@@ -376,6 +392,12 @@ def chosen_nsys(options: argparse.Namespace) -> Path | None:
     return nsys
 
 
+def warm_up(report: Path) -> None:
+    """Let the loops be compiled, which is measured by itself."""
+    with tempfile.TemporaryDirectory(prefix="dsprof-bench-") as work:
+        run([sys.executable, "-m", "dsprof", "analyze", str(report), "--fast", "--out", f"{work}/out"])
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     options = parse(arguments)
@@ -386,6 +408,8 @@ def main(arguments: list[str] | None = None) -> int:
     about = {"command": command_of(options), "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
              "machine": machine.describe(nsys)}  # fmt: skip
     try:
+        if fast.is_installed() and files:
+            warm_up(files[0][0])
         measured = [measure(path, synthetic, options, nsys) for path, synthetic in files]
     except RunFailed as error:
         say(f"A run failed, so nothing was written: {error}")

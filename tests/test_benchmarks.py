@@ -22,6 +22,7 @@ import measure
 import reports
 import speed
 
+from dsprof import fast
 from dsprof.analysis import analyze, write_parquet
 from dsprof.nsys import schema
 from nsys_stats import PRIMARY, require
@@ -60,7 +61,7 @@ def cells(line: str) -> list[str]:
 
 def test_the_table_without_nsys(kept, tmp_path):
     out, raw = tmp_path / "RESULTS.md", tmp_path / "raw.json"
-    done = benchmark(kept, "--nsys-runs", 0, "--memory", "2GB", "--out", out, "--json", raw)
+    done = benchmark(kept, "--nsys-runs", 0, "--memory", "2GB", "--first-run", "--out", out, "--json", raw)
     assert done.returncode == 0, done.stderr
     page, numbers = out.read_text(), json.loads(raw.read_text())
 
@@ -68,7 +69,10 @@ def test_the_table_without_nsys(kept, tmp_path):
     rows = page.split(head)[1].split("\n\n")[0].strip().splitlines()[1:]
     table = {cells(row)[0]: cells(row)[1:] for row in rows}
     bounded = {"dsprof analyze --memory 2GB"} if speed.offers_memory() else set()
-    assert set(table) == {"floor: sums in sqlite3", "cat", "dsprof analyze", "dsprof analyze, again", *bounded}
+    plain = {"floor: sums in sqlite3", "cat", "dsprof analyze --no-fast", "dsprof analyze, again"}
+    compiled = {"dsprof analyze --fast", "dsprof analyze --fast, first run"} if fast.is_installed() else set()
+    assert set(table) == plain | bounded | compiled
+    assert ("| kern_sum with --fast |" in page) == bool(compiled)
     assert ("has no `--memory`: 2GB left out" in page) == (not bounded)
     for name, row in table.items():
         assert len(row) == len(cells(head)) - 1
@@ -81,7 +85,7 @@ def test_the_table_without_nsys(kept, tmp_path):
     assert file["kernels"] >= KERNELS
     assert [len(row["runs"]) for row in file["rows"]] == [1] * len(table)
     analyzed = next(row["runs"][0] for row in file["rows"] if row["key"] == "analyze")
-    assert table["dsprof analyze"][0] == speed._figure(analyzed["wall_s"])
+    assert table["dsprof analyze --no-fast"][0] == speed._figure(analyzed["wall_s"])
     assert analyzed["peak_bytes"] > 30e6, "a process that has numpy and pyarrow in it"
 
 
@@ -328,13 +332,25 @@ def test_a_benchmark_with_equal_results_has_ratios(kept, tmp_path):
     done = benchmark(kept, "--nsys", require(PRIMARY).path, "--out", out)
     assert done.returncode == 0, done.stderr
     page = out.read_text()
-    row = next(cells(line) for line in page.splitlines() if line.startswith("| dsprof analyze |"))
+    row = next(cells(line) for line in page.splitlines() if line.startswith("| dsprof analyze --no-fast |"))
     assert all(re.fullmatch(r"[\d.]+", ratio) for ratio in row[4:8])
     assert f"| nsys | {require(PRIMARY).version} |" in page
     assert re.search(r"\| range_kern_sum and nvtx_kern_sum \| [\d,]+ \|", page)
 
 
 # -- where the time goes --------------------------------------------------------------------------------------
+
+
+def test_the_breakdown_of_a_report_in_parts(kept, capsys):
+    report = reports.synthetic(kept, 400_000)
+    breakdown.main([str(report)])
+    page = capsys.readouterr().out.split("| imports of the command")[0]
+    took = {cells(line)[0]: float(cells(line)[1]) for line in page.splitlines() if re.match(r"\| [^|]+ \| \d", line)}
+    named = {"reading pages", "looking where to cut", "writing events", "measure accounting.accounts"}
+    assert named <= set(took)
+    whole, together = took.pop("`dsprof analyze`, the whole command"), took.pop("together")
+    assert together == pytest.approx(sum(took.values()), abs=0.0005 * len(took))
+    assert whole / 2 < together < whole * 2
 
 
 def test_the_breakdown_has_every_table(kept, capsys):

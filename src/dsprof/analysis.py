@@ -180,11 +180,15 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
         return self._arrow[name]
 
     def _measured(self, measures: Iterable[Measure[Any]]) -> Attributed:
-        """What tables of these measures are built from; of a report in parts, once all parts were measured."""
-        if self._partial is not None:
-            missing = [one for one in measures if one.name not in self.attributed.measured]
-            if missing:
-                self._work_through(missing, {})
+        """What tables of these measures are built from; of a report in parts, once all parts were measured.
+
+        Then they are measured for all tables, as whoever looks at one will look at another, and to go through the
+        parts again takes longer than that.
+        """
+        asked = {measure.name: measure for measure in measures}
+        if self._partial is not None and not asked.keys() <= self.attributed.measured.keys():
+            asked |= {measure.name: measure for measure in _measures(self)}
+            self._work_through([one for name, one in asked.items() if name not in self.attributed.measured], {})
         return self.attributed
 
     def _work_through(self, measures: list[Measure[Any]], rows: Mapping[EventTable, InOrder]) -> None:

@@ -19,12 +19,17 @@ _loops: Any = None
 _loading = threading.Lock()
 
 
+def is_installed() -> bool:
+    """Is numba there?"""
+    return find_spec("numba") is not None
+
+
 def choose(wanted: bool | None, rows: int) -> bool:
     """Compile for a report of so many rows, or do not: as it is wanted, or for large ones where numba is there.
 
     Returns whether loops are compiled from now on. Raises `FastUnavailable` where they are wanted and cannot be had.
     """
-    if wanted or (wanted is None and rows >= WORTH_ROWS and find_spec("numba") is not None):
+    if wanted or (wanted is None and rows >= WORTH_ROWS and is_installed()):
         try:
             return use(True)
         except FastUnavailable:
