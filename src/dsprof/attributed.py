@@ -96,12 +96,13 @@ class Attributed(Ranged):
         low = min(part.low, int(self.trace.calls.start.min(initial=part.low)))
         return self.touching(low, part.high)
 
-    def covered(self, of: Ints) -> list[tuple[Scope, Ints, Ints, Ints]]:
-        """What the ranges `of` enclose: ``(order, positions in `of`, low, high)``, per kind of scope.
+    @cached_property
+    def covered(self) -> list[tuple[Scope, Ints, Ints, Ints]]:
+        """What the ranges `reached` enclose: ``(order, positions in `reached`, low, high)``, per kind of scope.
 
         A range encloses the launches of its thread; one that another thread ended, those of its process.
         """
-        ranges = self.trace.ranges
+        ranges, of = self.trace.ranges, self.reached
         reach = ranges.of_process[of]
         parts = []
         for whole in (False, True):

@@ -35,6 +35,8 @@ _SLOTS_PER_KEY, _SLOTS_FREE = 16, 1 << 20
 _SAMPLES = 4096
 #: How many (slice, position) pairs are looked at together.
 _AT_ONCE = 1 << 20
+#: Distinct values that are few, as those of processes, threads and devices are.
+_FEW = 64
 
 
 def distinct(values: Ints) -> Ints:
@@ -44,6 +46,8 @@ def distinct(values: Ints) -> Ints:
     low, high = int(values.min()), int(values.max())
     if high - low < len(values):
         return np.flatnonzero(np.bincount(values - low)) + low
+    if (loops := fast.loops()) and len(few := loops.distinct_few(contiguous(values), _FEW)):
+        return np.sort(few)
     heads = values[np.append(True, values[1:] != values[:-1])]
     found = distinct_in_any_order(heads[:: max(len(heads) // _SAMPLES, 1)])
     # A few values as a rule, and a sample has them all; what it lacks is looked for in turn.
@@ -162,7 +166,10 @@ def join_calls(
     Of two calls with one identity the earliest counts, so that nothing is doubled.
     """
     joined = np.full(len(op_process), -1, np.int64)
-    for process in distinct(op_process):
+    for process in distinct(op_process).tolist():
+        columns = (op_process, op_correlation, call_process, call_correlation, call_start)
+        if (loops := fast.loops()) and _join_compiled(loops, process, joined, *columns):
+            continue
         ops = np.flatnonzero((op_process == process) & (op_correlation != NULL))
         calls = np.flatnonzero((call_process == process) & (call_correlation != NULL))
         if len(ops) and len(calls):
@@ -174,6 +181,17 @@ def join_calls(
     return joined
 
 
+def _join_compiled(loops: Any, process: int, joined: Ints, *columns: Ints) -> bool:
+    """Join the operations of one process; False where its ids are spread too wide for a table."""
+    op_process, op_correlation, call_process, call_correlation, call_start = map(contiguous, columns)
+    low, high, count = loops.id_range(call_process, call_correlation, process)
+    if count and high - low >= _SLOTS_PER_KEY * count + _SLOTS_FREE:
+        return False
+    if count:
+        loops.join(process, low, high, joined, op_process, op_correlation, call_process, call_correlation, call_start)
+    return True
+
+
 def _first_match(wanted: Ints, keys: Ints) -> Ints:
     """Position of the first of `keys` that equals each of `wanted`, -1 where none does."""
     low, high = int(keys.min()), int(keys.max())
@@ -181,9 +199,6 @@ def _first_match(wanted: Ints, keys: Ints) -> Ints:
         order = np.argsort(keys, kind="stable")
         slot = np.minimum(np.searchsorted(keys[order], wanted), len(keys) - 1)
         return np.where(keys[order[slot]] == wanted, order[slot], -1)
-    if loops := fast.loops():
-        compiled: Ints = loops.first_match(contiguous(wanted), contiguous(keys), low, high)
-        return compiled
     table = np.full(high - low + 1, -1, np.int64)
     table[keys[::-1] - low] = np.arange(len(keys) - 1, -1, -1)
     inside = (wanted >= low) & (wanted <= high)

@@ -107,15 +107,53 @@ def owners(first: Ints, cut: Ints, owner: Ints, at_scope: Ints, at: Ints) -> Int
 
 
 @njit(nogil=True, cache=True)
-def first_match(wanted: Ints, keys: Ints, low: int, high: int) -> Ints:
-    """Position of the first of `keys`, which are from `low` to `high`, that equals each of `wanted`; -1 for none."""
+def id_range(process: Ints, ids: Ints, one: int) -> tuple[int, int, int]:
+    """The least and the greatest id of one process, and how many there are; NULL is none."""
+    low, high, count = np.int64(0), np.int64(0), 0
+    for row in range(len(ids)):
+        if process[row] == one and ids[row] != NULL:
+            low = ids[row] if count == 0 else min(low, ids[row])
+            high = ids[row] if count == 0 else max(high, ids[row])
+            count += 1
+    return int(low), int(high), count
+
+
+@njit(nogil=True, cache=True)
+def join(
+    process: int, low: int, high: int, joined: Ints, op_process: Ints, op_id: Ints, process_of_call: Ints,
+    call_id: Ints, call_start: Ints,
+) -> None:  # fmt: skip
+    """Write the call behind each operation of one process into `joined`, -1 for none.
+
+    Of two calls with one id, which are from `low` to `high`, the earliest counts, and of one start the first.
+    """
     table = np.full(high - low + 1, np.int64(-1))
-    for row in range(len(keys) - 1, -1, -1):
-        table[keys[row] - low] = row
-    found = np.empty(len(wanted), np.int64)
-    for row in range(len(wanted)):
-        found[row] = table[wanted[row] - low] if low <= wanted[row] <= high else -1
-    return found
+    for row in range(len(call_id)):
+        if process_of_call[row] == process and call_id[row] != NULL:
+            known = table[call_id[row] - low]
+            if known < 0 or call_start[row] < call_start[known]:
+                table[call_id[row] - low] = row
+    for row in range(len(op_id)):
+        if op_process[row] == process:
+            joined[row] = table[op_id[row] - low] if low <= op_id[row] <= high else -1
+
+
+@njit(nogil=True, cache=True)
+def distinct_few(values: Ints, most: int) -> Ints:
+    """The distinct values in the order in which they come; none where there are more than `most`."""
+    found, count, last = np.empty(most, np.int64), 0, 0
+    for value in values:
+        if count and found[last] == value:
+            continue
+        last = 0
+        while last < count and found[last] != value:
+            last += 1
+        if last == count:
+            if count == most:
+                return found[:0].copy()
+            found[count] = value
+            count += 1
+    return found[:count].copy()
 
 
 @njit(nogil=True, cache=True)

@@ -147,7 +147,7 @@ def range_sums(a: Attributed) -> RangeSums:
     rows = a.reached
     result = {column: np.zeros(len(rows), np.int64) for column in RANGE_SUMS}
     result |= {column: np.full(len(rows), NULL) for column in ("proj_start_ns", "proj_end_ns")}
-    for order, which, low, high in a.covered(rows):
+    for order, which, low, high in a.covered:
         for column, value in _enclosed(a, order, low, high).items():
             result[column][which] = value
         ends = a.trace.ranges.end[rows[which]]

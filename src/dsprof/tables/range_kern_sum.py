@@ -75,7 +75,7 @@ def range_kernels(a: Attributed) -> RangeKernels:
     names, group_of_range = len(a.trace.names), a.groups[1]
     kernels, own = a.trace.kernels, a.trace.own_kernels
     duration, name = kernels.end - kernels.start, kernels.name.astype(np.int64)
-    covers = [_cover(a, *part) for part in a.covered(a.reached)]
+    covers = [_cover(a, *part) for part in a.covered]
     paths, path_of_kernel = _paths(covers, group_of_range, len(kernels))
     number: dict[bytes, int] = {}
     path = np.append(_numbered(paths.as_bytes(), number), -1)[path_of_kernel]
