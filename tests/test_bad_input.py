@@ -229,6 +229,7 @@ def test_all_errors_have_their_cases() -> None:
         errors.RulesUnreadable,
         errors.ConfigUnreadable,
         errors.MemoryTooSmall,
+        errors.FastUnavailable,
     }
     of_reading = {kind for kind in DsprofError.__subclasses__() if kind.exit_code < min(STRICT_EXITS.values())}
     assert {kind for _, kind, _ in BAD.values()} | elsewhere == of_reading
