@@ -144,7 +144,7 @@ def test_a_program_that_lacks_nvtx(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_libraries_that_are_missing_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_version", lambda package: "")
     found = by_name(doctor._libraries(doctor._Gpu(False)))
-    assert [check.state for check in found.values()] == ["absent"] * 3
+    assert [check.state for check in found.values()] == ["absent"] * 4
     assert all("pip install" in check.remedy for check in found.values())
 
 

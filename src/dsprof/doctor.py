@@ -336,15 +336,17 @@ def _no_nvtx() -> Check:
 
 def _libraries(machine: _Gpu) -> list[Check]:
     workload = "`pip install 'dsprof[workload]'`, for models; captures of other programs do not need it."
-    transformers = _version("transformers")
-    flash = _version("flash-attn")
     return [
         _torch(_version("torch"), machine, workload),
-        Check("transformers", "ok" if transformers else "absent", transformers or "not installed",
-              "" if transformers else workload),
-        Check("flash-attn", "ok" if flash else "absent", flash or "not installed",
-              "" if flash else "`pip install 'dsprof[flash-attn]'`, on CUDA alone; models run without it."),
-    ]  # fmt: skip
+        _optional("transformers", workload),
+        _optional("flash-attn", "`pip install 'dsprof[flash-attn]'`, on CUDA alone; models run without it."),
+        _optional("numba", "`pip install 'dsprof[fast]'`, for reports of millions of kernels; others need no more."),
+    ]
+
+
+def _optional(package: str, remedy: str) -> Check:
+    version = _version(package)
+    return Check(package, "ok", version) if version else Check(package, "absent", "not installed", remedy)
 
 
 def _torch(version: str, machine: _Gpu, remedy: str) -> Check:

@@ -11,7 +11,6 @@ import numpy.typing as npt
 from numba import njit
 
 Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 NULL = np.iinfo(np.int64).min
 #: Places of a table to begin with, a power of two.

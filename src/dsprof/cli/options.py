@@ -75,7 +75,10 @@ Memory = Annotated[
 ]
 Fast = Annotated[
     bool | None,
-    typer.Option("--fast/--no-fast", help="Whether numba compiles loops; for large reports where it is installed."),
+    typer.Option(
+        "--fast/--no-fast",
+        help="Let numba compile loops, or not; where it is installed, large reports do.",
+    ),
 ]
 Nsys = Annotated[str | None, typer.Option(metavar="PATH", help="The nsys that exports a .nsys-rep.")]
 
