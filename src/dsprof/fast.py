@@ -6,7 +6,10 @@ half a second, and to compile it, the first time after an installation, some ten
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -46,10 +49,29 @@ def use(compiled: bool) -> bool:
     return compiled
 
 
+@contextmanager
+def without_threads() -> Iterator[None]:
+    """Load libraries within, and no linear algebra among them starts threads.
+
+    OpenBLAS starts one for each processor when it is loaded: two seconds of CPU time on 16 of them, for nothing, as
+    no matrix is multiplied here. The variable is taken back, so that no profiled program inherits it.
+    """
+    name = "OPENBLAS_NUM_THREADS"
+    ours = name not in os.environ
+    if ours:
+        os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if ours:
+            del os.environ[name]
+
+
 def _load() -> Any:
     try:
-        import_module("dsprof.nsys.page_loops")
-        return import_module("dsprof.loops")
+        with without_threads():  # numba loads scipy where that is installed
+            import_module("dsprof.nsys.page_loops")
+            return import_module("dsprof.loops")
     except (ImportError, RuntimeError) as error:  # numba says RuntimeError where it can write to no cache
         raise FastUnavailable(
             f"Loops cannot be compiled: {error}.",

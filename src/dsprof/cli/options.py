@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -99,19 +98,11 @@ def options(
 
 
 def load_numpy() -> None:
-    """Load numpy without the threads of its linear algebra.
+    """Load numpy without the threads of its linear algebra."""
+    from dsprof.fast import without_threads
 
-    OpenBLAS starts one for each processor when it is loaded: two seconds of CPU time on 16 of them, for nothing, as
-    no matrix is multiplied here. The variable is taken back, so that no profiled program inherits it.
-    """
-    name = "OPENBLAS_NUM_THREADS"
-    ours = name not in os.environ
-    if ours:
-        os.environ[name] = "1"
-    import numpy  # noqa: F401
-
-    if ours:
-        del os.environ[name]
+    with without_threads():
+        import numpy  # noqa: F401
 
 
 def analysis_of(
