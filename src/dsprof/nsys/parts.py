@@ -35,7 +35,7 @@ from dsprof.stages import CUDA_GRAPH
 from dsprof.trace import Calls, Kernels, MemOps, Part, Trace, process_of
 
 # What an analysis takes at its peak, in bytes: by itself, and for each row that is there at a time.
-_BYTES_ALONE, _BYTES_PER_RANGE, BYTES_PER_CALL, BYTES_PER_OP = 170 << 20, 1000, 200, 400
+_BYTES_ALONE, _BYTES_PER_RANGE, BYTES_PER_CALL, BYTES_PER_OP = 170 << 20, 800, 200, 400
 #: What compiled loops take: half of it whenever they are loaded, all while they are compiled for the first time.
 _BYTES_COMPILED = 220 << 20
 #: What is read ahead takes less than what is worked on.
