@@ -24,6 +24,15 @@ torch.set_num_threads(1)
 TEXT = (40, 41, 42, 43, 44)
 
 
+def types_of(model: Any) -> set[Any]:
+    """The types of a model's weights, but for those that transformers keeps in float32: from 5.24 on the routers'."""
+    kept = tuple(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
+    weights = {name: weight.dtype for name, weight in model.named_parameters()}
+    routers = {name for name in weights if any(part in name for part in kept)}
+    assert all(name.endswith(".mlp.gate.weight") and weights[name] == torch.float32 for name in routers)
+    return {weights[name] for name in weights.keys() - routers}
+
+
 class Written:
     """A domain that writes its ranges down: `ranges` as an outline, `open` as they are now."""
 

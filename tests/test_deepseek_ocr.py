@@ -21,7 +21,7 @@ from dsprof.workloads import deepseek_ocr, tiny
 from dsprof.workloads.deepseek_ocr import PROMPT, DeepSeekOCRSession, InferenceResult, open_image, run_once
 from dsprof.workloads.job import JOB, OUTCOME, Job, Outcome, RequestRecord, read_job, read_outcome, write_json
 from dsprof.workloads.timing import RequestTiming, StageTiming
-from models import Written, noise, outline, state, torch, transformers
+from models import Written, noise, outline, state, torch, transformers, types_of
 
 #: Tokens of the prompt: 144 and a separator for the image, a byte each for "\nFree OCR. ".
 PROMPT_TOKENS = 156
@@ -175,7 +175,7 @@ def test_a_random_model_is_the_size_and_seed_asked_for(images: dict[str, Path]) 
 
 def test_the_type_of_the_weights_can_be_chosen(tiny_folder: Path, images: dict[str, Path]) -> None:
     session = DeepSeekOCRSession.from_local(tiny_folder, "cpu", dtype="bfloat16")
-    assert {weights.dtype for weights in session.model.parameters()} == {torch.bfloat16}
+    assert types_of(session.model) == {torch.bfloat16}
     assert len(session.run_inference(images["noise.jpg"], max_new_tokens=3).token_ids) == 3
 
 

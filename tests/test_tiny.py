@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dsprof.workloads import page, tiny
-from models import answer, noise, torch, transformers
+from models import answer, noise, torch, transformers, types_of
 
 
 def digest(model: Any) -> str:
@@ -62,7 +62,7 @@ def test_it_is_tiny_and_has_every_part(tiny_model: tuple[Any, Any]) -> None:
 def test_the_type_of_the_weights_is_the_one_asked_for(dtype: str) -> None:
     before = torch.get_default_dtype()
     model, _ = tiny.build(dtype=dtype)
-    assert {value.dtype for value in model.parameters()} == {getattr(torch, dtype)}
+    assert types_of(model) == {getattr(torch, dtype)}
     assert torch.get_default_dtype() == before
 
 
