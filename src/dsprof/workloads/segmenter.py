@@ -257,7 +257,7 @@ def _prompt_tokens(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> int 
 
 def _cached_tokens(keywords: dict[str, Any]) -> int:
     """Tokens of the prompt that the caller's cache holds already: the earlier turns of a conversation."""
-    cache: Any = keywords.get("past_key_values")
+    cache: Any = keywords.get("cache", keywords.get("past_key_values"))  # as it is called from transformers 5.24 on
     return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
 
 
