@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nst
 
 import slow_reference as slow
+from compiled import way
 from dsprof import attribution as at
 from dsprof import fast, stats
 from dsprof.analysis import Analysis, analyze
@@ -31,21 +30,10 @@ from trace_builder import TraceBuilder
 ROOT = Path(__file__).parents[1]
 
 
-@contextmanager
-def compiled() -> Iterator[None]:
-    """Compiled loops within, array code after it."""
-    pytest.importorskip("numba", reason="numba is not installed")
-    try:
-        fast.use(True)
-        yield
-    finally:
-        fast.use(False)
-
-
 def same(function: Any, *arguments: Any) -> Any:
     """What a function says with compiled loops; that it says the same without them is asserted."""
     plain = function(*(value.copy() if isinstance(value, np.ndarray) else value for value in arguments))
-    with compiled():
+    with way(True):
         loops = function(*arguments)
     for one, other in zip(*(each if isinstance(each, tuple) else (each,) for each in (plain, loops)), strict=True):
         assert one.dtype == other.dtype
@@ -151,7 +139,7 @@ def test_order_by_number(size: int, most: int, data: st.DataObject) -> None:
 
 
 def test_values_that_are_far_from_their_order_are_left_to_the_sort() -> None:
-    with compiled():
+    with way(True):
         near, far = np.arange(1000) ^ 1, np.arange(1000)[::-1].copy()
         assert fast.loops().settle(near) and (near == np.arange(1000)).all()
         assert not fast.loops().settle(far)
@@ -161,6 +149,13 @@ def test_values_that_are_far_from_their_order_are_left_to_the_sort() -> None:
 # -- whole reports ------------------------------------------------------------------------------------------
 
 
+def compute(analysis: Analysis) -> None:
+    """Everything now, and not when it is asked for."""
+    for name in analysis:
+        analysis.arrow(name)
+    analysis.summary()
+
+
 @pytest.mark.parametrize("threads", MODES)
 def test_random_reports_are_the_same(threads: str, tmp_path: Path) -> None:
     @few
@@ -168,8 +163,8 @@ def test_random_reports_are_the_same(threads: str, tmp_path: Path) -> None:
     def check(rec: slow.Recording, parts: int) -> None:
         path, rules = written(rec, tmp_path / "random.sqlite"), Rules(threads=threads)
         plain = Analysis(read(path), rules, path)
-        assert_same(plain, plain)  # everything is computed now, by array code
-        with compiled():
+        compute(plain)
+        with way(True):
             assert_same(plain, in_parts(path, parts, rules) if parts > 1 else Analysis(read(path), rules, path))
 
     check()
@@ -180,8 +175,8 @@ def test_random_reports_are_the_same(threads: str, tmp_path: Path) -> None:
 def test_recorded_reports_are_the_same(sample: str, parts: int) -> None:
     path, rules = locate(ROOT / "traces" / "samples" / f"{sample}.sqlite.xz")[1], Rules()
     plain = Analysis(read(path), rules, path)
-    assert_same(plain, plain)
-    with compiled():
+    compute(plain)
+    with way(True):
         assert_same(plain, in_parts(path, parts, rules) if parts > 1 else Analysis(read(path), rules, path))
 
 

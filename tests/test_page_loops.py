@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from compiled import way
 from dsprof import fast
 from dsprof.attribution import Ints
 from dsprof.nsys.pages import Pages
-from test_pages import Victim, opened, sample, victims, way, written  # noqa: F401  two are fixtures
+from test_pages import Victim, opened, sample, victims, written  # noqa: F401  two are fixtures
 
 pytest.importorskip("numba", reason="numba is not installed")
 

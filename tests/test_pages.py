@@ -16,7 +16,7 @@ import pytest
 from attrs import field, frozen
 from hypothesis import HealthCheck, given, settings
 
-from dsprof import fast
+from compiled import way
 from dsprof.attribution import NULL
 from dsprof.nsys import pages, schema
 from dsprof.nsys.pages import Pages
@@ -48,16 +48,6 @@ EDGES = [
 ]
 
 Rows = list[tuple[Any, ...]]
-
-
-@contextmanager
-def way(compiled: bool) -> Iterator[None]:
-    """With compiled loops, or with array code."""
-    if compiled:
-        pytest.importorskip("numba", reason="numba is not installed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fast, "_loops", fast if compiled else None)  # `pages` asks only whether there are any
-        yield
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["arrays", "loops"], autouse=True)

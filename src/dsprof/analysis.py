@@ -77,8 +77,8 @@ def analyze(
     roofs; by default what lies beside the report (``<report>.model.json``, a capture's ``session.json``). `tables`:
     those that are wanted, all unless given. `memory`: bytes, or ``"2GB"``, that the analysis may take, three quarters
     of what is free unless given; a report that would take more is worked through in parts, with the same results.
-    `compiled`: whether numba compiles the loops, which large reports take half as long with; unless given, it does for
-    them where it is installed (`dsprof[fast]`). The results are the same.
+    `compiled`: whether numba compiles the loops, so that large reports take less time; unless given, it does for them
+    where it is installed (`dsprof[fast]`). The results are the same.
     `folder`: where the tables go, or lie already; results that lie there and are of the same report, rules and dsprof
     are used again, unless `reuse` is False. `progress` is told what is being done. Raises a `DsprofError` that says
     what to do.

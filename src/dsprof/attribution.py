@@ -98,6 +98,12 @@ def _group_rows_compiled(loops: Any, *columns: Ints) -> tuple[Ints, Ints] | None
     return heads[order], rank[number]
 
 
+def used_codes(codes: npt.NDArray[np.integer[Any]], most: int) -> tuple[Ints, Ints]:
+    """The codes from 0 to before `most` that a column has, sorted, and the place of each row's among them."""
+    there = np.bincount(codes, minlength=most) > 0
+    return np.flatnonzero(there), (np.cumsum(there) - 1).take(codes)
+
+
 def contiguous(values: Ints) -> Ints:
     """The column as compiled loops take it."""
     return np.ascontiguousarray(values, np.int64)

@@ -109,10 +109,8 @@ def _pieces(a: Attributed, thread: int) -> _Pieces:
     calls = a.trace.calls
     mine = np.flatnonzero(calls.thread == thread)
     mine = mine[at.in_order(calls.start[mine])]
-    start, end, code = calls.start[mine], calls.end[mine], calls.name[mine]
-    slot = np.zeros(len(a.trace.names), np.int64)
-    slot[code] = 1
-    used, name = np.flatnonzero(slot), (np.cumsum(slot) - 1)[code]
+    start, end = calls.start[mine], calls.end[mine]
+    used, name = at.used_codes(calls.name[mine], len(a.trace.names))
     if not (start[1:] < end[:-1]).any():  # the usual case: no call in a call
         return _Pieces(a.trace.clip(start), a.trace.clip(end), name, used)
     cuts = at.distinct_in_any_order(np.concatenate([start, end]))

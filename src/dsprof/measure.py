@@ -62,7 +62,7 @@ class Merged(Generic[T]):
         self._runs.append((parts, found))
 
     def whole(self) -> T:
-        """The measure of all parts; there must be one. To be asked once, as merging may write over what it merges."""
+        """The measure of all parts; there must be one."""
         return reduce(lambda later, earlier: self._merge(earlier, later), (found for _, found in reversed(self._runs)))
 
 

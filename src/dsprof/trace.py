@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from attrs import field, frozen
 
-from dsprof.attribution import NULL, Bools, Ints, distinct_in_any_order
+from dsprof.attribution import NULL, Bools, Ints, group_rows
 
 Codes = npt.NDArray[np.int32]
 
@@ -337,8 +337,6 @@ MEMORY_KINDS = (
 
 #: Bits of the y and z dimension of a grid or block in one packed number; CUDA allows 16 in either.
 _AXIS_BITS = 16
-#: An odd number that spreads the bits of a value (2**64 over the golden ratio) over so many slots.
-_SPREAD, _SLOT_BITS = np.uint64(0x9E3779B97F4A7C15), 14
 
 
 def operation_names(kind: Ints) -> tuple[Ints, tuple[str, ...]]:
@@ -356,29 +354,10 @@ def pack_dimensions(x: Ints, y: Ints, z: Ints) -> Ints:
 
 def dimensions(packed: Ints) -> tuple[Ints, tuple[str, ...]]:
     """Packed grids or blocks as text ``x,y,z``: codes (-1 for unknown) and strings."""
-    codes, sizes = _numbered(packed)
+    heads, codes = group_rows(packed)
+    sizes = packed[heads]
     if len(sizes) and sizes[0] == NULL:
         codes, sizes = codes - 1, sizes[1:]
     mask = (1 << _AXIS_BITS) - 1
     strings = tuple(f"{size >> 2 * _AXIS_BITS},{size >> _AXIS_BITS & mask},{size & mask}" for size in sizes.tolist())
     return codes, strings
-
-
-def _numbered(values: Ints) -> tuple[Ints, Ints]:
-    """The place of each value among the sorted distinct ones, and those; quick where they are few.
-
-    A table holds one row of each slot that the values' bits are spread over; rows that differ from it are searched for.
-    """
-    slot = (values.view(np.uint64) * _SPREAD >> np.uint64(64 - _SLOT_BITS)).view(np.int64)
-    row = np.full(1 << _SLOT_BITS, -1, np.int64)
-    row[slot] = np.arange(len(values))
-    used = np.flatnonzero(row >= 0)
-    held = np.zeros(len(row), np.int64)
-    held[used] = values[row[used]]
-    others = np.flatnonzero(held.take(slot) != values)
-    found = distinct_in_any_order(np.concatenate([held[used], values[others]]))
-    number = np.zeros(len(row), np.int64)
-    number[used] = np.searchsorted(found, held[used])
-    place = number.take(slot)
-    place[others] = np.searchsorted(found, values[others])
-    return place, found

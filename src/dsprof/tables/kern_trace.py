@@ -5,14 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-
 from dsprof.attributed import Attributed
-from dsprof.attribution import Ints
+from dsprof.attribution import Ints, used_codes
 from dsprof.launched import LAUNCH, PLACE, STAGE, by_start, launched
 from dsprof.names import short_kernel_name
 from dsprof.table import Coded, event_table, integer, name
-from dsprof.trace import Codes, dimensions
+from dsprof.trace import dimensions
 
 
 def order(a: Attributed) -> Ints:
@@ -23,7 +21,7 @@ def order(a: Attributed) -> Ints:
 def build(a: Attributed, order: Ints) -> dict[str, Any]:
     """Values of the rows `order`."""
     kernels = a.trace.kernels
-    used, place = _numbered(kernels.name.take(order))
+    used, place = used_codes(kernels.name.take(order), len(a.trace.names))
     names = tuple(a.trace.names[code] for code in used.tolist())
     return {
         **launched(a, kernels, 0, order),
@@ -35,14 +33,6 @@ def build(a: Attributed, order: Ints) -> dict[str, Any]:
         "registers_per_thread": kernels.registers.take(order),
         "shared_memory_bytes": kernels.shared_memory.take(order),
     }
-
-
-def _numbered(codes: Codes) -> tuple[Ints, Ints]:
-    """The distinct codes, sorted, and the place of each among them."""
-    used = np.flatnonzero(np.bincount(codes))
-    place = np.zeros(int(used[-1]) + 1 if len(used) else 0, np.int64)
-    place[used] = np.arange(len(used))
-    return used, place.take(codes)
 
 
 #: Every part of a report asks for the same.

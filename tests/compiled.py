@@ -1,0 +1,22 @@
+"""With compiled loops, or with array code: for tests that hold one against the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from dsprof import fast
+
+
+@contextmanager
+def way(compiled: bool) -> Iterator[None]:
+    """Compiled loops within, or array code; array code after it."""
+    if compiled:
+        pytest.importorskip("numba", reason="numba is not installed")
+    fast.use(compiled)
+    try:
+        yield
+    finally:
+        fast.use(False)
