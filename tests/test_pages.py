@@ -490,6 +490,26 @@ def test_damage_that_matters_is_found(victims: list[Victim], tmp_path: Path) -> 
         assert by_pages(path, "t", ["rowid", "a", "b", "c", "e"]) is None, what
 
 
+@pytest.mark.parametrize("more", [1, 2, 50])
+def test_an_edge_behind_its_page_is_found_also_where_rows_end_there(
+    victims: list[Victim], tmp_path: Path, more: int
+) -> None:
+    """SQL goes on to the next page until a row lies behind the bound; so the edge must not end the search alone."""
+    raw, root = bytearray(victims[3].raw), victims[3].page_size
+    path, edges = tmp_path / "t.sqlite", {}
+    assert raw[root] == 5
+    for pointer in range(root + 12, root + 12 + 2 * int.from_bytes(raw[root + 3 : root + 5], "big"), 2):
+        at = root + int.from_bytes(raw[pointer : pointer + 2], "big") + 4
+        edges[at] = (raw[at] & 127) << 7 | raw[at + 1]
+    path.write_bytes(raw)
+    assert all(survives(path, ["rowid", "c"], rowids=(17, edge + more)) for edge in edges.values())
+    for at, edge in edges.items():
+        changed = bytearray(raw)
+        changed[at : at + 2] = (edge + more >> 7 | 128, edge + more & 127)
+        path.write_bytes(changed)
+        assert by_pages(path, "t", ["rowid", "c"], rowids=(17, edge + more)) is None, edge
+
+
 def test_pages_that_lead_to_themselves(victims: list[Victim], tmp_path: Path) -> None:
     raw, page_size = victims[1].raw, victims[1].page_size
     path = tmp_path / "t.sqlite"

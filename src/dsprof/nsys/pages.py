@@ -151,8 +151,9 @@ class PageTable:
             raise _NotKnown
         low, high = (min(max(bound, _LEAST), _GREATEST) for bound in rowids)
         first, last = np.searchsorted(self.edges, [low, high])
-        leaves = self.leaves[first : last + 1]
-        edges = np.concatenate([self.edges[first - 1 : first] if first else [_LEAST], self.edges[first : last + 1]])
+        last += 2  # one page more than may hold them, whose rows must lie behind: so a wrong edge is found
+        leaves = self.leaves[first:last]
+        edges = np.concatenate([self.edges[first - 1 : first] if first else [_LEAST], self.edges[first:last]])
         sink = _Sink(dict(zip(columns, chosen, strict=True)), len(leaves))
         done = 0
         for block in self._file.blocks(leaves, null):
