@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 SIZES ?= 100000 1000000
 BENCH_HOME ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dsprof/bench
 
-.PHONY: help demo test check lint types contracts format readme nsys bench profile clean
+.PHONY: help demo test lowest check lint types contracts format readme nsys bench profile clean
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made
@@ -25,6 +25,9 @@ demo: $(READY) ## Record and analyze a small report under the real nsys, then th
 
 test: $(READY) ## Run the tests (those that need nsys are skipped where there is none: see `make nsys`)
 	$(BIN)/python -m pytest -n auto --dist loadgroup $(TEST)
+
+lowest: ## Run the tests of the analysis with the oldest packages that it allows (Python 3.11 or 3.12)
+	PYTHON="$(PYTHON)" .ci/lowest $(TEST)
 
 check: lint types contracts test ## Everything that CI runs
 
@@ -56,4 +59,4 @@ profile: $(READY) ## Say where the time of an analysis goes (REPORT=run.sqlite; 
 	$(BIN)/python benchmarks/breakdown.py $(REPORT) --folder "$(BENCH_HOME)" $(ARGS)
 
 clean: ## Remove what was built; reports and caches outside the tree stay
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

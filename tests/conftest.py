@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 import nsys_stats
 from nsys_stats import PRIMARY, Nsys, require
 from trace_builder import VERSIONS
+
+# Random examples are new ones each time on a developer's machine, and the same ones on that which judges a change.
+settings.register_profile("judge", derandomize=True)
+if "CI" in os.environ:
+    settings.load_profile("judge")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

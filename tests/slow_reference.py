@@ -222,10 +222,10 @@ def warm_up(costs: list[float]) -> int:
 
 
 def is_outlier(value: int, peers: list[int]) -> bool:
-    """By the modified z-score of Iglewicz and Hoaglin, and notably above the median."""
+    """By the modified z-score of Iglewicz and Hoaglin, and notably above a median that is above 0."""
     median = statistics.median(peers)
     deviation = statistics.median([abs(peer - median) for peer in peers])
-    return 0.6745 * (value - median) > 3.5 * deviation and value > 1.2 * median
+    return median > 0 and 0.6745 * (value - median) > 3.5 * deviation and value > 1.2 * median
 
 
 def projection(ops: list[Op]) -> dict[str, int | None]:

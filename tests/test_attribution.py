@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_left
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from dsprof.attribution import NULL
 from slow_reference import covered_length, nearest
 
 LEAST, GREATEST = NULL, 2**63 - 1
-some = settings(max_examples=150, deadline=None, derandomize="CI" in os.environ)
+some = settings(max_examples=150, deadline=None)
 few = settings(some, max_examples=40)
 
 #: Where time begins; the last one so far off that times cannot be packed with a scope and must be ranked.

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dsprof.names import short_kernel_name
 
-some = settings(max_examples=300, deadline=None, derandomize="CI" in os.environ)
+some = settings(max_examples=300, deadline=None)
 
 #: Kernels of PyTorch, cuBLAS, cuDNN, CUTLASS and CUB from an LLM's prefill and decode on an H200.
 REAL = {

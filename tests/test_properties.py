@@ -9,7 +9,6 @@ nanoseconds, so that ties are the rule.
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 
 import numpy as np
@@ -27,7 +26,6 @@ from slow_reference import COPY, COPY_KINDS, GRAPH, KERNEL, NO_STAGE, SET, Call,
 some = settings(
     max_examples=50,
     deadline=None,
-    derandomize="CI" in os.environ,
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
 )
 few = settings(some, max_examples=30)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import csv
 import io
+import json
 from html.parser import HTMLParser
 from pathlib import Path
 
 import attrs
 import pytest
+from cattrs import unstructure
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 import dsprof
 from dsprof.render import units
 from dsprof.render.layout import grids
-from dsprof.render.plain import summary_markdown
+from dsprof.render.plain import summary_markdown, to_csv, to_json, to_markdown
 from dsprof.render.terminal import print_summary, print_table
+from dsprof.tables import all_tables
+from test_properties import analysis_of, recordings, some
 from trace_builder import TraceBuilder
 
 SAMPLES = Path(__file__).resolve().parent.parent / "traces/samples"
@@ -65,6 +72,24 @@ def test_the_summary_fits_a_hundred_columns_without_cutting_a_number(analysis):
         assert units.time(line.gpu_busy_total_ns) in text
         assert units.count(line.launches_total) in text
     assert "16 CUDA graph replays were traced as a whole" in text
+
+
+@some
+@given(recordings(), st.sampled_from([100, 250]))
+def test_whatever_a_report_holds_is_shown(rec, width):
+    analysis = analysis_of(rec)
+    summary = analysis.summary()
+    assert json.loads(json.dumps(unstructure(summary), allow_nan=False))["counts"]["kernels"] == len(rec.kernels)
+    texts = [shown(lambda out: print_summary(summary, out), width), summary_markdown(summary), analysis._repr_html_()]
+    assert all(line.stage in text for line in summary.stages if line.instances for text in texts)
+    assert all(grid.rows for grid in grids(summary))
+    assert not any("nan" in text.lower().replace("dominan", "") for text in texts)
+    for name in all_tables():
+        table = analysis.arrow(name)
+        assert len(list(csv.reader(io.StringIO(to_csv(table))))) == len(table) + 1
+        assert len(json.loads(to_json(name, table))["rows"]) == len(table)
+        assert to_markdown(table).count("\n") >= len(table)
+        assert shown(lambda out, name=name, table=table: print_table(name, table, out, rows=5), width)
 
 
 @pytest.mark.parametrize("width", [60, 100, 200])

@@ -87,6 +87,7 @@ def test_outliers_are_told_among_the_steady_of_their_group(drawn):
         ([100, 100, 100, 120], []),
         ([100, 101, 99, 100, 102, 10], []),  # a fast one is none
         ([10, 1000], []), ([10], []),
+        ([0, 0, 0, 5], []), ([0, 0, 5], []), ([0, 2, 900], [2]),  # no multiple of nothing
     ],
 )  # fmt: skip
 def test_what_an_outlier_is(values, expected):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections import Counter
 
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 import slow_reference as slow
 from dsprof.stats import count_by, describe, mean_std, mfu, sum_by
 
-some = settings(max_examples=150, deadline=None, derandomize="CI" in os.environ)
+some = settings(max_examples=150, deadline=None)
 HOUR = 3_600_000_000_000
 #: Durations from nothing to hours, and bytes: the same function describes both.
 values = st.integers(0, 9) | st.integers(0, HOUR) | st.integers(0, 2**40)

@@ -262,7 +262,7 @@ def _timeline(layers: dict[int, _Intervals], low: int, high: int) -> _Timeline:
     changed = (edges & (1 << _LAYER_BITS) - 1).astype(np.uint8)
     edges >>= _LAYER_BITS
     edges += low
-    return _Timeline(edges, np.bitwise_xor.accumulate(np.left_shift(np.uint16(1), changed)))
+    return _Timeline(edges, np.bitwise_xor.accumulate(np.left_shift(1, changed, dtype=np.uint16)))
 
 
 def _chosen(which: Bools, start: Ints, end: Ints) -> _Intervals:

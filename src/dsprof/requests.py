@@ -254,8 +254,9 @@ def outliers(group: Ints, values: Ints, considered: Bools) -> tuple[Bools, Float
     """Which values are far above the usual of their group, and each in multiples of its group's median.
 
     Far: by the modified z-score (see `_Z`), and more than `NOTABLE` times the median, so that in a very regular
-    series a trifle is none. Median and deviations are those of the values `considered`, and only those can be
-    outliers; NaN where a group has none of them.
+    series a trifle is none; and where the median is not above 0 there is none, as all have no multiple of it. Median
+    and deviations are those of the values `considered`, and only those can be outliers; NaN where a group has none of
+    them, or no multiple.
     """
     groups = int(group.max(initial=-1)) + 1
     usual, spread = np.full(groups, np.nan), np.full(groups, np.nan)
@@ -266,7 +267,7 @@ def outliers(group: Ints, values: Ints, considered: Bools) -> tuple[Bools, Float
     found = describe(group[considered], inside)
     spread[found.group] = found.med
     center = usual[group]
-    far = (_Z * away > _Z_LIMIT * spread[group]) & (values > NOTABLE * center) & considered
+    far = (_Z * away > _Z_LIMIT * spread[group]) & (values > NOTABLE * center) & (center > 0) & considered
     ratio = np.divide(values, center, out=np.full(len(values), np.nan), where=center > 0)
     return far, ratio
 

@@ -46,7 +46,8 @@ class Grid:
 def grids(summary: Summary) -> list[Grid]:
     """What the summary shows, in order."""
     on_gpu = bool(summary.counts.kernels)
-    shown = [_stages(summary.stages, on_gpu)]
+    stages = _stages(summary.stages, on_gpu)
+    shown = [stages] if stages.rows else []
     if summary.requests:
         shown.append(_requests(summary.requests, on_gpu))
     alone = [line for line in summary.instances if line.request is None]
@@ -58,8 +59,8 @@ def grids(summary: Summary) -> list[Grid]:
         shown.append(_roofs(summary.roofs))
     if summary.families:
         shown.append(_families(summary.families))
-    stages = dict.fromkeys(line.stage for line in summary.top_kernels)
-    return shown + [_kernels(stage, [x for x in summary.top_kernels if x.stage == stage]) for stage in stages]
+    names = dict.fromkeys(line.stage for line in summary.top_kernels)
+    return shown + [_kernels(name, [x for x in summary.top_kernels if x.stage == name]) for name in names]
 
 
 def headline(summary: Summary) -> list[tuple[str, str]]:
