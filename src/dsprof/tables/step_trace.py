@@ -127,7 +127,8 @@ TABLE = Table(
         Column(
             "outlier",
             "True for a steady step whose duration_ns is above 1.2 times the median of its decode's steady steps, with "
-            "a modified z-score above 3.5 (0.6745 x (duration - median) / median absolute deviation).",
+            "a modified z-score above 3.5 (0.6745 x (duration - median) / median absolute deviation); none where the "
+            "median is 0.",
             "bool",
         ),
         real("duration_by_median", "duration_ns by the median of its decode's steady steps.", True),
