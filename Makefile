@@ -26,10 +26,10 @@ demo: $(READY) ## Record and analyze a small report under the real nsys, then th
 test: $(READY) ## Run the tests (those that need nsys are skipped where there is none: see `make nsys`)
 	$(BIN)/python -m pytest -n auto --dist loadgroup $(TEST)
 
-lowest: ## Run the tests of the analysis with the oldest packages that it allows (Python 3.11 or 3.12)
+lowest: ## Run the tests of the analysis with the oldest packages allowed (Python 3.11 or 3.12)
 	PYTHON="$(PYTHON)" .ci/lowest $(TEST)
 
-check: lint types contracts test ## Everything that CI runs
+check: lint types contracts test ## Style, types, contracts, tests
 
 lint: $(READY) ## Style and likely bugs
 	$(BIN)/ruff check .

@@ -116,17 +116,20 @@ def contenders(export: Path, options: argparse.Namespace, nsys: Path | None, ker
         Contender(COLD, "dsprof analyze --no-fast", lambda folder: [*analyze, str(folder), "--no-fast"], options.runs),
         Contender(WARM, "dsprof analyze, again", lambda folder: [*analyze, str(folder)], options.runs, COLD),
     ]
-    if fast.is_installed():
-        found.append(
-            Contender(FAST, "dsprof analyze --fast", lambda folder: [*analyze, str(folder), "--fast"], options.runs)
-        )
-    if fast.is_installed() and options.first_run:
-        found.append(Contender(FIRST, "dsprof analyze --fast, first run", lambda folder: first_run(analyze, folder), 1))
+    found += _compiled(analyze, options) if fast.is_installed() else []
     found += [_bounded(analyze, limit, options.runs) for limit in (options.memory if offers_memory() else ())]
     nsys_runs = options.nsys_runs if options.nsys_runs is not None else (1 if kernels > MANY_KERNELS else options.runs)
     if nsys:
         found.append(Contender(NSYS, "nsys stats", lambda folder: nsys_stats_command(nsys, export, folder), nsys_runs))
     return [one for one in found if one.runs]
+
+
+def _compiled(analyze: list[str], options: argparse.Namespace) -> list[Contender]:
+    name = "dsprof analyze --fast"
+    found = [Contender(FAST, name, lambda folder: [*analyze, str(folder), "--fast"], options.runs)]
+    if options.first_run:
+        found.append(Contender(FIRST, f"{name}, first run", lambda folder: first_run(analyze, folder), 1))
+    return found
 
 
 def _bounded(analyze: list[str], limit: str, runs: int) -> Contender:

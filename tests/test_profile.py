@@ -138,14 +138,13 @@ def any_nsys(request: pytest.FixtureRequest) -> Nsys:
 def record(nsys: Nsys | Path, folder: Path, command: list[str], **options: Any) -> tuple[Profile, str]:
     """The profile, and what was shown live; tried again where the real nsys lost its agent."""
     path, tries = (nsys, 1) if isinstance(nsys, Path) else (nsys.path, nsys_stats.TRIES)
-    for left in reversed(range(tries)):
-        live = io.StringIO()
+    while True:
+        tries, live = tries - 1, io.StringIO()
         try:
             return profile(ProfileOptions(**{"trace": "nvtx", **options}), command, folder, path, live), live.getvalue()
         except ProfileFailed as error:
-            if not left or nsys_stats.AGENT_LOST not in str(error):
+            if not tries or nsys_stats.AGENT_LOST not in str(error):
                 raise
-    raise AssertionError("unreachable")
 
 
 def names(folder: Path) -> set[str]:

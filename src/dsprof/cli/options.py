@@ -107,16 +107,17 @@ def load_numpy() -> None:
 
 def analysis_of(
     report: Path,
+    progress: Callable[[str], None],
+    *,
     stage: list[str] | None,
     step: str | None,
     threads: ThreadsOption,
     families: Path | None,
     model_config: Path | None,
     memory: str | None,
-    compiled: bool | None,
+    fast: bool | None,
     nsys: str | None,
-    progress: Callable[[str], None],
-    tables: Sequence[str] | None = None,
+    tables: Sequence[str] | None,
     folder: Path | None = None,
     reuse: bool = True,
 ) -> Analysis:
@@ -125,7 +126,7 @@ def analysis_of(
 
     return run(report, stages=stages_of(stage), step=_pattern("--step", step), threads=threads.value,
                families=families, model_config=model_config, tables=tables, memory=_size(memory),
-               compiled=compiled, folder=folder, reuse=reuse, nsys=nsys, progress=progress)  # fmt: skip
+               compiled=fast, folder=folder, reuse=reuse, nsys=nsys, progress=progress)  # fmt: skip
 
 
 def _size(text: str | None) -> int | None:

@@ -60,20 +60,9 @@ def analyze(
     chosen = [name.strip() for name in tables.split(",")] if tables is not None else None
     with Progress() as progress:
         analysis = analysis_of(
-            report,
-            stage,
-            step,
-            threads,
-            families,
-            model_config,
-            memory,
-            fast,
-            nsys,
-            progress,
-            chosen,
-            out,
-            reuse=not again,
-        )
+            report, progress, stage=stage, step=step, threads=threads, families=families, model_config=model_config,
+            memory=memory, fast=fast, nsys=nsys, tables=chosen, folder=out, reuse=not again,
+        )  # fmt: skip
         folder = analysis.write(out, progress)
         summary = analysis.summary(top)
     show(summary, format_, folder)
@@ -104,8 +93,9 @@ def table(
     known_table(name)
     with Progress() as progress:
         analysis = analysis_of(
-            report, stage, step, threads, families, model_config, memory, fast, nsys, progress, [name]
-        )
+            report, progress, stage=stage, step=step, threads=threads, families=families, model_config=model_config,
+            memory=memory, fast=fast, nsys=nsys, tables=[name],
+        )  # fmt: skip
         found = analysis.arrow(name)
     from dsprof.render import plain, terminal
 

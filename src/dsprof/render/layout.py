@@ -197,7 +197,7 @@ def _steps(lines: Sequence[StepLine], outliers: Sequence[OutlierLine], on_gpu: b
             rows.append((stage, word, count, *map(units.time, values), _drift(line, stem)))
         notes += [_outlier(one, line) for one in [x for x in outliers if x.stage == line.stage][:1]]
         if line.warm_up_steps:
-            notes.append(f"{units.count(line.warm_up_steps)} more steps of {line.stage} were a warm-up.")
+            notes.append(f"Steps of {line.stage} left out as a warm-up: {units.count(line.warm_up_steps)}.")
     return Grid("Steps", header, tuple(rows), 2, tuple(notes))
 
 

@@ -99,7 +99,7 @@ def print_table(name: str, table: pa.Table, out: Console, rows: int) -> None:
         _Shown(field.name, _is_number(field.type), cells)
         for field, cells in zip(shown.schema, _texts(shown), strict=True)
     ]
-    out.print(Text(f"{name}: {table.num_rows} rows", "bold"))
+    out.print(Text(f"{name}: {table.num_rows} row{'s' * (table.num_rows != 1)}", "bold"))
     for block in _blocks(columns, out.width - len(str(rows)) - _GAP):
         made = RichTable(box=None, pad_edge=False, padding=(0, 1))
         made.add_column("", justify="right", style="dim", no_wrap=True)
