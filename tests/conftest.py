@@ -20,6 +20,7 @@ if "CI" in os.environ:
     settings.load_profile("judge")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist writes the groups behind the tests' names
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests that record go to one worker, one after another; those of the oracle only ask nsys for its numbers.
 

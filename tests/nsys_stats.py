@@ -50,9 +50,7 @@ _INTEGERS = {
 }  # fmt: skip
 _DECIMAL = re.compile(r"^(Time|Avg|Med|StdDev|Total|Min|Max) \((%|ns|MB)\)$")
 #: How often a raw nsys is asked at most: now and then it fails by itself, and says nothing of what is tested.
-TRIES = 4
-#: How dsprof says that nsys itself failed, as it does by chance on a busy machine; it advises to try again.
-AGENT_LOST = "nsys could not reach its agent"
+_TRIES = 4
 _DIRECTION = {"H": "Host", "D": "Device", "A": "Array"}
 
 
@@ -143,7 +141,7 @@ def record(nsys: Nsys, made: Path, program: Sequence[str], *options: str, trace:
     """
     flags = [f"--trace={trace}", "--sample=none", "--cpuctxsw=none", "--force-overwrite=true", *options]
     said = []
-    for _ in range(TRIES):
+    for _ in range(_TRIES):
         arguments = ["profile", *flags, f"--output={made.with_suffix('')}", *program]
         outcome = run_nsys(nsys.path, arguments, limit_s=60)
         said.append(f"{outcome.code}: {outcome.said}")
@@ -151,7 +149,7 @@ def record(nsys: Nsys, made: Path, program: Sequence[str], *options: str, trace:
             assert outcome.code == code, outcome.said
             return made
         made.unlink(missing_ok=True)
-    pytest.fail(f"nsys {nsys.version} left no {made.name}, {TRIES} times. It said:\n" + "\n".join(said))
+    pytest.fail(f"nsys {nsys.version} left no {made.name}, {_TRIES} times. It said:\n" + "\n".join(said))
 
 
 def _printed(path: Path, name: str, said: str) -> Printed:
