@@ -136,10 +136,15 @@ def any_nsys(request: pytest.FixtureRequest) -> Nsys:
 
 
 def record(nsys: Nsys | Path, folder: Path, command: list[str], **options: Any) -> tuple[Profile, str]:
-    """The profile, and what was shown live."""
-    live = io.StringIO()
-    path = nsys if isinstance(nsys, Path) else nsys.path
-    return profile(ProfileOptions(**{"trace": "nvtx", **options}), command, folder, path, live), live.getvalue()
+    """The profile, and what was shown live; tried again where the real nsys lost its agent."""
+    path, tries = (nsys, 1) if isinstance(nsys, Path) else (nsys.path, nsys_stats.TRIES)
+    while True:
+        tries, live = tries - 1, io.StringIO()
+        try:
+            return profile(ProfileOptions(**{"trace": "nvtx", **options}), command, folder, path, live), live.getvalue()
+        except ProfileFailed as error:
+            if not tries or nsys_stats.AGENT_LOST not in str(error):
+                raise
 
 
 @pytest.mark.nsys
@@ -521,7 +526,7 @@ def test_nsys_that_does_not_reach_its_agent_is_started_again(
 
 def test_nsys_that_never_reaches_its_agent(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_NSYS", "no agent 99")
-    with pytest.raises(ProfileFailed, match=r"could not reach its agent: .*GetLocalEndpoint") as raised:
+    with pytest.raises(ProfileFailed, match=f"{nsys_stats.AGENT_LOST}: .*GetLocalEndpoint") as raised:
         record(install(tmp_path / "fake"), folder, ["touch", str(tmp_path / "ran")])
     assert "less busy" in raised.value.hint
     assert not (tmp_path / "ran").exists()
