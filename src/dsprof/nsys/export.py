@@ -21,6 +21,7 @@ from dsprof.attribution import NULL, Ints, distinct
 from dsprof.errors import NotAReport, NvprofDatabase, ReportDamaged
 from dsprof.nsys import schema
 from dsprof.nsys.command import stated_size
+from dsprof.nsys.inputs import Input
 from dsprof.nsys.pages import Pages, PageTable
 from dsprof.trace import Codes
 
@@ -37,9 +38,10 @@ _SLOTS_PER_ID, _SLOTS_FREE = 16, 1 << 20
 class Export:
     """The file under its two connections, with the columns that each table really has."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._uri = f"file:{quote(os.fsencode(path.resolve()))}?mode=ro&immutable=1"
+    def __init__(self, given: Input | Path) -> None:
+        self.input = given if isinstance(given, Input) else Input(given)
+        self.path, self.name = self.input.path, self.input.name
+        self._uri = f"file:{quote(os.fsencode(self.path.resolve()))}?mode=ro&immutable=1"
         self.columns: dict[str, list[str]] = {}
 
     def __enter__(self) -> Export:
@@ -61,11 +63,13 @@ class Export:
         self._tables: dict[str, PageTable | None] = {}
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self._pages.__exit__(None, None, None)
         self._sql.close()
         self._arrow.close()
         self._database.close()
+        if kind is None or issubclass(kind, Exception):
+            self.input.check()  # whatever was read, or went wrong, says nothing if the file changed meanwhile
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -82,7 +86,7 @@ class Export:
     def damaged(self, error: object) -> ReportDamaged:
         """The error for a file that cannot be read to its end."""
         return ReportDamaged(
-            f"{self.path.name} is cut or damaged ({error}).",
+            f"{self.name} is cut or damaged ({error}).",
             "Export the report again with `nsys export --type=sqlite`, and see whether the disk is full.",
         )
 
@@ -96,7 +100,7 @@ class Export:
                 begins = file.read(1)
             if begins not in (b"", b"\0"):  # SQLite empties the one, and clears the head of the other
                 raise ReportDamaged(
-                    f"{self.path.name} is being written, or a program that wrote it broke off: there is {beside.name}.",
+                    f"{self.name} is being written, or a program that wrote it broke off: there is {beside.name}.",
                     "Let that program end, or open the file once with sqlite3, or export the report again.",
                 )
 
@@ -107,12 +111,12 @@ class Export:
             raise self.damaged(f"{size} bytes of {stated}")
         if "StringTable" in self.columns and schema.STRINGS not in self.columns:
             raise NvprofDatabase(
-                f"{self.path.name} is an nvprof database, not an Nsight Systems report.",
+                f"{self.name} is an nvprof database, not an Nsight Systems report.",
                 "Record the program again with `nsys profile --trace=cuda,nvtx`.",
             )
         if not any(name in self.columns for name in (schema.STRINGS, *schema.VERSION_TABLES, *schema.EXPECTED)):
             raise NotAReport(
-                f"{self.path.name} is an SQLite database, but no Nsight Systems export.",
+                f"{self.name} is an SQLite database, but no Nsight Systems export.",
                 "Name a .nsys-rep, or what `nsys export --type=sqlite` made of it.",
             )
 
