@@ -6,22 +6,20 @@ the standard library. The file is opened read-only and as immutable: nothing is 
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 
 from dsprof.attribution import NULL, Ints, distinct
-from dsprof.errors import NotAReport, NvprofDatabase, ReportDamaged
+from dsprof.errors import NotAReport, NvprofDatabase
 from dsprof.nsys import schema
-from dsprof.nsys.command import stated_size
 from dsprof.nsys.pages import Pages, PageTable
+from dsprof.nsys.sound import damaged, read_only, refuse_cut, refuse_unfinished
 from dsprof.trace import Codes
 
 Columns = dict[str, Ints]
@@ -39,7 +37,7 @@ class Export:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._uri = f"file:{quote(os.fsencode(path.resolve()))}?mode=ro&immutable=1"
+        self._uri = read_only(path)
         self.columns: dict[str, list[str]] = {}
 
     def __enter__(self) -> Export:
@@ -47,7 +45,7 @@ class Export:
         import adbc_driver_manager as adbc
         import adbc_driver_sqlite
 
-        self._refuse_unfinished()
+        refuse_unfinished(self.path)
         with self.guarded():
             self._sql = sqlite3.connect(self._uri, uri=True)
             self._sql.text_factory = lambda raw: raw.decode("utf-8", "replace")
@@ -73,38 +71,15 @@ class Export:
         try:
             yield
         except (sqlite3.DatabaseError, pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
-            raise self.damaged(error) from error
+            raise damaged(self.path, error) from error
         except Exception as error:
             if type(error).__module__.startswith("adbc_driver_manager"):
-                raise self.damaged(error) from error
+                raise damaged(self.path, error) from error
             raise
-
-    def damaged(self, error: object) -> ReportDamaged:
-        """The error for a file that cannot be read to its end."""
-        return ReportDamaged(
-            f"{self.path.name} is cut or damaged ({error}).",
-            "Export the report again with `nsys export --type=sqlite`, and see whether the disk is full.",
-        )
-
-    def _refuse_unfinished(self) -> None:
-        """Refuse a file whose last changes are beside it: read as immutable, it would be an older or a torn one."""
-        for suffix in ("-wal", "-journal"):
-            beside = self.path.with_name(self.path.name + suffix)
-            if not beside.is_file():
-                continue
-            with beside.open("rb") as file:
-                begins = file.read(1)
-            if begins not in (b"", b"\0"):  # SQLite empties the one, and clears the head of the other
-                raise ReportDamaged(
-                    f"{self.path.name} is being written, or a program that wrote it broke off: there is {beside.name}.",
-                    "Let that program end, or open the file once with sqlite3, or export the report again.",
-                )
 
     def sniff(self) -> None:
         """Refuse what is no whole export: a file shorter than it says, an nvprof database."""
-        size, stated = self.path.stat().st_size, stated_size(self.path)
-        if size < stated:
-            raise self.damaged(f"{size} bytes of {stated}")
+        refuse_cut(self.path)
         if "StringTable" in self.columns and schema.STRINGS not in self.columns:
             raise NvprofDatabase(
                 f"{self.path.name} is an nvprof database, not an Nsight Systems report.",

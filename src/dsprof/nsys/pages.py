@@ -25,7 +25,6 @@ from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +32,7 @@ from attrs import frozen
 
 from dsprof import fast
 from dsprof.attribution import NULL, Bools, Ints
+from dsprof.nsys.sound import read_only
 
 Words = npt.NDArray[np.uint64]
 Bytes = npt.NDArray[np.uint8]
@@ -101,7 +101,7 @@ class Pages:
         if not self._file:
             return None
         try:
-            with closing(sqlite3.connect(_uri(self._path), uri=True)) as sql:
+            with closing(sqlite3.connect(read_only(self._path), uri=True)) as sql:
                 sql.text_factory = lambda raw: raw.decode("utf-8", "replace")
                 root, columns = _declared(sql, name)
             return PageTable(self._file, columns, *_walk(self._file, root))
@@ -180,10 +180,6 @@ class _Column:
     index: int
     is_float: bool = False
     has_default: bool = False
-
-
-def _uri(path: Path) -> str:
-    return f"file:{quote(os.fsencode(path.resolve()))}?mode=ro&immutable=1"
 
 
 def _declared(sql: sqlite3.Connection, table: str) -> tuple[int, dict[str, _Column]]:

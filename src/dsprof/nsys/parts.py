@@ -30,6 +30,7 @@ from dsprof.nsys.about import digest_of, report_of
 from dsprof.nsys.export import Columns, Export, Names, is_null, nulls
 from dsprof.nsys.reader import Progress, nothing_recorded
 from dsprof.nsys.rows import calls_of, kernels_of, memops_of, overheads_of, ranges_of
+from dsprof.nsys.sound import check
 from dsprof.nsys.survey import Ids, Survey, id_ranges
 from dsprof.stages import CUDA_GRAPH
 from dsprof.trace import Calls, Kernels, MemOps, Part, Trace, process_of
@@ -150,9 +151,9 @@ class PartialReport:
         at_once: int = 2,
     ) -> None:
         self.path, self.at_once, self._details, self._progress = path, at_once, details, progress
-        with Export(path) as export, ThreadPoolExecutor(1) as beside:
+        with Export(path) as export, ThreadPoolExecutor(2) as beside:
             export.sniff()
-            digest = beside.submit(digest_of, path)
+            checked, digest = beside.submit(check, path), beside.submit(digest_of, path)
             progress("reading names and ranges")
             self._names = Names(export)
             ranges, overheads = ranges_of(export, self._names), overheads_of(export)
@@ -160,6 +161,7 @@ class PartialReport:
             progress("looking where to cut")
             self._survey = Survey(export)
             report = report_of(export, digest.result())
+            checked.result()
         if not len(ranges) and self._survey.is_empty:
             raise nothing_recorded(path)
         calls, kernels, memops = _no(Calls), _no(Kernels), _no(MemOps)

@@ -12,6 +12,7 @@ from dsprof.nsys import schema
 from dsprof.nsys.about import digest_of, report_of
 from dsprof.nsys.export import Export, Names
 from dsprof.nsys.rows import calls_of, kernels_of, memops_of, only_caller, overheads_of, ranges_of
+from dsprof.nsys.sound import check
 from dsprof.trace import Trace
 
 Progress = Callable[[str], None]
@@ -23,9 +24,9 @@ def read(path: Path, progress: Progress = lambda sentence: None, details: bool =
     `details`: also what the tables of events alone need (grids, registers, graph nodes, kinds of memory), NULL
     otherwise. `progress` is told what is being read. Raises `ReportDamaged`, `NvprofDatabase`, `NothingRecorded`.
     """
-    with Export(path) as export, ThreadPoolExecutor(1) as beside:
+    with Export(path) as export, ThreadPoolExecutor(2) as beside:
         export.sniff()
-        digest = beside.submit(digest_of, path)
+        checked, digest = beside.submit(check, path), beside.submit(digest_of, path)
         progress("reading names")
         names = Names(export)
         progress("reading NVTX ranges")
@@ -40,6 +41,7 @@ def read(path: Path, progress: Progress = lambda sentence: None, details: bool =
         copies, sets = (export.integers(source, details=details) for source in (schema.COPIES, schema.SETS))
         memops = memops_of(copies, sets, caller)
         overheads, report = overheads_of(export), report_of(export, digest.result())
+        checked.result()
     trace = Trace(report, names.all(), ranges, calls, kernels_and_graphs, memops, overheads)
     if not (len(ranges) or len(calls) or len(trace.operations)):
         raise nothing_recorded(path)
