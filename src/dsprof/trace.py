@@ -184,6 +184,14 @@ class Operations:
 
 
 @frozen
+class Impossible:
+    """How many rows have an impossible time or size, by the words for what they are."""
+
+    times: dict[str, int] = field(factory=dict)
+    sizes: dict[str, int] = field(factory=dict)
+
+
+@frozen
 class Gpu:
     """A CUDA device of the machine that was profiled; rates are what the report says, 0 where it does not."""
 
@@ -215,7 +223,11 @@ class Report:
 
 @frozen(eq=False)
 class Trace:
-    """One report in columns, and its own check; `call_of_op`: the API call behind each operation, if that is known."""
+    """One report in columns.
+
+    `call_of_op`: the API call behind each operation, if that is known. `impossible`: what the report says of times and
+    sizes that cannot be.
+    """
 
     report: Report
     names: tuple[str, ...]
@@ -226,6 +238,7 @@ class Trace:
     overheads: Overheads = field(factory=no_overheads)
     part: Part = field(factory=Part)
     call_of_op: Ints | None = None
+    impossible: Impossible = field(factory=Impossible)
 
     @cached_property
     def operations(self) -> Operations:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dsprof.nsys import schema
 from dsprof.nsys.export import Export, text_of
+from dsprof.nsys.possible import LONGEST
 from dsprof.trace import Gpu, Report
 
 
@@ -65,7 +66,8 @@ def duration_of(export: Export) -> int:
     if not export.has("ANALYSIS_DETAILS", "duration"):
         return 0
     rows = export.rows("SELECT max(CAST(duration AS INTEGER)) FROM ANALYSIS_DETAILS")
-    return int(rows[0][0] or 0)
+    duration = int(rows[0][0] or 0)
+    return duration if 0 <= duration <= LONGEST else 0
 
 
 _GPU_COLUMNS = (

@@ -19,6 +19,7 @@ from dsprof.attribution import NULL, Ints, distinct
 from dsprof.errors import NotAReport, NvprofDatabase
 from dsprof.nsys import schema
 from dsprof.nsys.pages import Pages, PageTable
+from dsprof.nsys.possible import Possible
 from dsprof.nsys.sound import damaged, read_only, refuse_cut, refuse_unfinished
 from dsprof.trace import Codes
 
@@ -28,6 +29,8 @@ Where = tuple[str, tuple[int, ...]]
 
 _NULL_SQL = "(-9223372036854775807 - 1)"
 _BATCH_ROWS = "65536"
+#: How many rows at the head of a table say when a capture was.
+_SAMPLES = 64
 #: A table of strings by id may have this many slots for each id, and this many more.
 _SLOTS_PER_ID, _SLOTS_FREE = 16, 1 << 20
 
@@ -57,6 +60,7 @@ class Export:
             self._new_statement = adbc.AdbcStatement
         self._pages = Pages(self.path).__enter__()
         self._tables: dict[str, PageTable | None] = {}
+        self.possible = Possible(self._moments())
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -108,6 +112,12 @@ class Export:
         """Is there such a table, with all these columns?"""
         return table in self.columns and set(columns) <= set(self.columns[table])
 
+    def _moments(self) -> list[int]:
+        """When the first rows of each table of events began: some usual times of the capture."""
+        tables = [source.table for source in schema.EVENTS if self.has(source.table, "start")]
+        queries = [f'SELECT CAST("start" AS INTEGER) FROM "{table}" LIMIT {_SAMPLES}' for table in tables]
+        return [moment for query in queries for (moment,) in self.rows(query) if moment is not None]
+
     def integers(
         self,
         source: schema.Source,
@@ -120,7 +130,8 @@ class Export:
 
         `extra`: further columns, which may be ``rowid``. `details`: those of its details too; else they are NULL, and
         take no memory. `where`: the rows whose value in a column is one of some. `rowids`: the first and the last row.
-        The columns are read from the file's pages, where those are as usual, and else by SQL.
+        The columns are read from the file's pages, where those are as usual, and else by SQL. Of events, only what
+        `possible` lets pass.
         """
         asked = (*source.columns, *source.details, *extra)
         wanted = asked if details else (*source.columns, *extra)
@@ -130,6 +141,9 @@ class Export:
         columns = self._from_pages(source.table, present, where, rowids)
         if columns is None:
             columns = self._from_sql(source.table, present, where, rowids)
+        if source.table != schema.NVTX:  # of which only some rows have times that count
+            columns.setdefault("end", nulls(len(columns["start"])))
+            columns = self.possible.rows(source.table, columns)
         rows = len(columns["start"])
         return {name: columns[name] if name in columns else nulls(rows) for name in asked}
 
@@ -186,7 +200,7 @@ class Names:
         self._codes: dict[str, int] = {"": 0}
         self._ids = self._of_id = np.zeros(0, np.int64)
         if export.has(schema.STRINGS, "id", "value"):
-            rows = export.rows("SELECT id, CAST(value AS BLOB) FROM StringIds ORDER BY id")
+            rows = export.rows("SELECT id, CAST(value AS BLOB) FROM StringIds WHERE typeof(id) = 'integer' ORDER BY id")
             self._ids = np.array([row[0] for row in rows], np.int64)
             self._of_id = np.array([self.code(text_of(row[1])) for row in rows], np.int64)
         self._by_id = self._table()
@@ -197,7 +211,7 @@ class Names:
         if low < 0 or high > _SLOTS_PER_ID * len(self._ids) + _SLOTS_FREE:
             return None
         table = np.zeros(high + 2, np.int32)
-        table[self._ids] = self._of_id
+        table[self._ids[::-1]] = self._of_id[::-1]  # of an id that is there twice the first counts, as below
         return table
 
     def code(self, text: str) -> int:

@@ -165,7 +165,8 @@ class PartialReport:
         if not len(ranges) and self._survey.is_empty:
             raise nothing_recorded(path)
         calls, kernels, memops = _no(Calls), _no(Kernels), _no(MemOps)
-        self.trace = Trace(report, self._names.all(), ranges, calls, kernels, memops, overheads)
+        found = export.possible.found()
+        self.trace = Trace(report, self._names.all(), ranges, calls, kernels, memops, overheads, impossible=found)
         self.cuts = self._survey.cuts(parts, BYTES_PER_CALL, BYTES_PER_OP)
 
     def parts(self) -> Iterator[Trace]:

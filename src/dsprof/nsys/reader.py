@@ -42,7 +42,8 @@ def read(path: Path, progress: Progress = lambda sentence: None, details: bool =
         memops = memops_of(copies, sets, caller)
         overheads, report = overheads_of(export), report_of(export, digest.result())
         checked.result()
-    trace = Trace(report, names.all(), ranges, calls, kernels_and_graphs, memops, overheads)
+    found = export.possible.found()
+    trace = Trace(report, names.all(), ranges, calls, kernels_and_graphs, memops, overheads, impossible=found)
     if not (len(ranges) or len(calls) or len(trace.operations)):
         raise nothing_recorded(path)
     return trace

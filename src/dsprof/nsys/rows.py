@@ -23,20 +23,22 @@ def ranges_of(export: Export, names: Names) -> Ranges:
     is_domain = both["eventType"] == schema.DOMAIN_CREATED
     domains = _domains(export, names, _rows(both, is_domain))
     raw = _rows(both, ~is_domain)
+    begun = export.possible.begun(schema.NVTX, raw["start"])
+    name, raw = _range_names(export, names, raw["textId"])[begun], {of: column[begun] for of, column in raw.items()}
     duration = duration_of(export)
     unclosed = (raw["end"] == NULL) | ((raw["end"] == duration) & (duration > 0))
     last = duration or (_last_moment(export, raw) if unclosed.any() else 0)
-    end = np.where(raw["end"] == NULL, last, raw["end"])
+    end = np.where(raw["end"] == NULL, np.maximum(last, raw["start"]), raw["end"])
     key = np.where(raw["domainId"] == NULL, 0, raw["domainId"])
     return Ranges(
         range_id=raw["rowid"],
-        name=_range_names(export, names, raw["textId"]),
+        name=name,
         domain=_domain_codes(domains, process_of(raw["globalTid"]), key),
         style=np.isin(raw["eventType"], schema.START_END).astype(np.int64),
         thread=raw["globalTid"],
         end_thread=raw["endGlobalTid"],
         start=raw["start"],
-        end=np.maximum(end, raw["start"]),
+        end=export.possible.ended(schema.NVTX, raw["start"], end),
         payload=_payload(raw),
         truncated=unclosed,
     )
@@ -57,9 +59,11 @@ def _payload(raw: Columns) -> Ints:
 
 def _last_moment(export: Export, ranges: Columns) -> int:
     """The last time that ranges and API calls tell, for a report that does not say how long it is."""
-    times = [int(column.max()) for column in (ranges["start"], ranges["end"]) if len(column)]
+    low, high = export.possible.low, export.possible.high
+    columns = [ranges["start"], ranges["end"][ranges["end"] <= high]]
+    times = [int(column.max()) for column in columns if len(column)]
     if export.has(schema.RUNTIME, "end"):
-        ((last,),) = export.rows(f'SELECT max("end") FROM "{schema.RUNTIME}"')
+        ((last,),) = export.rows(f'SELECT max("end") FROM "{schema.RUNTIME}" WHERE "end" BETWEEN {low} AND {high}')
         times.append(int(last or 0))
     return max(times, default=0)
 
@@ -185,7 +189,7 @@ def memops_of(copies: Columns, sets: Columns, caller: int | None) -> MemOps:
 def overheads_of(export: Export) -> Overheads:
     """What the profiler itself took of the threads' time."""
     raw = export.integers(schema.OVERHEADS)
-    return Overheads(start=raw["start"], end=np.maximum(raw["end"], raw["start"]), thread=raw["globalTid"])
+    return Overheads(start=raw["start"], end=raw["end"], thread=raw["globalTid"])
 
 
 def only_caller(threads: Ints) -> int | None:

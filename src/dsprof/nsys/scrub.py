@@ -34,14 +34,13 @@ from dsprof.environment import secrets_in, secrets_of
 from dsprof.errors import (
     NotAReport,
     NvprofDatabase,
-    ReportDamaged,
     ReportEmpty,
     ReportMissing,
     ScrubFailed,
     ScrubRefused,
 )
 from dsprof.nsys import schema
-from dsprof.nsys.command import stated_size
+from dsprof.nsys.sound import check, damaged, read_only, refuse_cut, refuse_unfinished
 
 #: What stands where something was taken out.
 REMOVED, PATH = b"<removed>", b"<path>"
@@ -114,8 +113,9 @@ def _refuse_source(source: Path) -> None:
                 f"Export it (`nsys export --type=sqlite {source.name}`), scrub the .sqlite, and pass on only that.",
             )
         raise NotAReport(f"{source.name} is no SQLite export of Nsight Systems.", "Name the .sqlite file.")
-    if source.stat().st_size < stated_size(source):
-        raise ReportDamaged(f"{source.name} is cut: it is shorter than it says.", "Export the report again.")
+    refuse_cut(source)
+    refuse_unfinished(source)
+    check(source)
 
 
 def _refuse_target(source: Path, target: Path, force: bool) -> None:
@@ -136,7 +136,7 @@ def _guarded(source: Path) -> Iterator[None]:
             f"The cleaned copy of {source.name} could not be written ({error}).", "See whether the disk has room."
         ) from error
     except sqlite3.DatabaseError as error:
-        raise ReportDamaged(f"{source.name} is cut or damaged ({error}).", "Export the report again.") from error
+        raise damaged(source, error) from error
 
 
 def _open(source: Path, partial: Path) -> sqlite3.Connection:
@@ -148,7 +148,7 @@ def _open(source: Path, partial: Path) -> sqlite3.Connection:
     database.execute("PRAGMA temp_store = MEMORY")
     database.create_function("allowed", 3, _allowed, deterministic=True)
     database.create_function("program", 1, _program, deterministic=True)
-    database.execute("ATTACH ? AS old", (f"file:{quote(str(source.resolve()))}?mode=ro&immutable=1",))
+    database.execute("ATTACH ? AS old", (read_only(source),))
     return database
 
 
