@@ -53,8 +53,7 @@ class Export:
             self._sql = sqlite3.connect(self._uri, uri=True)
             self._sql.text_factory = lambda raw: raw.decode("utf-8", "replace")
             for (table,) in self._sql.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')"):
-                rows = self._sql.execute("SELECT name FROM pragma_table_info(?)", (table,))
-                self.columns[table] = [name for (name,) in rows]
+                self.columns[table] = self._columns_of(table)
             self._database = adbc_driver_sqlite.connect(self._uri)
             self._arrow = adbc.AdbcConnection(self._database)
             self._new_statement = adbc.AdbcStatement
@@ -68,6 +67,15 @@ class Export:
         self._sql.close()
         self._arrow.close()
         self._database.close()
+
+    def _columns_of(self, table: str) -> list[str]:
+        """The columns of a table; none where that is for SQLite a mistake: a view of nothing, a module of others."""
+        try:
+            return [name for (name,) in self._sql.execute("SELECT name FROM pragma_table_info(?)", (table,))]
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+                raise
+            return []
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
