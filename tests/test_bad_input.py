@@ -511,8 +511,8 @@ POOR = {
     "no-api": (no_api, 22, "GPU operations but no CUDA API calls"),
     "lost-kernels": (lost, 23, "2 of 4 kernel launches"),
     "orphan-operations": (orphan, 24, "1 GPU operation"),
-    "impossible-times": (impossible_times, 27, "Impossible times: 1 kernels end before they begin"),
-    "impossible-sizes": (impossible_sizes, 28, "Impossible sizes: 1 memory copies are of less than 0 bytes"),
+    "impossible-times": (impossible_times, 27, "Impossible times (kernels: 1)"),
+    "impossible-sizes": (impossible_sizes, 28, "Impossible sizes (memory copies: 1)"),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import re
 import shutil
 import sqlite3
 import warnings
@@ -17,9 +18,10 @@ import pytest
 import mutations
 from compiled import way
 from dsprof.analysis import Analysis
-from dsprof.errors import DsprofError, ReportDamaged
+from dsprof.errors import DsprofError, NotAReport, ReportDamaged
 from dsprof.findings import STRICT_EXITS
 from dsprof.nsys import sound
+from dsprof.nsys.locate import locate
 from dsprof.nsys.parts import PartialReport, size_of
 from dsprof.nsys.reader import read
 from dsprof.nsys.scrub import scrub
@@ -245,7 +247,7 @@ def test_impossible_times_are_found_and_add_nothing(change: str, table: str, loo
     assert codes(analysis).count("impossible-times") == 1
     found = next(found for found in analysis.findings if found.code == "impossible-times")
     assert found.strict_exit == STRICT_EXITS["impossible-times"] == 27
-    assert found.message.startswith("Impossible times: 1 ")
+    assert re.match(r"Impossible times \([\w ]+: 1\)", found.message)
     assert not negative(tables_of(analysis))
     assert rows_of(analysis) == rows_of(before) - left_out
     assert_same(analysis, in_parts(path))
@@ -301,7 +303,7 @@ def test_impossible_sizes_are_found_and_add_nothing(table: str, size: int, tmp_p
     analysis = whole(path)
     found = next(found for found in analysis.findings if found.code == "impossible-sizes")
     assert found.strict_exit == STRICT_EXITS["impossible-sizes"] == 28
-    assert found.message.startswith("Impossible sizes: 2 memory ")
+    assert re.match(r"Impossible sizes \(memory (copies|sets): 2\)", found.message)
     assert not negative(tables_of(analysis))
     assert_same(analysis, in_parts(path))
 
@@ -348,3 +350,143 @@ def test_of_an_id_that_is_there_twice_the_first_counts(tmp_path: Path) -> None:
         if far:
             report.sql(far)
         assert "second" not in set(whole(report.write(tmp_path / "run.sqlite"))["kern_sum"]["kernel"])
+
+
+def numbered() -> TraceBuilder:
+    """Requests with their prefill, decode and steps, all of them with payloads."""
+    report = TraceBuilder().gpu()
+    for request in range(3):
+        begin = request * 100_000
+        report.range("request", begin, begin + 90_000, payload=request)
+        report.range("prefill", begin, begin + 10_000, payload=100)
+        report.range("decode", begin + 10_000, begin + 90_000, payload=4)
+        for step in range(4):
+            at = begin + 10_000 + step * 20_000
+            report.range("step", at, at + 20_000, payload=step)
+            report.kernel(at=(at + 100, at + 5000), call=(at + 10, at + 20))
+    return report
+
+
+@pytest.mark.parametrize("payload", [HUGE, HUGE - 1, -HUGE, 1 << 62, 1 << 53, -(1 << 41), 1 << 41])
+@pytest.mark.parametrize("rows", ["TRUE", "rowid = 2", "rowid % 4 = 1"])
+def test_a_payload_that_is_no_number_counts_as_none(payload: int, rows: str, tmp_path: Path) -> None:
+    path = numbered().sql(f"UPDATE {NVTX} SET int64Value = {payload} WHERE {rows}").write(tmp_path / "run.sqlite")
+    none = numbered().sql(f"UPDATE {NVTX} SET int64Value = NULL WHERE {rows}").write(tmp_path / "none.sqlite")
+    tables, expected = tables_of(whole(path)), tables_of(whole(none))
+    shown = tables.pop("range_trace").column("payload").to_pylist()
+    assert expected.pop("range_trace").column("payload").to_pylist() == [p if p != payload else None for p in shown]
+    assert tables == expected
+    assert payload in shown
+
+
+@pytest.mark.parametrize("value", [-1, -HUGE, HUGE, 1 << 31])
+def test_sizes_that_no_kernel_has_are_not_known(value: int, tmp_path: Path) -> None:
+    report = made()
+    for column in ("gridX", "blockY", "staticSharedMemory"):
+        report.sql(f'UPDATE "{KERNEL}" SET "{column}" = {value} WHERE rowid = 1')
+    report.sql(f'UPDATE "{KERNEL}" SET dynamicSharedMemory = {value} WHERE rowid <= 2')
+    tables = tables_of(whole(report.write(tmp_path / "run.sqlite")))
+    first, second = tables["kern_trace"].sort_by("start_ns").to_pylist()[1:3]
+    assert (first["grid"], first["block"], first["shared_memory_bytes"]) == (None, None, None)
+    assert (second["grid"], second["block"], second["shared_memory_bytes"]) == ("4,2,1", "128,1,1", 0)
+
+
+# -- odd files that are whole ---------------------------------------------------------------------------
+
+
+def rewritten(source: Path, target: Path, pragma: str, reserved: int = 0) -> Path:
+    """The same content in a file of another kind; `reserved`: bytes of each page that another program uses."""
+    with closing(sqlite3.connect(source)) as sql:
+        statements = list(sql.iterdump())
+    with closing(sqlite3.connect(target, isolation_level=None)) as sql:
+        sql.execute(f"PRAGMA {pragma}")
+        sql.execute("PRAGMA user_version = 1")  # writes the file's one page
+    data = bytearray(target.read_bytes())
+    data[20] = reserved
+    usable = int.from_bytes(data[16:18], "big") - reserved
+    if reserved:
+        data[105:107] = usable.to_bytes(2, "big")  # where the content of the page, which has none, begins
+    target.write_bytes(data)
+    with closing(sqlite3.connect(target, isolation_level=None)) as sql:
+        sql.executescript("\n".join(statements))
+    return target
+
+
+@pytest.mark.parametrize(
+    "pragma",
+    [*(f"page_size = {size}" for size in (512, 1024, 65536)), "encoding = 'UTF-16le'", "encoding = 'UTF-16be'",
+     "auto_vacuum = FULL", "auto_vacuum = INCREMENTAL", "journal_mode = WAL", "legacy_file_format = 1"],
+)  # fmt: skip
+def test_files_of_other_kinds_read_the_same(pragma: str, report: Path, loops: None, tmp_path: Path) -> None:
+    path = rewritten(report, tmp_path / "odd.sqlite", pragma)
+    assert tables_of(whole(path)) == tables_of(whole(report))
+    assert_same(whole(path), in_parts(path))
+
+
+def test_pages_with_reserved_bytes_read_the_same(report: Path, loops: None, tmp_path: Path) -> None:
+    """As programs that encrypt or sum up pages leave them."""
+    path = rewritten(report, tmp_path / "odd.sqlite", "page_size = 4096", reserved=32)
+    assert path.read_bytes()[20] == 32
+    assert not mutations.refused(path)
+    assert tables_of(whole(path)) == tables_of(whole(report))
+    assert_same(whole(path), in_parts(path))
+
+
+def test_an_encrypted_file_is_no_report(report: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run.sqlite"
+    path.write_bytes(bytes(byte ^ 0x5A for byte in report.read_bytes()))
+    for refusing in (lambda: locate(path), lambda: scrub(path, tmp_path / "clean.sqlite")):
+        with pytest.raises(NotAReport):
+            refusing()
+
+
+def test_a_default_of_a_column_that_was_added_counts(tmp_path: Path) -> None:
+    """Rows that were written before have no value for it, and are read as the default and not as NULL."""
+    columns = {RUNTIME: ("returnValue", 7), KERNEL: ("streamId", 9), MEMCPY: ("bytes", 4096), NVTX: ("domainId", 0)}
+    added, set_ = made(), made()
+    for table, (column, value) in columns.items():
+        added.sql(f'ALTER TABLE "{table}" DROP COLUMN "{column}"')
+        added.sql(f'ALTER TABLE "{table}" ADD COLUMN "{column}" INTEGER DEFAULT {value}')
+        set_.sql(f'UPDATE "{table}" SET "{column}" = {value}')
+    path, expected = added.write(tmp_path / "added.sqlite"), set_.write(tmp_path / "set.sqlite")
+    assert tables_of(whole(path)) == tables_of(whole(expected))
+    assert_same(whole(path), in_parts(path))
+
+
+@pytest.mark.parametrize("kind", ["REAL", "TEXT", ""])
+def test_columns_of_another_type_read_the_same(kind: str, report: Path, tmp_path: Path) -> None:
+    """As a tool that knows no integers, or no types, writes them."""
+    path = tmp_path / "odd.sqlite"
+    shutil.copyfile(report, path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as sql:
+        for table in (KERNEL, RUNTIME, MEMCPY):
+            names = [name for (name,) in sql.execute("SELECT name FROM pragma_table_info(?)", (table,))]
+            sql.execute(f'ALTER TABLE "{table}" RENAME TO old')
+            sql.execute(f'CREATE TABLE "{table}" ({", ".join(f"{name} {kind}" for name in map(_quoted, names))})')
+            sql.execute(f'INSERT INTO "{table}" SELECT * FROM old')
+            sql.execute("DROP TABLE old")
+    assert tables_of(whole(path)) == tables_of(whole(report))
+    assert_same(whole(path), in_parts(path))
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [f'CREATE INDEX odd ON "{KERNEL}" ("start")', f'CREATE INDEX odd ON "{NVTX}" (eventType, "end" DESC)',
+     f'CREATE TRIGGER odd AFTER INSERT ON "{KERNEL}" BEGIN DELETE FROM "{KERNEL}"; END',
+     "CREATE VIRTUAL TABLE odd USING fts5(text)", "CREATE VIEW odd AS SELECT x FROM nowhere", "ANALYZE"],
+)  # fmt: skip
+def test_what_users_add_changes_nothing(statement: str, report: Path, tmp_path: Path) -> None:
+    path = made().sql(statement).write(tmp_path / "odd.sqlite")
+    assert tables_of(whole(path)) == tables_of(whole(report))
+    assert_same(whole(path), in_parts(path))
+
+
+def test_texts_that_are_no_utf8_or_hold_a_null_are_shown(tmp_path: Path) -> None:
+    report = made().kernel(b"caf\xe9", at=(800_000, 800_010), call=(799_000, 799_010))
+    report.kernel("one\x00two", at=(800_020, 800_030), call=(799_020, 799_030))
+    names = set(whole(report.write(tmp_path / "run.sqlite"))["kern_sum"]["kernel"])
+    assert {"caf\ufffd", "one\x00two"} <= names

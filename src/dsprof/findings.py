@@ -84,8 +84,8 @@ def impossible_times(rows: dict[str, int]) -> Finding:
     """Times that no capture can have."""
     return _finding(
         "impossible-times",
-        f"Impossible times: {_counts(rows)} end before they begin, or lie more than 104 days away from the rest. Where "
-        "only the end is wrong, they count as lasting 0 ns; else they are left out.",
+        f"Impossible times ({_counts(rows)}): they end before they begin, or lie more than 104 days from the rest. "
+        "Where only the end is wrong, they count as lasting 0 ns; else they are left out.",
         "The recording, its export or a tool that rewrote it is at fault: export the report again.",
     )
 
@@ -94,7 +94,7 @@ def impossible_sizes(rows: dict[str, int]) -> Finding:
     """Sizes that no memory can have."""
     return _finding(
         "impossible-sizes",
-        f"Impossible sizes: {_counts(rows)} are of less than 0 bytes or more than 9 PB; they count as 0 bytes.",
+        f"Impossible sizes ({_counts(rows)}): less than 0 bytes, or more than 9 PB. They count as 0 bytes.",
         "The recording, its export or a tool that rewrote it is at fault: export the report again.",
     )
 
@@ -174,7 +174,7 @@ def nsys_says(sentence: str) -> Finding:
 
 
 def _counts(rows: dict[str, int]) -> str:
-    return ", ".join(f"{count} {words}" for words, count in rows.items())
+    return ", ".join(f"{words}: {count}" for words, count in rows.items())
 
 
 def _s(number: int) -> str:

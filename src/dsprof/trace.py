@@ -20,6 +20,8 @@ from dsprof.attribution import NULL, Bools, Ints, group_rows
 Codes = npt.NDArray[np.int32]
 
 _TID_BITS = 0xFFFFFF
+#: Payloads of more bits are handles or hashes: no numbers to count with, and sums of them would not fit into int64.
+_NUMBER_BITS = 40
 #: Calls that put a kernel or a graph of kernels on the GPU, as their names begin.
 _LAUNCHING = ("cudaLaunchKernel", "cudaLaunchCooperativeKernel", "cuLaunchKernel", "cuLaunchCooperativeKernel",
               "cudaGraphLaunch", "cuGraphLaunch")  # fmt: skip
@@ -72,6 +74,11 @@ class Ranges:
         """True where a range belongs to its process: it was ended by another thread than began it."""
         shared: Bools = (self.style == 1) & (self.end_thread != NULL) & (self.end_thread != self.thread)
         return shared
+
+    @cached_property
+    def number(self) -> Ints:
+        """The payload where it can be a number, of a request, a step or tokens; NULL where it is none, or too large."""
+        return np.where((self.payload >> _NUMBER_BITS == 0) | (self.payload >> _NUMBER_BITS == -1), self.payload, NULL)
 
 
 @frozen(eq=False)
@@ -359,8 +366,8 @@ def operation_names(kind: Ints) -> tuple[Ints, tuple[str, ...]]:
 
 
 def pack_dimensions(x: Ints, y: Ints, z: Ints) -> Ints:
-    """A grid or block in one number; NULL where a dimension is."""
-    known = (x != NULL) & (y != NULL) & (z != NULL)
+    """A grid or block in one number; NULL where a dimension is, or is none that CUDA allows."""
+    known = (x >> 31 == 0) & (y >> _AXIS_BITS == 0) & (z >> _AXIS_BITS == 0)
     x, y, z = (np.where(known, axis, 0) for axis in (x, y, z))
     return np.where(known, (((x << _AXIS_BITS) | y) << _AXIS_BITS) | z, NULL)
 

@@ -52,6 +52,7 @@ class Export:
         with self.guarded():
             self._sql = sqlite3.connect(self._uri, uri=True)
             self._sql.text_factory = lambda raw: raw.decode("utf-8", "replace")
+            ((self.encoding,),) = self._sql.execute("PRAGMA encoding")
             for (table,) in self._sql.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')"):
                 self.columns[table] = self._columns_of(table)
             self._database = adbc_driver_sqlite.connect(self._uri)
@@ -210,7 +211,7 @@ class Names:
         if export.has(schema.STRINGS, "id", "value"):
             rows = export.rows("SELECT id, CAST(value AS BLOB) FROM StringIds WHERE typeof(id) = 'integer' ORDER BY id")
             self._ids = np.array([row[0] for row in rows], np.int64)
-            self._of_id = np.array([self.code(text_of(row[1])) for row in rows], np.int64)
+            self._of_id = np.array([self.code(text_of(row[1], export.encoding)) for row in rows], np.int64)
         self._by_id = self._table()
 
     def _table(self) -> Codes | None:
@@ -244,6 +245,6 @@ class Names:
         return tuple(self._codes)
 
 
-def text_of(raw: object) -> str:
-    """A text as SQLite gave it, bytes decoded with replacement."""
-    return raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw or "")
+def text_of(raw: object, encoding: str = "UTF-8") -> str:
+    """A text as SQLite gave it, bytes decoded with replacement; `encoding` is that of the file."""
+    return raw.decode(encoding, "replace") if isinstance(raw, bytes) else str(raw or "")

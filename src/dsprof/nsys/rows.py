@@ -14,6 +14,8 @@ from dsprof.trace import Calls, Codes, Kernels, MemOps, Overheads, Ranges, pack_
 
 #: The rows of the NVTX events that are ranges.
 _RANGES = ("eventType", schema.RANGE_TYPES)
+#: A kernel's shared memory is less than so many bits can count.
+_SIZE_BITS = 31
 
 
 def ranges_of(export: Export, names: Names) -> Ranges:
@@ -80,7 +82,7 @@ def _range_names(export: Export, names: Names, text_id: Ints) -> Codes:
     text = export.arrow(f"SELECT {own} AS text {ranges}").column("text").combine_chunks().dictionary_encode()
     if isinstance(text, pa.ChunkedArray):
         text = text.combine_chunks()
-    known = [names.code(text_of(value)) if value else -1 for value in text.dictionary.to_pylist()]
+    known = [names.code(text_of(value, export.encoding)) if value else -1 for value in text.dictionary.to_pylist()]
     found = np.array(known, np.int32)[np.from_dlpack(text.indices)]
     return np.where(found < 0, code, found)
 
@@ -105,7 +107,7 @@ def _text_in(export: Export, row: int) -> str:
     if not export.has(schema.NVTX, "text"):
         return ""
     ((text,),) = export.rows(f"SELECT CAST(text AS BLOB) FROM {schema.NVTX} WHERE rowid = ?", (row,))
-    return text_of(text)
+    return text_of(text, export.encoding)
 
 
 def _domain_codes(domains: dict[tuple[int, int], int], process: Ints, domain: Ints) -> Codes:
@@ -164,11 +166,11 @@ def _packed(raw: Columns, what: str) -> Ints:
 
 
 def _sum(one: Ints, other: Ints) -> Ints:
-    """Sum of two columns; NULL where both are, a lone NULL counting as 0."""
+    """Sum of two columns of sizes below 2 GiB; NULL where neither is one, a lone other value counting as 0."""
     if is_null(one):
         return one
-    total = np.where(one == NULL, 0, one) + np.where(other == NULL, 0, other)
-    return np.where((one == NULL) & (other == NULL), NULL, total)
+    known, also = one >> _SIZE_BITS == 0, other >> _SIZE_BITS == 0
+    return np.where(known | also, np.where(known, one, 0) + np.where(also, other, 0), NULL)
 
 
 def memops_of(copies: Columns, sets: Columns, caller: int | None) -> MemOps:
