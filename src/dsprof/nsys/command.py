@@ -285,7 +285,7 @@ def is_whole(exported: Path) -> bool:
     try:
         with closing(sqlite3.connect(f"file:{quote(os.fsencode(exported))}?mode=ro&immutable=1", uri=True)) as database:
             names = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
-    except sqlite3.DatabaseError:
+    except (sqlite3.DatabaseError, UnicodeDecodeError):  # the latter from a message that quotes what is damaged
         return False
     return not names.isdisjoint(VERSION_TABLES)
 

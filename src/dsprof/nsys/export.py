@@ -180,7 +180,7 @@ class Export:
             import pyarrow.compute as pc
 
             with self.guarded():
-                column = pc.cast(column, pa.int64(), safe=False)
+                column = pc.cast(column, pa.int64())  # a fraction, or too large for it, is refused
         return np.concatenate(
             [np.zeros(0, np.int64), *(np.from_dlpack(chunk) for chunk in column.chunks if len(chunk))]
         )

@@ -135,7 +135,7 @@ def _guarded(source: Path) -> Iterator[None]:
         raise ScrubFailed(
             f"The cleaned copy of {source.name} could not be written ({error}).", "See whether the disk has room."
         ) from error
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         raise damaged(source, error) from error
 
 
