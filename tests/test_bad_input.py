@@ -501,12 +501,22 @@ def orphan() -> TraceBuilder:
     return report().kernel("orphan", at=(170, 180), correlation=999)
 
 
+def impossible_times() -> TraceBuilder:
+    return report().sql(f'UPDATE "{KERNEL}" SET "end" = "start" - 1 WHERE rowid = 1')
+
+
+def impossible_sizes() -> TraceBuilder:
+    return report().copy(size=-1, at=(170, 180), call=(30, 40))
+
+
 POOR = {
     "no-nvtx": (no_nvtx, 20, "The report holds no NVTX ranges"),
     "no-cuda": (no_cuda, 21, "The report holds no GPU operations"),
     "no-api": (no_api, 22, "GPU operations but no CUDA API calls"),
     "lost-kernels": (lost, 23, "2 of 4 kernel launches"),
     "orphan-operations": (orphan, 24, "1 GPU operation"),
+    "impossible-times": (impossible_times, 27, "Impossible times (kernels: 1)"),
+    "impossible-sizes": (impossible_sizes, 28, "Impossible sizes (memory copies: 1)"),
 }
 
 

@@ -6,6 +6,7 @@ import re
 
 from dsprof.nsys import schema
 from dsprof.nsys.export import Export, text_of
+from dsprof.nsys.possible import LONGEST
 from dsprof.trace import Gpu, Report
 
 
@@ -57,7 +58,8 @@ def duration_of(export: Export) -> int:
     if not export.has("ANALYSIS_DETAILS", "duration"):
         return 0
     rows = export.rows("SELECT max(CAST(duration AS INTEGER)) FROM ANALYSIS_DETAILS")
-    return int(rows[0][0] or 0)
+    duration = int(rows[0][0] or 0)
+    return duration if 0 <= duration <= LONGEST else 0
 
 
 _GPU_COLUMNS = (

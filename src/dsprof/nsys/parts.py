@@ -31,6 +31,7 @@ from dsprof.nsys.export import Columns, Export, Names, is_null, nulls
 from dsprof.nsys.inputs import Input
 from dsprof.nsys.reader import Progress, nothing_recorded
 from dsprof.nsys.rows import calls_of, kernels_of, memops_of, overheads_of, ranges_of
+from dsprof.nsys.sound import check
 from dsprof.nsys.survey import Ids, Survey, id_ranges
 from dsprof.stages import CUDA_GRAPH
 from dsprof.trace import Calls, Kernels, MemOps, Part, Trace, process_of
@@ -151,10 +152,10 @@ class PartialReport:
         at_once: int = 2,
     ) -> None:
         self.at_once, self._details, self._progress = at_once, details, progress
-        with Export(given) as export, ThreadPoolExecutor(1) as beside:
+        with Export(given) as export, ThreadPoolExecutor(2) as beside:
             export.sniff()
             self._input = export.input
-            hashed = beside.submit(lambda: export.input.sha256)
+            checked, hashed = beside.submit(check, export.input), beside.submit(lambda: export.input.sha256)
             progress("reading names and ranges")
             self._names = Names(export)
             ranges, overheads = ranges_of(export, self._names), overheads_of(export)
@@ -163,10 +164,12 @@ class PartialReport:
             self._survey = Survey(export)
             hashed.result()
             report = report_of(export)
+            checked.result()
         if not len(ranges) and self._survey.is_empty:
             raise nothing_recorded(report.file)
         calls, kernels, memops = _no(Calls), _no(Kernels), _no(MemOps)
-        self.trace = Trace(report, self._names.all(), ranges, calls, kernels, memops, overheads)
+        found = export.possible.found()
+        self.trace = Trace(report, self._names.all(), ranges, calls, kernels, memops, overheads, impossible=found)
         self.cuts = self._survey.cuts(parts, BYTES_PER_CALL, BYTES_PER_OP)
 
     def parts(self) -> Iterator[Trace]:

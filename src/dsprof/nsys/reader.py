@@ -13,6 +13,7 @@ from dsprof.nsys.about import report_of
 from dsprof.nsys.export import Export, Names
 from dsprof.nsys.inputs import Input
 from dsprof.nsys.rows import calls_of, kernels_of, memops_of, only_caller, overheads_of, ranges_of
+from dsprof.nsys.sound import check
 from dsprof.trace import Trace
 
 Progress = Callable[[str], None]
@@ -25,9 +26,9 @@ def read(given: Input | Path, progress: Progress = lambda sentence: None, detail
     otherwise. `progress` is told what is being read. Raises `ReportDamaged`, `NvprofDatabase`, `ReportChanging`,
     `NothingRecorded`.
     """
-    with Export(given) as export, ThreadPoolExecutor(1) as beside:
+    with Export(given) as export, ThreadPoolExecutor(2) as beside:
         export.sniff()
-        hashed = beside.submit(lambda: export.input.sha256)
+        checked, hashed = beside.submit(check, export.input), beside.submit(lambda: export.input.sha256)
         progress("reading names")
         names = Names(export)
         progress("reading NVTX ranges")
@@ -44,7 +45,9 @@ def read(given: Input | Path, progress: Progress = lambda sentence: None, detail
         overheads = overheads_of(export)
         hashed.result()
         report = report_of(export)
-    trace = Trace(report, names.all(), ranges, calls, kernels_and_graphs, memops, overheads)
+        checked.result()
+    found = export.possible.found()
+    trace = Trace(report, names.all(), ranges, calls, kernels_and_graphs, memops, overheads, impossible=found)
     if not (len(ranges) or len(calls) or len(trace.operations)):
         raise nothing_recorded(report.file)
     return trace
