@@ -15,7 +15,7 @@ import shutil
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from measure import RunFailed, run
 from trace_builder import DOMAIN_CREATED, KERNEL, LAUNCH, NVTX, PUSH_POP, RUNTIME, START_END, TraceBuilder, global_pid
 
 #: What is between two things that a thread does, in ns, and how long a capture lasts.
-_STEP, _LAST = 1000, 10**15
+_STEP, _LAST = 1000, 10**12
 Fill = Callable[["Made", int], None]
 
 
@@ -44,12 +44,14 @@ class Made:
     def rows(self, table: str, count: int, **columns: Any) -> None:
         """`count` rows of a table; a column is an array, or a value for all."""
         declared = [column for column in self._builder.schema.tables[table] if column[0] in columns or column[2]]
-        values = [
-            np.broadcast_to(columns.get(name, "" if kind == "TEXT" else 0), count).tolist()
-            for name, kind, _ in declared
-        ]
-        names, marks = ", ".join(f'"{name}"' for name, *_ in declared), ", ".join("?" for _ in declared)
-        self._database.executemany(f'INSERT INTO "{table}" ({names}) VALUES ({marks})', zip(*values, strict=True))  # noqa: S608
+        usual = {name: "" if kind == "TEXT" else 0 for name, kind, _ in declared}
+        values = [np.broadcast_to(columns.get(name, value), count).tolist() for name, value in usual.items()]
+        names, marks = ", ".join(f'"{name}"' for name in usual), ", ".join("?" for _ in usual)
+        self.sql(f'INSERT INTO "{table}" ({names}) VALUES ({marks})', zip(*values, strict=True))  # noqa: S608
+
+    def sql(self, statement: str, rows: Iterable[tuple[Any, ...]] = ((),)) -> None:
+        """Run a statement for some rows, once unless given."""
+        self._database.executemany(statement, rows)
 
     def strings(self, texts: list[str]) -> Any:
         """The ids of some texts."""
@@ -69,9 +71,10 @@ class Made:
         name = self.strings([f"kernel_{one}" for one in range(kernels)]) if named is None else named
         self.rows(RUNTIME, count, start=start, end=start + 100, globalTid=thread, correlationId=number,
                   nameId=int(self.strings([LAUNCH])[0]))  # fmt: skip
-        self.rows(KERNEL, count, start=start + 200, end=start + 500 + columns.get("longer", 0) + 32 * (np.arange(count) % 7),
-                  globalPid=thread & ~0xFFFFFF, correlationId=number, demangledName=name[np.arange(count) % len(name)],
-                  shortName=name[0], deviceId=columns.get("device", 0), streamId=columns.get("stream", 7))  # fmt: skip
+        end = start + 500 + columns.get("longer", 0) + 32 * (np.arange(count) % 7)
+        self.rows(KERNEL, count, start=start + 200, end=end, globalPid=thread & ~0xFFFFFF, correlationId=number,
+                  demangledName=name[np.arange(count) % len(name)], shortName=name[0],
+                  deviceId=columns.get("device", 0), streamId=columns.get("stream", 7))  # fmt: skip
 
     def ranges(self, start: Any, end: Any, names: list[str], kind: int = PUSH_POP, **columns: Any) -> None:
         """Ranges, the names of which are used in turn."""
@@ -194,9 +197,7 @@ def spread_ids(made: Made, size: int) -> None:
 def wide_strings(made: Made, size: int) -> None:
     """Ids of strings spread over 40 bits."""
     names = np.arange(size) * 999_983
-    made._database.executemany(
-        "INSERT INTO StringIds VALUES (?, ?)", ((int(one), f"name {one}") for one in names[1:].tolist())
-    )
+    made.sql("INSERT INTO StringIds VALUES (?, ?)", ((one, f"name {one}") for one in names[1:].tolist()))
     made.launches(size, names=names[1:])
 
 
@@ -223,12 +224,11 @@ def many_streams(made: Made, size: int) -> None:
 def many_domains(made: Made, size: int) -> None:
     """Each range in a domain of its own."""
     made.launches(1000)
-    made.rows(NVTX, size, start=0, eventType=DOMAIN_CREATED, globalTid=global_pid(100) | 100,
-              domainId=1 + np.arange(size), text=np.array([f"domain {one}" for one in range(size)], object))  # fmt: skip
-    text = self_text = int(made.strings(["range"])[0])
-    made.rows(NVTX, size, start=_STEP * np.arange(size), end=_STEP * (1 + np.arange(size)), eventType=PUSH_POP,
-              globalTid=global_pid(100) | 100, textId=self_text, domainId=1 + np.arange(size))  # fmt: skip
-    del text
+    number, place = 1 + np.arange(size), {"globalTid": global_pid(100) | 100}
+    names = np.array([f"domain {one}" for one in range(size)], object)
+    made.rows(NVTX, size, start=0, eventType=DOMAIN_CREATED, domainId=number, text=names, **place)
+    made.rows(NVTX, size, start=_STEP * number, end=_STEP * (1 + number), eventType=PUSH_POP, domainId=number,
+              textId=int(made.strings(["range"])[0]), **place)  # fmt: skip
 
 
 def far_rowids(made: Made, size: int) -> None:
@@ -236,9 +236,8 @@ def far_rowids(made: Made, size: int) -> None:
     made.launches(size)
     made.ranges(_STEP * np.arange(10), _STEP * np.arange(10) + 5, ["prefill"])
     for table in (RUNTIME, KERNEL, NVTX):
-        made._database.execute(
-            f"UPDATE {table} SET rowid = 9223372036854775807 WHERE rowid = (SELECT max(rowid) FROM {table})"
-        )  # noqa: S608
+        last = f"(SELECT max(rowid) FROM {table})"  # noqa: S608
+        made.sql(f"UPDATE {table} SET rowid = 9223372036854775807 WHERE rowid = {last}")  # noqa: S608
 
 
 # -- texts --------------------------------------------------------------------------------------------------
@@ -264,12 +263,10 @@ def long_names(made: Made, size: int) -> None:
 def program_output(made: Made, size: int) -> None:
     """Program output, in megabytes, among the strings, as nsys keeps it."""
     made.launches(1000)
-    text = np.array([int(one) for one in made.strings([f"{one:07d}" + "x" * 999_993 for one in range(size)])])
-    made._database.execute(
-        "CREATE TABLE IF NOT EXISTS ProcessStreams (globalPid INTEGER, filenameId INTEGER, contentId INTEGER)"
-    )
-    made._database.executemany("INSERT INTO ProcessStreams (globalPid, filenameId, contentId) VALUES (?, ?, ?)",
-                               ((global_pid(100), 1, one) for one in text.tolist()))  # fmt: skip
+    text = made.strings([f"{one:07d}" + "x" * 999_993 for one in range(size)])
+    made.sql("CREATE TABLE IF NOT EXISTS ProcessStreams (globalPid INTEGER, filenameId INTEGER, contentId INTEGER)")
+    made.sql("INSERT INTO ProcessStreams (globalPid, filenameId, contentId) VALUES (?, ?, ?)",
+             ((global_pid(100), 1, one) for one in text.tolist()))  # fmt: skip
 
 
 @frozen

@@ -1,19 +1,27 @@
-"""Time and memory on hostile reports: what takes other ways where ranges nest deep gives the same, and counts little."""
+"""Time and memory on hostile reports: what goes other ways where ranges nest deep says the same, and counts little."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import slow_reference as slow
 from dsprof import attribution as at
-from dsprof import measures
-from test_properties import analysis_of, assert_rows, recordings, renamed, rows_of
+from dsprof import measures, ranged
+from dsprof.analysis import Analysis
+from dsprof.nsys.reader import read
+from dsprof.tables import range_kern_sum
+from test_parts import as_text, assert_same, in_parts, written
+from test_properties import analysis_of, assert_holds, assert_rows, few, keyed, recordings, renamed, rows_of
+from trace_builder import TraceBuilder
 
 INTERVALS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 30), st.integers(0, 12)), max_size=25)
 
@@ -25,7 +33,16 @@ def deep() -> Iterator[None]:
         for name in ("_STEPS", "_TIMES_EACH", "_TIMES_MIXED"):
             patch.setattr(at, name, 0)
         patch.setattr(measures, "_CALLS_BACK", 0)
+        for name in ("_DEEP", "_CROWD"):
+            patch.setattr(range_kern_sum, name, 0)
         yield
+
+
+def made(report: TraceBuilder) -> Analysis:
+    """The analysis of a made report."""
+    with TemporaryDirectory() as folder:
+        path = report.write(Path(folder, "made.sqlite"))
+        return Analysis(read(path), None, path)
 
 
 def columns(rows: list[tuple]) -> list[np.ndarray]:
@@ -65,3 +82,46 @@ def test_ranges_are_told_the_same_however_deep(rec):
     expected = renamed(slow.range_trace(rec), row="range_id", parent_row="parent_id")
     with deep():
         assert_rows(rows_of(analysis_of(rec), "range_trace"), expected)
+
+
+@given(recordings())
+def test_kernels_count_once_for_each_range_name_however_deep(rec):
+    keys = ("name", "domain", "style", "pid", "tid", "kernel")
+    with deep():
+        rows = keyed(rows_of(analysis_of(rec), "range_kern_sum"), *keys)
+    expected = slow.range_kern_sum(rec)
+    assert set(rows) == set(expected)
+    for key, want in expected.items():
+        assert_holds(rows[key], want)
+
+
+def test_names_that_are_left_out_are_told_and_the_others_are_whole(monkeypatch):
+    report = TraceBuilder()
+    for number in range(40):
+        report.range(f"level {number}", number, 1000)
+    for number in range(40):
+        report.range("leaf", 100 + 10 * number, 108 + 10 * number)
+        report.kernel(f"kernel {number % 3}", at=(2000 + number, 2001 + number), call=(101 + 10 * number, 102))
+    whole = as_text(made(report)["range_kern_sum"]).set_index(["name", "kernel"])
+    monkeypatch.setattr(ranged, "_MOST_INSIDE", 3000)
+    monkeypatch.setattr(ranged, "_INSIDE_PER_RANGE", 0)
+    analysis = made(report)
+    kept = as_text(analysis["range_kern_sum"]).set_index(["name", "kernel"])
+    names = {name for name, _ in kept.index}
+    assert "leaf" in names
+    assert 1 < len(names) < 41
+    pd.testing.assert_frame_equal(kept, whole.loc[kept.index])
+    (finding,) = [one for one in analysis.findings if one.code == "left-out"]
+    left = 41 - len(names)
+    assert f"leaves out {left} of the ranges' names ({left} ranges)" in finding.message
+
+
+def test_ranges_that_reach_over_parts_count_once_however_many_overlap(tmp_path):
+    @few
+    @given(recordings(), st.integers(2, 9))
+    def check(rec, parts):
+        path = written(rec, tmp_path / "random.sqlite")
+        with deep():
+            assert_same(Analysis(read(path), None, path), in_parts(path, parts))
+
+    check()

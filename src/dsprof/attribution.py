@@ -490,7 +490,8 @@ def _turns(scope: Ints, start: Ints, end: Ints) -> Iterator[tuple[list[int], lis
     for first, last in zip(edges, [*edges[1:], len(scope)], strict=True):
         held: list[tuple[int, int, int]] = []
         turns: tuple[list[int], list[int], list[int]] = ([], [], [])
-        for op, (begin, finish) in enumerate(zip(start[first:last].tolist(), end[first:last].tolist()), first):
+        times = zip(start[first:last].tolist(), end[first:last].tolist(), strict=True)
+        for op, (begin, finish) in enumerate(times, first):
             if begin < finish:
                 lost = _take(held, begin, finish, op)
                 turns[0].extend([op] * (len(lost) + 1))

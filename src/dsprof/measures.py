@@ -301,6 +301,8 @@ def _lacks(a: Attributed) -> list[Finding]:
         found.append(findings.graphs_hidden(seen.graphs))
     if truncated := int(a.trace.ranges.truncated.sum()):
         found.append(findings.truncated_ranges(truncated))
+    if names := int((~a.summed).sum()):
+        found.append(findings.left_out(names, int((~a.summed)[a.groups[1]].sum())))
     return found
 
 
