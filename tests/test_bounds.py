@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,11 +18,14 @@ import slow_reference as slow
 from dsprof import attribution as at
 from dsprof import measures, ranged
 from dsprof.analysis import Analysis
+from dsprof.nsys import survey
+from dsprof.nsys.parts import size_of
 from dsprof.nsys.reader import read
+from dsprof.nsys.survey import Ids
 from dsprof.tables import range_kern_sum
 from test_parts import as_text, assert_same, in_parts, written
 from test_properties import analysis_of, assert_holds, assert_rows, few, keyed, recordings, renamed, rows_of
-from trace_builder import TraceBuilder
+from trace_builder import KERNEL, NVTX, RUNTIME, TraceBuilder
 
 INTERVALS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 30), st.integers(0, 12)), max_size=25)
 
@@ -125,3 +129,74 @@ def test_ranges_that_reach_over_parts_count_once_however_many_overlap(tmp_path):
             assert_same(Analysis(read(path), None, path), in_parts(path, parts))
 
     check()
+
+
+# -- numbers that a file says ---------------------------------------------------------------------------------
+
+WIDE = st.one_of(st.integers(1, 20), st.integers(3_000_000_000, 3_000_000_020), st.integers(-(2**62), 2**62))
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(-2, 3), WIDE), max_size=12), max_size=6), st.integers(0, 2))
+def test_ids_are_those_that_were_added_whatever_they_are(chunks, tables):
+    ids, added = Ids(), [pair for chunk in chunks for pair in chunk]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(survey, "_MOST_TABLES", tables)
+        patch.setattr(survey, "_SLOTS_FREE", 8)
+        for chunk in chunks:
+            ids.add(*np.array(chunk, np.int64).reshape(-1, 2).T)
+    asked = [*added, *((process, number + 1) for process, number in added), (9, 1)]
+    assert ids.has(*np.array(asked, np.int64).T).tolist() == [pair in set(added) for pair in asked]
+    assert ids.repeats == (len(set(added)) < len(added))
+    assert ids.has(*np.array(asked, np.int64).T).tolist() == [pair in set(added) for pair in asked]
+
+
+def memory_of(function: Callable[[], object]) -> int:
+    """Bytes that a function holds at its peak, as Python and numpy ask for them."""
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("shift", [0, 3_000_000_000, -(2**62), 2**62])
+@pytest.mark.parametrize("step", [1, 10_007])
+def test_a_table_of_ids_is_no_larger_than_the_ids_are_many(shift, step):
+    def add() -> None:
+        ids = Ids()
+        for process in range(50):
+            numbers = shift + step * np.arange(2000)
+            ids.add(np.full(len(numbers), process << 24), numbers)
+
+    assert memory_of(add) < 200 * 50 * 2000
+
+
+def test_a_report_of_wide_numbers_is_the_same_in_parts_and_takes_no_more(tmp_path):
+    def write(name: str, id_of: Callable[[int], int]) -> Path:
+        report = TraceBuilder()
+        for number in range(300):
+            report.range(f"range {number % 7}", 100 * number, 100 * number + 150, pid=1 + number % 90)
+            report.kernel(f"kernel {number % 5}", at=(100 * number + 50, 100 * number + 90), pid=1 + number % 90,
+                          call=(100 * number + 10, 100 * number + 20), correlation=id_of(number))  # fmt: skip
+        return report.write(tmp_path / name)
+
+    usual, wide = write("usual.sqlite", lambda number: number), write("wide.sqlite", lambda number: 7**17 * number)
+    whole = Analysis(read(wide), None, wide)
+    assert_same(whole, in_parts(wide, 5))
+    expected = Analysis(read(usual), None, usual)
+    for table in ("stage_sum", "range_trace", "range_kern_sum", "kern_sum"):
+        pd.testing.assert_frame_equal(as_text(whole[table]), as_text(expected[table]))
+    assert memory_of(lambda: in_parts(wide, 5)["stage_sum"]) < 1.5 * memory_of(lambda: in_parts(usual, 5)["stage_sum"])
+
+
+@pytest.mark.parametrize("rowid", [2**63 - 1, 2**40])
+def test_the_greatest_rowid_says_nothing_of_how_many_rows_there_are(tmp_path, rowid):
+    report = TraceBuilder().range("prefill", 0, 100_000)
+    for number in range(100):
+        report.kernel(at=(100 * number + 50, 100 * number + 90), call=(100 * number + 10, 100 * number + 20))
+    for table in (NVTX, RUNTIME, KERNEL):
+        report.sql(f"UPDATE {table} SET rowid = {rowid} WHERE rowid = (SELECT max(rowid) FROM {table})")
+    path = report.write(tmp_path / "far.sqlite")
+    assert (size_of(path).calls, size_of(path).ops) == (100, 100)
+    assert_same(Analysis(read(path), None, path), in_parts(path, 3))

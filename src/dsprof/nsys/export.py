@@ -17,12 +17,11 @@ from urllib.parse import quote
 import numpy as np
 import pyarrow as pa
 
-from dsprof.attribution import NULL, Ints, distinct
+from dsprof.attribution import NULL, Ints
 from dsprof.errors import NotAReport, NvprofDatabase, ReportDamaged
 from dsprof.nsys import schema
 from dsprof.nsys.command import stated_size
 from dsprof.nsys.pages import Pages, PageTable
-from dsprof.trace import Codes
 
 Columns = dict[str, Ints]
 #: Chooses the rows whose value in a column is one of some.
@@ -30,8 +29,6 @@ Where = tuple[str, tuple[int, ...]]
 
 _NULL_SQL = "(-9223372036854775807 - 1)"
 _BATCH_ROWS = "65536"
-#: A table of strings by id may have this many slots for each id, and this many more.
-_SLOTS_PER_ID, _SLOTS_FREE = 16, 1 << 20
 
 
 class Export:
@@ -202,49 +199,6 @@ def condition(where: Where) -> str:
     """The same in SQL, which compares one by one more quickly than it looks into a list."""
     column, values = where
     return f"({' OR '.join(f'{column} = {value}' for value in values)})"
-
-
-class Names:
-    """All strings of a report, each once, and the codes under which the columns hold them."""
-
-    def __init__(self, export: Export) -> None:
-        self._codes: dict[str, int] = {"": 0}
-        self._ids = self._of_id = np.zeros(0, np.int64)
-        if export.has(schema.STRINGS, "id", "value"):
-            rows = export.rows("SELECT id, CAST(value AS BLOB) FROM StringIds ORDER BY id")
-            self._ids = np.array([row[0] for row in rows], np.int64)
-            self._of_id = np.array([self.code(text_of(row[1])) for row in rows], np.int64)
-        self._by_id = self._table()
-
-    def _table(self) -> Codes | None:
-        """The codes by id, and one entry more for ids that are none; None where ids are spread too wide for that."""
-        low, high = (int(self._ids[0]), int(self._ids[-1])) if len(self._ids) else (0, 0)
-        if low < 0 or high > _SLOTS_PER_ID * len(self._ids) + _SLOTS_FREE:
-            return None
-        table = np.zeros(high + 2, np.int32)
-        table[self._ids] = self._of_id
-        return table
-
-    def code(self, text: str) -> int:
-        """The code of a string, new or known."""
-        return self._codes.setdefault(text, len(self._codes))
-
-    def of_ids(self, ids: Ints) -> Codes:
-        """The codes of a column of StringIds; the empty string's where there is no such id."""
-        if self._by_id is not None:
-            known = (ids >= 0) & (ids < len(self._by_id))
-            code: Codes = self._by_id[np.where(known, ids, len(self._by_id) - 1)]
-            return code
-        used = distinct(ids)
-        if not len(self._ids):
-            return np.zeros(len(ids), np.int32)
-        slot = np.minimum(np.searchsorted(self._ids, used), len(self._ids) - 1)
-        code = np.where(self._ids[slot] == used, self._of_id[slot], 0)
-        return code[np.searchsorted(used, ids)].astype(np.int32)
-
-    def all(self) -> tuple[str, ...]:
-        """The strings, in the order of their codes."""
-        return tuple(self._codes)
 
 
 def text_of(raw: object) -> str:
