@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,16 +17,21 @@ from hypothesis import strategies as st
 
 import slow_reference as slow
 from dsprof import attribution as at
-from dsprof import measures, ranged
+from dsprof import measures, patterns, ranged
 from dsprof.analysis import Analysis
-from dsprof.nsys import survey
+from dsprof.cli import main
+from dsprof.errors import PatternTooSlow
+from dsprof.families import OTHER, RULES, family_of
+from dsprof.names import short_kernel_name
+from dsprof.nsys import strings, survey
 from dsprof.nsys.parts import size_of
 from dsprof.nsys.reader import read
 from dsprof.nsys.survey import Ids
+from dsprof.stages import CUDA_GRAPH
 from dsprof.tables import range_kern_sum
 from test_parts import as_text, assert_same, in_parts, written
 from test_properties import analysis_of, assert_holds, assert_rows, few, keyed, recordings, renamed, rows_of
-from trace_builder import KERNEL, NVTX, RUNTIME, TraceBuilder
+from trace_builder import KERNEL, LAUNCH, NVTX, RUNTIME, TraceBuilder
 
 INTERVALS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 30), st.integers(0, 12)), max_size=25)
 
@@ -200,3 +206,71 @@ def test_the_greatest_rowid_says_nothing_of_how_many_rows_there_are(tmp_path, ro
     path = report.write(tmp_path / "far.sqlite")
     assert (size_of(path).calls, size_of(path).ops) == (100, 100)
     assert_same(Analysis(read(path), None, path), in_parts(path, 3))
+
+
+# -- texts ----------------------------------------------------------------------------------------------------
+
+
+def test_names_are_those_that_columns_use_and_nothing_else_is_read(tmp_path):
+    def write(name: str, output: int) -> Path:
+        report = TraceBuilder().range("prefill", 0, 1000).kernel("k" * 100_000, at=(20, 30), call=(10, 15))
+        for number in range(output):
+            report.string(f"{number} printed by the program " + "x" * 1_000_000)
+        return report.write(tmp_path / name)
+
+    quiet, loud = write("quiet.sqlite", 0), write("loud.sqlite", 30)
+    for path in (quiet, loud):
+        assert set(read(path).names) == {"", "prefill", LAUNCH, CUDA_GRAPH, "k" * strings.LONGEST + "…"}
+        assert_same(Analysis(read(path), None, path), in_parts(path, 2))
+    assert memory_of(lambda: read(loud)) < 2_000_000 + memory_of(lambda: read(quiet))
+
+
+def test_strings_are_found_by_ids_of_any_width_and_missing_ones_are_empty(tmp_path):
+    report = TraceBuilder()
+    for name, start in (("one", 0), ("two", 100), ("three", 200)):
+        report.range(name, start, start + 50)
+    for name, number in (("one", 2**62), ("two", -5)):
+        report.sql("UPDATE NVTX_EVENTS SET textId = ? WHERE textId = ?", number, report.string(name))
+        report.sql("UPDATE StringIds SET id = ? WHERE value = ?", number, name)
+    report.sql("DELETE FROM StringIds WHERE value = 'three'")
+    trace = read(report.write(tmp_path / "wide.sqlite"))
+    assert [trace.names[code] for code in trace.ranges.name] == ["one", "two", ""]
+
+
+def test_a_rule_takes_time_in_proportion_to_the_name():
+    """What repeats without a limit, at any place of a name, takes as many steps as there are pairs of places."""
+    for rule in RULES:
+        assert rule.pattern.startswith("^") or not re.search(r"(?<!\\)[*+]", rule.pattern), rule
+    assert family_of("DeviceRadix" * 100_000) == family_of("DeviceRadix" * 100) == OTHER
+
+
+def test_names_are_shortened_by_their_head_alone():
+    name = "void outer<inner::" + "a::" * 1_000_000 + "b>(int)"
+    assert short_kernel_name(name) == short_kernel_name(name[: 1 << 13])
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|a)*$"])
+def test_a_pattern_that_takes_for_ever_ends_in_a_sentence(monkeypatch, pattern):
+    monkeypatch.setattr(patterns, "LIMIT_S", 1.0)
+    with pytest.raises(PatternTooSlow, match=re.escape(pattern)):
+        patterns.first_found(["b", pattern], ["a" * 60 + "!"])
+
+
+@pytest.mark.parametrize("option", ["--stage=x=(a+)+$", "--step=(a+)+$", "--families"])
+def test_the_command_line_ends_with_the_sentence_on_a_slow_pattern(tmp_path, capsys, monkeypatch, option):
+    monkeypatch.setattr(patterns, "LIMIT_S", 1.0)
+    report = TraceBuilder().range("a" * 60 + "!", 0, 1000).kernel("a" * 60 + "!", at=(20, 30), call=(10, 15))
+    path, rules = report.write(tmp_path / "made.sqlite"), tmp_path / "rules.toml"
+    rules.write_text('[[family]]\nname = "slow"\npattern = "(a+)+$"\n', encoding="utf-8")
+    options = [option, str(rules)] if option == "--families" else [option]
+    monkeypatch.setattr("sys.argv", ["dsprof", "analyze", str(path), *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == PatternTooSlow.exit_code == 42
+    assert "(a+)+$" in capsys.readouterr().err
+
+
+@given(st.lists(st.sampled_from(["a", "b+", "^a.*b$", "x?"])), st.lists(st.text("abx\n\u2026", max_size=5), max_size=6))
+def test_patterns_are_found_the_same_here_and_elsewhere(asked, texts):
+    expected = [next((n for n, one in enumerate(asked) if re.search(one, text)), -1) for text in texts]
+    assert patterns.first_found(asked, texts) == expected

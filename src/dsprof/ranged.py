@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -12,8 +13,9 @@ from attrs import field, frozen
 
 from dsprof import attribution as at
 from dsprof.attribution import NULL, Bools, Ints
-from dsprof.families import OTHER, RULES, Rule, family_of
+from dsprof.families import OTHER, RULES, Rule, families_of
 from dsprof.model_record import ModelRecord
+from dsprof.patterns import first_found
 from dsprof.stages import NO_STAGE, PREFILL, REQUEST, STAGES, STEP
 from dsprof.stats import count_by
 from dsprof.trace import Trace, process_of
@@ -260,19 +262,24 @@ class Ranged:
         number = {family: code for code, family in enumerate(self.family_names)}
         codes = self._family_codes
         new = np.flatnonzero((np.bincount(names, minlength=len(codes)) > 0) & (codes == -2))
-        codes[new] = [number[family_of(self.trace.names[name], self.rules.families)] for name in new.tolist()]
-        found: Ints = codes[names]
-        return found
+        found = families_of([self.trace.names[name] for name in new.tolist()], self.rules.families)
+        codes[new] = [number[family] for family in found]
+        of_row: Ints = codes[names]
+        return of_row
 
     # -- stages -----------------------------------------------------------------------------------------
 
     def matching(self, pattern: str) -> Bools:
-        """True for the ranges in whose name `pattern` is found; shape (ranges,)."""
-        search = re.compile(pattern).search
-        used = np.zeros(len(self.trace.names), np.bool_)
-        for code in at.distinct(self.trace.ranges.name.astype(np.int64)):
-            used[code] = search(self.trace.names[code]) is not None
-        return used[self.trace.ranges.name]
+        """True for the ranges in whose name `pattern` is found; shape (ranges,). Raises `PatternTooSlow`."""
+        found: Bools = self._first_matching([pattern]) == 0
+        return found
+
+    def _first_matching(self, patterns: Sequence[str]) -> Ints:
+        """For each range which of the patterns is found first, in their order, in its name; -1 for none."""
+        used = at.distinct(self.trace.ranges.name.astype(np.int64))
+        first = np.full(len(self.trace.names), -1, np.int64)
+        first[used] = first_found(patterns, [self.trace.names[code] for code in used.tolist()])
+        return first[self.trace.ranges.name]
 
     @cached_property
     def stage_names(self) -> tuple[str, ...]:
@@ -282,10 +289,7 @@ class Ranged:
     @cached_property
     def stage_of_range(self) -> Ints:
         """Code of the stage that a range itself is, -1 for a range that is none; shape (ranges,)."""
-        stage = np.full(len(self.trace.ranges), -1, np.int64)
-        for code, pattern in reversed(list(enumerate(self.rules.stages.values()))):
-            stage[self.matching(pattern)] = code
-        return stage
+        return self._first_matching(list(self.rules.stages.values()))
 
     @cached_property
     def stage_ranges(self) -> Ints:
