@@ -20,7 +20,7 @@ from dsprof import attribution as at
 from dsprof import measures, patterns, ranged
 from dsprof.analysis import Analysis
 from dsprof.cli import main
-from dsprof.errors import PatternTooSlow
+from dsprof.errors import NotAReport, PatternTooSlow
 from dsprof.families import OTHER, RULES, family_of
 from dsprof.names import short_kernel_name
 from dsprof.nsys import strings, survey
@@ -274,3 +274,61 @@ def test_the_command_line_ends_with_the_sentence_on_a_slow_pattern(tmp_path, cap
 def test_patterns_are_found_the_same_here_and_elsewhere(asked, texts):
     expected = [next((n for n, one in enumerate(asked) if re.search(one, text)), -1) for text in texts]
     assert patterns.first_found(asked, texts) == expected
+
+
+# -- tables that are none -------------------------------------------------------------------------------------
+
+
+def rewritten(table: str, columns: str, rest: str = "") -> list[str]:
+    """Statements that put a table in the place of another, with other columns."""
+    return [
+        f"ALTER TABLE {table} RENAME TO old",
+        f"CREATE TABLE {table} ({columns}) {rest}",
+        f"INSERT INTO {table} (start, end, globalTid, correlationId, nameId, returnValue) "
+        "SELECT start, end, globalTid, correlationId, nameId, returnValue FROM old",
+        "DROP TABLE old",
+    ]
+
+
+CALL = "start INTEGER, end INTEGER, globalTid INTEGER, correlationId INTEGER, nameId INTEGER, returnValue INTEGER"
+
+
+@pytest.mark.parametrize(
+    ("statements", "what"),
+    [
+        ([f"ALTER TABLE {RUNTIME} RENAME TO old", f"CREATE VIEW {RUNTIME} AS SELECT * FROM old"], "is a view"),
+        (rewritten(RUNTIME, f"rowid INTEGER, {CALL}"), "has a column named rowid"),
+        (rewritten(RUNTIME, f"RowID TEXT, {CALL}"), "has a column named rowid"),
+        (rewritten(RUNTIME, f"{CALL}, PRIMARY KEY (correlationId)", "WITHOUT rowid"), "is a table without rowids"),
+        (rewritten(RUNTIME, f"{CALL}, twice INTEGER AS (start * 2)"), "has a generated column"),
+        (rewritten(RUNTIME, f"{CALL}, twice INTEGER AS (start * 2) STORED"), "has a generated column"),
+        (["DROP TABLE StringIds", "CREATE VIEW StringIds AS SELECT 1 AS id, 'name' AS value"], "is a view"),
+        ([f"DROP TABLE {RUNTIME}", f"CREATE VIRTUAL TABLE {RUNTIME} USING fts5(start, end)"], "is a virtual table"),
+    ],
+)
+def test_what_is_no_plain_table_is_refused(tmp_path, statements, what):
+    report = TraceBuilder().range("prefill", 0, 1000).kernel(at=(20, 30), call=(10, 15))
+    for statement in statements:
+        report.sql(statement)
+    path = report.write(tmp_path / "odd.sqlite")
+    for reads in (read, size_of, lambda path: in_parts(path, 2)):
+        with pytest.raises(NotAReport, match=f"{what}\\."):
+            reads(path)
+
+
+@pytest.mark.parametrize("columns", [f"oid INTEGER, _rowid_ TEXT, {CALL}", f"key INTEGER PRIMARY KEY, {CALL}"])
+def test_other_names_of_rowids_are_read_right(tmp_path, columns):
+    def analysis(name: str, *statements: str) -> Analysis:
+        report = TraceBuilder().range("prefill", 0, 1000)
+        for number in range(20):
+            report.kernel(at=(100 + number, 101 + number), call=(10 * number, 10 * number + 5))
+        for statement in statements:
+            report.sql(statement)
+        path = report.write(tmp_path / name)
+        whole = Analysis(read(path), None, path)
+        assert_same(whole, in_parts(path, 3))
+        return whole
+
+    odd, usual = analysis("odd.sqlite", *rewritten(RUNTIME, columns)), analysis("usual.sqlite")
+    for table in usual:
+        pd.testing.assert_frame_equal(as_text(odd[table]), as_text(usual[table]))

@@ -7,6 +7,7 @@ the standard library. The file is opened read-only and as immutable: nothing is 
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -29,6 +30,8 @@ Where = tuple[str, tuple[int, ...]]
 
 _NULL_SQL = "(-9223372036854775807 - 1)"
 _BATCH_ROWS = "65536"
+#: The end of a table's declaration; nothing but options of the table follows its last bracket.
+_WITHOUT_ROWID = re.compile(r"\bWITHOUT\s+ROWID\b[^)]*$", re.IGNORECASE)
 
 
 class Export:
@@ -112,6 +115,26 @@ class Export:
                 f"{self.path.name} is an SQLite database, but no Nsight Systems export.",
                 "Name a .nsys-rep, or what `nsys export --type=sqlite` made of it.",
             )
+        for table in schema.READ:
+            if table in self.columns and (what := self._odd(table)):
+                raise NotAReport(
+                    f"{self.path.name} is no export as nsys writes it: {table} {what}.",
+                    "Export the report again with `nsys export --type=sqlite`.",
+                )
+
+    def _odd(self, table: str) -> str:
+        """What a table is or has whose rows cannot be told by SQLite's own number, or are not stored; else empty."""
+        ((kind, sql),) = self.rows("SELECT type, sql FROM sqlite_master WHERE name = ? AND type != 'index'", (table,))
+        declared = self.rows("SELECT name, hidden FROM pragma_table_xinfo(?)", (table,))
+        if kind != "table":
+            return f"is a {kind}"
+        if str(sql).upper().startswith("CREATE VIRTUAL"):
+            return "is a virtual table"
+        if any(hidden for _, hidden in declared):
+            return "has a generated column"
+        if "rowid" in (str(name).lower() for name, _ in declared):
+            return "has a column named rowid"
+        return "is a table without rowids" if _WITHOUT_ROWID.search(str(sql)) else ""
 
     def rows(self, query: str, parameters: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
         """A small query, as Python tuples."""
