@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -407,7 +408,9 @@ def _in_turn(workers: Executor, work: Callable[[T], U], items: Iterable[T], ahea
 def known_table(name: str) -> Table:
     """The table of that name. Raises `UnknownTable`."""
     if name not in all_tables():
-        raise UnknownTable(f"There is no table {name}.", f"There are: {', '.join(all_tables())}.")
+        near = difflib.get_close_matches(name, all_tables(), 1)
+        meant = f"Did you mean {near[0]}? " if near else ""
+        raise UnknownTable(f"There is no table {name}.", f"{meant}There are: {', '.join(all_tables())}.")
     return all_tables()[name]
 
 

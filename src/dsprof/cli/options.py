@@ -97,6 +97,13 @@ def options(
         typer.echo(context.get_help())
 
 
+def say(text: str, err: bool = False) -> None:
+    """Print lines that may hold names of files and reports."""
+    from dsprof.render.safe import for_terminal
+
+    typer.echo(for_terminal(text), err=err)
+
+
 def load_numpy() -> None:
     """Load numpy without the threads of its linear algebra."""
     from dsprof.fast import without_threads
@@ -154,6 +161,6 @@ def _pattern(option: str, pattern: str | None) -> str | None:
 
     try:
         re.compile(pattern or "")
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise typer.BadParameter(f"{option} '{pattern}' is no regular expression: {error}.") from error
     return pattern

@@ -8,6 +8,7 @@ from typing import Any
 
 from attrs import asdict, define, field, frozen
 
+from dsprof.documents import parse_json
 from dsprof.workloads.timing import RequestTiming, StageTiming
 
 #: Names of the two files in a session folder.
@@ -75,13 +76,13 @@ def write_json(path: Path, document: Any) -> None:
 
 def read_job(path: Path) -> Job:
     """The job in a file."""
-    raw = json.loads(path.read_text(encoding="utf-8"))
+    raw = parse_json(path.read_text(encoding="utf-8"))
     return Job(**{**raw, "images": tuple(raw["images"])})
 
 
 def read_outcome(path: Path) -> Outcome:
     """The outcome in a file."""
-    raw = json.loads(path.read_text(encoding="utf-8"))
+    raw = parse_json(path.read_text(encoding="utf-8"))
     return Outcome(**{**raw, "requests": [_request(one) for one in raw["requests"]]})
 
 
