@@ -27,10 +27,11 @@ from dsprof.attribution import NULL, Bools, Ints, join_calls
 from dsprof.errors import MemoryTooSmall
 from dsprof.nsys import schema
 from dsprof.nsys.about import digest_of, report_of
-from dsprof.nsys.export import Columns, Export, Names, is_null, nulls
+from dsprof.nsys.export import Columns, Export, is_null, nulls
 from dsprof.nsys.reader import Progress, nothing_recorded
 from dsprof.nsys.rows import calls_of, kernels_of, memops_of, overheads_of, ranges_of
 from dsprof.nsys.sound import check
+from dsprof.nsys.strings import Names
 from dsprof.nsys.survey import Ids, Survey, id_ranges
 from dsprof.stages import CUDA_GRAPH
 from dsprof.trace import Calls, Kernels, MemOps, Part, Trace, process_of
@@ -122,13 +123,20 @@ def size_of(path: Path) -> Size:
     """How many rows the export has. Raises `ReportDamaged` and `NvprofDatabase`."""
 
     def rows(export: Export, *sources: schema.Source) -> int:
-        """The last rowid: at once, and no less than what is there in a file that nsys wrote."""
         present = [source.table for source in sources if source.table in export.columns]
-        return sum(int(export.rows(f'SELECT max(rowid) FROM "{table}"')[0][0] or 0) for table in present)
+        return sum(_rows_in(export, table) for table in present)
 
     with Export(path) as export:
         export.sniff()
         return Size(rows(export, schema.RANGES), rows(export, schema.CALLS), rows(export, *schema.OPERATIONS))
+
+
+def _rows_in(export: Export, table: str) -> int:
+    """The last rowid: at once, and no less than what is there in a file that nsys wrote; in others they are counted."""
+    first, last = (int(export.rows(f'SELECT {end}(rowid) FROM "{table}"')[0][0] or 0) for end in ("min", "max"))
+    if first >= 0 and last < export.path.stat().st_size:  # a row has a byte at least
+        return last
+    return int(export.rows(f'SELECT count(*) FROM "{table}"')[0][0])
 
 
 class CutTooLate(Exception):
@@ -155,11 +163,13 @@ class PartialReport:
             export.sniff()
             checked, digest = beside.submit(check, path), beside.submit(digest_of, path)
             progress("reading names and ranges")
-            self._names = Names(export)
+            self._names = Names()
             ranges, overheads = ranges_of(export, self._names), overheads_of(export)
-            self._names.code(CUDA_GRAPH)
             progress("looking where to cut")
             self._survey = Survey(export)
+            self._names.learn(export, self._survey.call_names)
+            self._names.learn(export, self._survey.kernel_names)
+            self._names.code(CUDA_GRAPH)
             report = report_of(export, digest.result())
             checked.result()
         if not len(ranges) and self._survey.is_empty:
