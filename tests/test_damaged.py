@@ -158,12 +158,12 @@ def test_damage_that_no_query_meets_is_found_by_the_check(tmp_path: Path) -> Non
 
 
 def test_the_check_says_what_is_wrong(report: Path, tmp_path: Path) -> None:
-    sound.check(report)
+    sound.check(report, "made.sqlite")
     path = tmp_path / "odd.sqlite"
     mutations.mutated("page-copied", 13, report, path)
     assert mutations.refused(path)
     with pytest.raises(ReportDamaged, match=r"odd\.sqlite is cut or damaged \(.+\)"):
-        sound.check(path)
+        sound.check(path, path.name)
 
 
 def test_what_sqlite_cannot_check_is_no_damage(report: Path, tmp_path: Path) -> None:

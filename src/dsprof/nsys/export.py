@@ -19,9 +19,10 @@ import pyarrow as pa
 from dsprof.attribution import NULL, Ints
 from dsprof.errors import NotAReport, NvprofDatabase
 from dsprof.nsys import schema
+from dsprof.nsys.inputs import Input
 from dsprof.nsys.pages import Pages, PageTable
 from dsprof.nsys.possible import Possible
-from dsprof.nsys.sound import damaged, read_only, refuse_cut, refuse_unfinished
+from dsprof.nsys.sound import damaged, refuse_cut, refuse_unfinished, uri_of
 
 Columns = dict[str, Ints]
 #: Chooses the rows whose value in a column is one of some.
@@ -38,9 +39,10 @@ _WITHOUT_ROWID = re.compile(r"\bWITHOUT\s+ROWID\b[^)]*$", re.IGNORECASE)
 class Export:
     """The file under its two connections, with the columns that each table really has."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._uri = read_only(path)
+    def __init__(self, given: Input | Path) -> None:
+        self.input = given if isinstance(given, Input) else Input(given)
+        self.path, self.name = self.input.path, self.input.name
+        self._uri = uri_of(self.path)
         self.columns: dict[str, list[str]] = {}
 
     def __enter__(self) -> Export:
@@ -48,7 +50,7 @@ class Export:
         import adbc_driver_manager as adbc
         import adbc_driver_sqlite
 
-        refuse_unfinished(self.path)
+        refuse_unfinished(self.path, self.name)
         with self.guarded():
             self._sql = sqlite3.connect(self._uri, uri=True)
             self._sql.text_factory = lambda raw: raw.decode("utf-8", "replace")
@@ -63,11 +65,13 @@ class Export:
         self.possible = Possible(self._moments())
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self._pages.__exit__(None, None, None)
         self._sql.close()
         self._arrow.close()
         self._database.close()
+        if kind is None or issubclass(kind, Exception):
+            self.input.check()  # whatever was read, or went wrong, says nothing if the file changed meanwhile
 
     def _columns_of(self, table: str) -> list[str]:
         """The columns of a table; none where that is for SQLite a mistake: a view of nothing, a module of others."""
@@ -84,29 +88,29 @@ class Export:
         try:
             yield
         except (sqlite3.DatabaseError, pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
-            raise damaged(self.path, error) from error
+            raise damaged(self.name, error) from error
         except Exception as error:
             if type(error).__module__.startswith("adbc_driver_manager"):
-                raise damaged(self.path, error) from error
+                raise damaged(self.name, error) from error
             raise
 
     def sniff(self) -> None:
         """Refuse what is no whole export: a file shorter than it says, an nvprof database."""
-        refuse_cut(self.path)
+        refuse_cut(self.path, self.name)
         if "StringTable" in self.columns and schema.STRINGS not in self.columns:
             raise NvprofDatabase(
-                f"{self.path.name} is an nvprof database, not an Nsight Systems report.",
+                f"{self.name} is an nvprof database, not an Nsight Systems report.",
                 "Record the program again with `nsys profile --trace=cuda,nvtx`.",
             )
         if not any(name in self.columns for name in (schema.STRINGS, *schema.VERSION_TABLES, *schema.EXPECTED)):
             raise NotAReport(
-                f"{self.path.name} is an SQLite database, but no Nsight Systems export.",
+                f"{self.name} is an SQLite database, but no Nsight Systems export.",
                 "Name a .nsys-rep, or what `nsys export --type=sqlite` made of it.",
             )
         for table in schema.READ:
             if table in self.columns and (what := self._odd(table)):
                 raise NotAReport(
-                    f"{self.path.name} is no export as nsys writes it: {table} {what}.",
+                    f"{self.name} is no export as nsys writes it: {table} {what}.",
                     "Export the report again with `nsys export --type=sqlite`.",
                 )
 

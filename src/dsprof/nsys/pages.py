@@ -32,7 +32,7 @@ from attrs import frozen
 
 from dsprof import fast
 from dsprof.attribution import NULL, Bools, Ints
-from dsprof.nsys.sound import read_only
+from dsprof.nsys.sound import uri_of
 
 Words = npt.NDArray[np.uint64]
 Bytes = npt.NDArray[np.uint8]
@@ -101,7 +101,7 @@ class Pages:
         if not self._file:
             return None
         try:
-            with closing(sqlite3.connect(read_only(self._path), uri=True)) as sql:
+            with closing(sqlite3.connect(uri_of(self._path), uri=True)) as sql:
                 sql.text_factory = lambda raw: raw.decode("utf-8", "replace")
                 root, columns = _declared(sql, name)
             return PageTable(self._file, columns, *_walk(self._file, root))

@@ -40,7 +40,7 @@ from dsprof.errors import (
     ScrubRefused,
 )
 from dsprof.nsys import schema
-from dsprof.nsys.sound import check, damaged, read_only, refuse_cut, refuse_unfinished
+from dsprof.nsys.sound import check, damaged, refuse_cut, refuse_unfinished, uri_of
 
 #: What stands where something was taken out.
 REMOVED, PATH = b"<removed>", b"<path>"
@@ -113,9 +113,9 @@ def _refuse_source(source: Path) -> None:
                 f"Export it (`nsys export --type=sqlite {source.name}`), scrub the .sqlite, and pass on only that.",
             )
         raise NotAReport(f"{source.name} is no SQLite export of Nsight Systems.", "Name the .sqlite file.")
-    refuse_cut(source)
-    refuse_unfinished(source)
-    check(source)
+    refuse_cut(source, source.name)
+    refuse_unfinished(source, source.name)
+    check(source, source.name)
 
 
 def _refuse_target(source: Path, target: Path, force: bool) -> None:
@@ -136,7 +136,7 @@ def _guarded(source: Path) -> Iterator[None]:
             f"The cleaned copy of {source.name} could not be written ({error}).", "See whether the disk has room."
         ) from error
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-        raise damaged(source, error) from error
+        raise damaged(source.name, error) from error
 
 
 def _open(source: Path, partial: Path) -> sqlite3.Connection:
@@ -148,7 +148,7 @@ def _open(source: Path, partial: Path) -> sqlite3.Connection:
     database.execute("PRAGMA temp_store = MEMORY")
     database.create_function("allowed", 3, _allowed, deterministic=True)
     database.create_function("program", 1, _program, deterministic=True)
-    database.execute("ATTACH ? AS old", (read_only(source),))
+    database.execute("ATTACH ? AS old", (uri_of(source),))
     return database
 
 

@@ -1,4 +1,7 @@
-"""Is an SQLite file whole: not cut, not in the middle of a change, and as SQLite itself says that it must be?"""
+"""Is an SQLite file whole: not cut, not in the middle of a change, and as SQLite itself says that it must be?
+
+`name` is what users call the file.
+"""
 
 from __future__ import annotations
 
@@ -15,27 +18,27 @@ from dsprof.nsys.command import stated_size
 _OF_THE_FILE = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
-def read_only(path: Path) -> str:
+def uri_of(path: Path) -> str:
     """The URI under which SQLite reads a file, and writes nothing beside it."""
     return f"file:{quote(os.fsencode(path.resolve()))}?mode=ro&immutable=1"
 
 
-def damaged(path: Path, reason: object) -> ReportDamaged:
+def damaged(name: str, reason: object) -> ReportDamaged:
     """The error for a file that cannot be read to its end, or contradicts itself."""
     return ReportDamaged(
-        f"{path.name} is cut or damaged ({reason}).",
+        f"{name} is cut or damaged ({reason}).",
         "Export the report again with `nsys export --type=sqlite`, and see whether the disk is full.",
     )
 
 
-def refuse_cut(path: Path) -> None:
+def refuse_cut(path: Path, name: str) -> None:
     """Refuse a file shorter than it says."""
     size, stated = path.stat().st_size, stated_size(path)
     if size < stated:
-        raise damaged(path, f"{size} bytes of {stated}")
+        raise damaged(name, f"{size} bytes of {stated}")
 
 
-def refuse_unfinished(path: Path) -> None:
+def refuse_unfinished(path: Path, name: str) -> None:
     """Refuse a file whose last changes are beside it: read as immutable, it would be an older or a torn one.
 
     SQLite looks for them beside the file itself; some of its versions, where a link names it, beside the link.
@@ -45,7 +48,7 @@ def refuse_unfinished(path: Path) -> None:
             beside = file.with_name(file.name + suffix)
             if beside.is_file() and _holds_changes(beside):
                 raise ReportDamaged(
-                    f"{path.name} is being written, or a program that wrote it broke off: there is {beside.name}.",
+                    f"{name} is being written, or a program that wrote it broke off: there is {beside.name}.",
                     "Let that program end, or open the file once with sqlite3, or export the report again.",
                 )
 
@@ -59,21 +62,21 @@ def _holds_changes(beside: Path) -> bool:
         return True
 
 
-def check(path: Path) -> None:
+def check(path: Path, name: str) -> None:
     """Have SQLite look at every page and every row of the file. Raises `ReportDamaged` with what it found.
 
     It alone knows all that must hold, and it looks where no query of ours does: two tables that share a page, a row
     that two pages hold. About 4 ms for each MB, without Python's lock: meant to be done beside other work.
     """
     try:
-        with closing(sqlite3.connect(read_only(path), uri=True)) as database:
+        with closing(sqlite3.connect(uri_of(path), uri=True)) as database:
             database.text_factory = bytes
             ((found,),) = database.execute("PRAGMA quick_check(1)")
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode & 0xFF in _OF_THE_FILE:
-            raise damaged(path, error) from error
+            raise damaged(name, error) from error
         return  # it could not look: a module or a collation that only another program has
     except UnicodeDecodeError as error:  # a sentence that quotes what is damaged
-        raise damaged(path, "its schema is no text") from error
+        raise damaged(name, "its schema is no text") from error
     if found != b"ok":
-        raise damaged(path, found.decode("utf-8", "replace").splitlines()[-1])
+        raise damaged(name, found.decode("utf-8", "replace").splitlines()[-1])
