@@ -305,7 +305,7 @@ CASES = {
 
 
 def measured(case: Case, size: int, options: list[str], limit_s: int) -> str:
-    """Seconds and peak memory of the analysis of a case, or what became of it."""
+    """Seconds, CPU seconds and peak memory of the analysis of a case, or what became of it."""
     with tempfile.TemporaryDirectory(prefix="dsprof-bounds-") as folder:
         path = make(Path(folder, "made.sqlite"), case.fill, size)
         program = shutil.which("dsprof") or str(Path(sys.executable).with_name("dsprof"))
@@ -315,7 +315,7 @@ def measured(case: Case, size: int, options: list[str], limit_s: int) -> str:
             )
         except RunFailed as failed:
             return f"failed: {str(failed).splitlines()[-1][-100:]}"
-    return f"{done.wall_s:6.1f} s {done.peak_bytes / 1e6:8.0f} MB"
+    return f"{done.wall_s:6.1f} s {done.cpu_s:6.1f} s {done.peak_bytes / 1e6:6.0f} MB"
 
 
 def main() -> None:
@@ -330,12 +330,12 @@ def main() -> None:
     limit = int(asked.limit_gb * 1e9)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    print(f"{'case':24} {'n':>8}  {'n':>20}  {'2n':>20}")
+    print(f"{'case':20} {'n':>8}  {'n: wall, CPU, memory':>30}  {'2n':>30}")
     for name in asked.cases or CASES:
         case = CASES[name]
         size = asked.size or case.size
         one, two = (measured(case, times * size, asked.option, asked.limit_s) for times in (1, 2))
-        print(f"{name:24} {size:8}  {one:>20}  {two:>20}", flush=True)
+        print(f"{name:20} {size:8}  {one:>30}  {two:>30}", flush=True)
 
 
 if __name__ == "__main__":

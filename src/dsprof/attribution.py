@@ -134,6 +134,15 @@ def by_number(numbers: Ints, most: int) -> Ints:
     return found
 
 
+def each(values: Ints) -> Iterator[tuple[int, Ints]]:
+    """Every distinct value of a column, and its rows in their order."""
+    order = np.argsort(values, kind="stable")
+    heads = np.flatnonzero(np.append(True, values[order[1:]] != values[order[:-1]])[: len(values)])
+    ends = np.append(heads[1:], len(values))[: len(heads)]
+    for value, first, last in zip(values[order[heads]].tolist(), heads, ends, strict=True):
+        yield value, order[first:last]
+
+
 def sorted_by(key: Ints, *breakers: Ints) -> Ints:
     """The order of rows by `key`, of those that tie by the first of `breakers` and so on, and then by row.
 
@@ -179,8 +188,10 @@ def join_calls(
 
     Of two calls with one identity the earliest counts, so that nothing is doubled.
     """
-    joined = np.full(len(op_process), -1, np.int64)
-    for process in distinct(op_process).tolist():
+    joined, processes = np.full(len(op_process), -1, np.int64), distinct(op_process)
+    if len(processes) > _FEW:
+        return _join_pairs(op_process, op_correlation, call_process, call_correlation, call_start)
+    for process in processes.tolist():
         columns = (op_process, op_correlation, call_process, call_correlation, call_start)
         if (loops := fast.loops()) and _join_compiled(loops, process, joined, *columns):
             continue
@@ -193,6 +204,27 @@ def join_calls(
             found = _first_match(op_correlation[ops], call_correlation[calls])
             joined[ops] = np.where(found >= 0, calls[found], -1)
     return joined
+
+
+def _join_pairs(
+    op_process: Ints, op_correlation: Ints, call_process: Ints, call_correlation: Ints, call_start: Ints
+) -> Ints:
+    """The same for many processes at once: by the place of the process and of the number among those of the calls."""
+    joined = np.full(len(op_process), -1, np.int64)
+    calls = np.flatnonzero(call_correlation != NULL)
+    if not len(calls):
+        return joined
+    calls = calls[in_order(call_start[calls])]
+    columns = (call_process[calls], call_correlation[calls])
+    known = [distinct_in_any_order(column) for column in columns]
+    key, wanted = (
+        np.searchsorted(known[0], process) * len(known[1]) + np.searchsorted(known[1], number)
+        for process, number in (columns, (op_process, op_correlation))
+    )
+    order = np.argsort(key, kind="stable")
+    call = calls[order[np.minimum(np.searchsorted(key[order], wanted), len(order) - 1)]]
+    same = (call_process[call] == op_process) & (call_correlation[call] == op_correlation)
+    return np.where(same, call, -1)
 
 
 def _join_compiled(loops: Any, process: int, joined: Ints, *columns: Ints) -> bool:

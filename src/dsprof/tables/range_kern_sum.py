@@ -400,7 +400,7 @@ def _outside(a: Attributed, kernel: Ints) -> dict[int, Distribution]:
     thread = a.of_op(a.trace.calls.thread, missing=NULL)[kernel]
     thread = np.where(thread == NULL, kernels.process[kernel], thread)
     duration, name = kernels.end - kernels.start, kernels.name.astype(np.int64)
-    by = {int(one): kernel[thread == one] for one in np.unique(thread)}
+    by = {one: kernel[rows] for one, rows in at.each(thread)}
     return {one: distribution(name[rows], duration[rows]) for one, rows in by.items()}
 
 
