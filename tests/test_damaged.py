@@ -171,12 +171,12 @@ def test_a_row_that_differs_from_what_an_index_says_is_damage(tmp_path: Path) ->
 
 
 def test_the_check_says_what_is_wrong(report: Path, tmp_path: Path) -> None:
-    sound.check(report, "made.sqlite")
+    sound.check_file(report, report.name)
     path = tmp_path / "odd.sqlite"
     mutations.mutated("page-copied", 13, report, path)
     assert mutations.refused(path)
     with pytest.raises(ReportDamaged, match=r"odd\.sqlite is cut or damaged \(.+\)"):
-        sound.check(path, path.name)
+        sound.check_file(path, path.name)
 
 
 def test_what_sqlite_cannot_check_is_no_damage(report: Path, tmp_path: Path) -> None:

@@ -13,15 +13,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from urllib.parse import quote
 
 from attrs import frozen
 
 from dsprof.errors import ExportFailed, NsysMissing, NsysTooOld, OutputRefused
 from dsprof.nsys.inputs import Input
 from dsprof.nsys.schema import STRINGS, VERSION_TABLES
+from dsprof.nsys.sound import read_only, stated_size
 
-SQLITE = b"SQLite format 3\x00"
 #: The table that says of an export that dsprof made it.
 MARK = "DSPROF_EXPORT"
 
@@ -305,23 +304,6 @@ def is_whole(exported: Path) -> bool:
     except (sqlite3.DatabaseError, UnicodeDecodeError):  # the latter from a message that quotes what is damaged
         return False
     return not names.isdisjoint(VERSION_TABLES)
-
-
-def stated_size(database: Path) -> int:
-    """Bytes that an SQLite file says it has."""
-    with database.open("rb") as file:
-        return stated_bytes(file.read(32))
-
-
-def stated_bytes(head: bytes) -> int:
-    """The same from the file's first bytes: its page size times its pages."""
-    page = int.from_bytes(head[16:18], "big")
-    return (65536 if page == 1 else page) * int.from_bytes(head[28:32], "big")
-
-
-def read_only(database: Path) -> sqlite3.Connection:
-    """A connection that writes nothing, neither into the file nor beside it."""
-    return sqlite3.connect(f"file:{quote(os.fsencode(database))}?mode=ro&immutable=1", uri=True)
 
 
 def _export_error(report: Path, nsys: Path, outcome: Outcome) -> ExportFailed | NsysTooOld:

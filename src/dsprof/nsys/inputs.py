@@ -60,7 +60,7 @@ class Input:
     """
 
     def __init__(self, path: Path, name: str = "", sha256: str = "", kept: bool = False) -> None:
-        self.path, self.name, self._kept = path, name or path.name, kept
+        self.path, self.name, self.kept = path, name or path.name, kept
         self._looked_ns, self._seen = time.time_ns(), Seen.of(path)
         self._recent = not kept and _is_recent(self._seen, self._looked_ns)
         self._before = sha256_of(path) if self._recent else ""
@@ -75,7 +75,7 @@ class Input:
 
     def check(self) -> None:
         """See that nobody wrote the file since it was first looked at. Raises `ReportChanging`."""
-        if self._kept:
+        if self.kept:
             return
         same = _is_as(self.path, self._seen)
         if same and self._recent:  # once: what comes later has another time

@@ -6,15 +6,15 @@ import os
 import sqlite3
 import stat
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 
 from dsprof.errors import NoReportInFolder, NotAReport, NsysMissing, ReportEmpty, ReportMissing
 from dsprof.nsys.cache import keep, kept
-from dsprof.nsys.command import SQLITE, export, find_nsys, is_whole, made_from, nsys_version, read_only
+from dsprof.nsys.command import export, find_nsys, is_whole, made_from, nsys_version
 from dsprof.nsys.inputs import Input
 from dsprof.nsys.reader import Progress
 from dsprof.nsys.schema import VERSION_TABLES
+from dsprof.nsys.sound import SQLITE, check_file, read_only
 from dsprof.nsys.unpack import Chunks, unpack, unpacker
 
 #: How a .nsys-rep or .qdrep begins, in every version seen.
@@ -56,7 +56,12 @@ def _unpacked(packed: Input, chunks: Chunks, progress: Progress) -> Input:
     if there := kept(packed.sha256, name, "unpacked"):
         return there
     progress(f"unpacking {packed.name}")
-    return keep(packed.sha256, name, "unpacked", partial(unpack, packed.path, chunks))
+
+    def make(target: Path) -> None:
+        unpack(packed.path, chunks, target)
+        check_file(target, name)
+
+    return keep(packed.sha256, name, "unpacked", make)
 
 
 def _exported(report: Input, nsys: str | None, progress: Progress, anew: bool) -> Input:

@@ -163,7 +163,7 @@ class PartialReport:
         with Export(given) as export, ThreadPoolExecutor(2) as beside:
             export.sniff()
             self._input = export.input
-            checked, hashed = beside.submit(check, export.path, export.name), beside.submit(lambda: export.input.sha256)
+            checked, hashed = beside.submit(check, export.input), beside.submit(lambda: export.input.sha256)
             progress("reading names and ranges")
             self._names = Names()
             ranges, overheads = ranges_of(export, self._names), overheads_of(export)
@@ -172,9 +172,9 @@ class PartialReport:
             self._names.learn(export, self._survey.call_names)
             self._names.learn(export, self._survey.kernel_names)
             self._names.code(CUDA_GRAPH)
-            checked.result()
             hashed.result()
             report = report_of(export)
+            checked.result()
         if not len(ranges) and self._survey.is_empty:
             raise nothing_recorded(report.file)
         calls, kernels, memops = _no(Calls), _no(Kernels), _no(MemOps)

@@ -29,7 +29,7 @@ def read(given: Input | Path, progress: Progress = lambda sentence: None, detail
     """
     with Export(given) as export, ThreadPoolExecutor(2) as beside:
         export.sniff()
-        checked, hashed = beside.submit(check, export.path, export.name), beside.submit(lambda: export.input.sha256)
+        checked, hashed = beside.submit(check, export.input), beside.submit(lambda: export.input.sha256)
         progress("reading NVTX ranges")
         names = Names()
         ranges = ranges_of(export, names)
@@ -46,9 +46,9 @@ def read(given: Input | Path, progress: Progress = lambda sentence: None, detail
         copies, sets = (export.integers(source, details=details) for source in (schema.COPIES, schema.SETS))
         memops = memops_of(copies, sets, caller)
         overheads = overheads_of(export)
-        checked.result()
         hashed.result()
         report = report_of(export)
+        checked.result()
     found = export.possible.found()
     trace = Trace(report, names.all(), ranges, calls, kernels_and_graphs, memops, overheads, impossible=found)
     if not (len(ranges) or len(calls) or len(trace.operations)):

@@ -40,7 +40,7 @@ from dsprof.errors import (
     ScrubRefused,
 )
 from dsprof.nsys import schema
-from dsprof.nsys.sound import check, damaged, refuse_cut, refuse_unfinished, uri_of
+from dsprof.nsys.sound import SQLITE, check_file, damaged, refuse_cut, refuse_unfinished, uri_of
 
 #: What stands where something was taken out.
 REMOVED, PATH = b"<removed>", b"<path>"
@@ -89,7 +89,6 @@ def scrub(source: Path, target: Path, *, force: bool = False) -> ScrubReport:
 
 # -- what is refused --------------------------------------------------------------------------------------
 
-_SQLITE = b"SQLite format 3\x00"
 _PACKED = {b"\xfd7zXZ": "xz -dk", b"\x1f\x8b": "gzip -dk"}
 
 
@@ -106,7 +105,7 @@ def _refuse_source(source: Path) -> None:
     unpack = next((command for magic, command in _PACKED.items() if head.startswith(magic)), "")
     if unpack:
         raise ScrubRefused(f"{source.name} is packed.", f"Unpack it first: `{unpack} {source.name}`.")
-    if not head.startswith(_SQLITE):
+    if not head.startswith(SQLITE):
         if source.suffix in (".nsys-rep", ".qdrep") or b"NVIDIA Tegra" in head:
             raise ScrubRefused(
                 f"{source.name} is a report, which only NVIDIA's tools can write: it cannot be cleaned.",
@@ -115,7 +114,7 @@ def _refuse_source(source: Path) -> None:
         raise NotAReport(f"{source.name} is no SQLite export of Nsight Systems.", "Name the .sqlite file.")
     refuse_cut(source, source.name)
     refuse_unfinished(source, source.name)
-    check(source, source.name)
+    check_file(source, source.name)
 
 
 def _refuse_target(source: Path, target: Path, force: bool) -> None:

@@ -12,15 +12,34 @@ from pathlib import Path
 from urllib.parse import quote
 
 from dsprof.errors import ReportDamaged
-from dsprof.nsys.command import stated_size
+from dsprof.nsys.inputs import Input
+
+SQLITE = b"SQLite format 3\x00"
 
 #: What SQLite says of a file rather than of a statement or of itself: it cannot be read, is corrupt, is no database.
 _OF_THE_FILE = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
+def stated_size(database: Path) -> int:
+    """Bytes that an SQLite file says it has."""
+    with database.open("rb") as file:
+        return stated_bytes(file.read(32))
+
+
+def stated_bytes(head: bytes) -> int:
+    """The same from the file's first bytes: its page size times its pages."""
+    page = int.from_bytes(head[16:18], "big")
+    return (65536 if page == 1 else page) * int.from_bytes(head[28:32], "big")
+
+
 def uri_of(path: Path) -> str:
     """The URI under which SQLite reads a file, and writes nothing beside it."""
     return f"file:{quote(os.fsencode(path.resolve()))}?mode=ro&immutable=1"
+
+
+def read_only(path: Path) -> sqlite3.Connection:
+    """A connection that writes nothing, neither into the file nor beside it."""
+    return sqlite3.connect(uri_of(path), uri=True)
 
 
 def damaged(name: str, reason: object) -> ReportDamaged:
@@ -62,15 +81,21 @@ def _holds_changes(beside: Path) -> bool:
         return True
 
 
-def check(path: Path, name: str) -> None:
+def check(given: Input) -> None:
     """Have SQLite look at every page and every row of the file. Raises `ReportDamaged` with what it found.
 
     It alone knows all that must hold, and it looks where no query of ours does: two tables that share a page, a row
     that two pages hold, one that differs from what an index says. About 4 ms for each MB, and more where users added
-    indexes, without Python's lock: meant to be done beside other work.
+    indexes, without Python's lock: meant to be done beside other work, and once of an export that dsprof keeps.
     """
+    if not given.kept:
+        check_file(given.path, given.name)
+
+
+def check_file(path: Path, name: str) -> None:
+    """The same of any file."""
     try:
-        with closing(sqlite3.connect(uri_of(path), uri=True)) as database:
+        with closing(read_only(path)) as database:
             database.text_factory = bytes
             ((found,),) = database.execute("PRAGMA integrity_check(1)")
     except sqlite3.DatabaseError as error:

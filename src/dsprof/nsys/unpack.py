@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dsprof.errors import NoSpace, NotAReport, ReportDamaged, ReportEmpty
-from dsprof.nsys.command import SQLITE, stated_bytes
+from dsprof.nsys.sound import SQLITE, stated_bytes
 
 #: How many times its size a packed export may take: real ones take four to ten times, a bomb thousands.
 _MOST_TIMES, _ALWAYS_BYTES = 200, 256 << 20
