@@ -289,7 +289,7 @@ def made_from(exported: Path) -> str:
     try:
         with closing(read_only(exported)) as database:
             found = database.execute(f"SELECT value FROM {MARK} WHERE name = 'REPORT_SHA256'").fetchone()  # noqa: S608
-    except sqlite3.DatabaseError:
+    except (sqlite3.DatabaseError, UnicodeDecodeError):
         return ""
     return str(found[0]) if found else ""
 

@@ -108,7 +108,7 @@ def _recording_of(exported: Path) -> bytes:
             about = dict(database.execute(f"SELECT name, value FROM {VERSION_TABLES[-1]}"))  # noqa: S608
             capture = "SELECT value FROM META_DATA_CAPTURE WHERE name = 'PROFILING_SESSION_UUID'"
             identity = next(iter(database.execute(capture)), ("",))[0]
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeDecodeError):
         return nothing
     parts = any(about.get(f"EXPORT_PARAM_{part}_TO_EXPORT") for part in ("TABLES", "TIMES"))
     return nothing if parts or len(str(identity)) < len("473080e1-7572-4226") else str(identity).encode()
