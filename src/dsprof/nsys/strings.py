@@ -76,11 +76,12 @@ def texts(export: Export, table: str, key: str, column: str, keys: Ints) -> Iter
     seen = set[int]()
     for first in range(0, len(keys), _AT_ONCE):
         some = ", ".join(map(str, np.sort(keys)[first : first + _AT_ONCE].tolist()))
-        rows = f'FROM "{table}" WHERE {key} IN ({some}) ORDER BY {key}, rowid'
+        chosen = f"{key} IN ({some}) AND typeof({key}) = 'integer'"  # not a blob or text that looks like one
+        rows = f'FROM "{table}" WHERE {chosen} ORDER BY {key}, rowid'
         for number, raw in export.rows(f"SELECT {key}, {shortened(column)} {rows}"):
             if number not in seen:
                 seen.add(number)
-                yield number, text(raw)
+                yield number, text(raw, export.encoding)
 
 
 def shortened(column: str) -> str:
@@ -88,8 +89,8 @@ def shortened(column: str) -> str:
     return f"substr(CAST({column} AS BLOB), 1, {LONGEST + 1})"
 
 
-def text(raw: object) -> str:
+def text(raw: object, encoding: str = "UTF-8") -> str:
     """A text as `shortened` gives it."""
     if isinstance(raw, bytes) and len(raw) > LONGEST:
-        return text_of(raw[:LONGEST]) + "…"
-    return text_of(raw)
+        return text_of(raw[:LONGEST], encoding) + "…"
+    return text_of(raw, encoding)

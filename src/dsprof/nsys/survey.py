@@ -17,6 +17,8 @@ from dsprof.trace import process_of
 _ROWS_PER_BLOCK, _BLOCKS_AT_ONCE, _SAMPLE = 1 << 14, 64, 64
 #: Blocks of which all columns are read at once.
 _BLOCKS_READ = 16
+#: Columns of operations that are looked at; some of them only to count what is impossible.
+_SURVEYED = ("start", "end", "globalPid", "correlationId", "bytes")
 #: A table of ids may have this many slots for each, and this many more, and so many processes have one.
 _SLOTS_PER_ID, _SLOTS_FREE, _MOST_TABLES = 8, 1 << 16, 64
 _FOREVER = int(np.iinfo(np.int64).max)
@@ -32,7 +34,7 @@ class Survey:
         self.seen = Ids()
         callers, called, launched = ([np.zeros(0, np.int64)] for _ in range(3))
         self.calls = Blocks(schema.CALLS)
-        for blocks, raw in self.calls.survey(export, ("start", "globalTid", "correlationId", "nameId")):
+        for blocks, raw in self.calls.survey(export, ("start", "end", "globalTid", "correlationId", "nameId")):
             process = process_of(raw["globalTid"])
             self.seen.add(process, raw["correlationId"])
             callers.append(distinct(raw["globalTid"]))
@@ -43,7 +45,7 @@ class Survey:
         self.repeats = self.seen.repeats
         self.operations = [Blocks(source) for source in schema.OPERATIONS]
         for table in self.operations:
-            for blocks, raw in table.survey(export, ("start", "globalPid", "correlationId", *_named(table.source))):
+            for blocks, raw in table.survey(export, (*_SURVEYED, *_named(table.source))):
                 process = self.process(raw["globalPid"])
                 launched += [distinct(raw[name]) for name in _named(table.source)]
                 table.note(blocks, raw["start"])
