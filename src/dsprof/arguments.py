@@ -27,7 +27,7 @@ def masked(words: Sequence[str]) -> tuple[str, ...]:
     >>> masked(["serve.py", "--api-key", "swordfish", "--max-tokens=512", "https://me:swordfish@example.org"])
     ('serve.py', '--api-key', '<removed>', '--max-tokens=512', 'https://me:<removed>@example.org')
     """
-    return tuple(map(_without, words, places(words)))
+    return tuple(map(without, words, places(words)))
 
 
 def secrets_among(words: Sequence[str]) -> tuple[str, ...]:
@@ -36,10 +36,11 @@ def secrets_among(words: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _without(word: str, inside: Iterable[Place]) -> str:
-    for start, end in reversed(list(inside)):
-        word = f"{word[:start]}{REMOVED}{word[end:]}"
-    return word
+def without(text: str, found: Iterable[Place]) -> str:
+    """A text without what stands in some places, which may overlap."""
+    for start, end in reversed(_joined(found)):
+        text = f"{text[:start]}{REMOVED}{text[end:]}"
+    return text
 
 
 def places(words: Sequence[str]) -> list[list[Place]]:

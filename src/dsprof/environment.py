@@ -50,7 +50,16 @@ def secrets_in(text: str) -> tuple[str, ...]:
 
 def places_in(text: str) -> list[tuple[int, int]]:
     """From where to where in a text the parts reach that look secret wherever they stand; they may overlap."""
-    found = (match.span(match.lastindex or 0) for pattern in _SECRET_FORMS for match in pattern.finditer(text))
+    return [*certain_places_in(text), *_spans(_NAMED_FORM, text)]
+
+
+def certain_places_in(text: str) -> list[tuple[int, int]]:
+    """Those of `places_in` that are known by their own form or the URL around them, and not by a name before them."""
+    return [span for pattern in _SECRET_FORMS for span in _spans(pattern, text)]
+
+
+def _spans(pattern: re.Pattern[str], text: str) -> list[tuple[int, int]]:
+    found = (match.span(match.lastindex or 0) for match in pattern.finditer(text))
     return [(start, end) for start, end in found if start < end and not REFERENCE.fullmatch(text[start:end])]
 
 
@@ -131,6 +140,11 @@ def looks_random(value: str) -> bool:
 
 #: ``$TOKEN`` and ``<token>`` stand for a secret and are none.
 REFERENCE = re.compile(r"\$\w+|\$\{\w+\}|<\w+>|\*+|x+", re.IGNORECASE)
+#: A secret behind its name, in a connection string, a query, JSON; but no number, and nothing that a program computes.
+_NAMED_FORM = re.compile(
+    r"(?i:\b(?:password|passwd|pwd|accountkey|sharedaccesskey|api[_-]?key|(?:client[_-]?)?secret|(?:access[_-]?)?token))"
+    r"""["']?\s*[=:]\s*["']?(?!\d{1,9}(?![\w.+/-])|[A-Za-z_][\w.]*[(\[])([^\s"';&,]{4,})"""
+)
 #: Forms of a value that are secret under any name; the last group is the secret itself.
 _SECRET_FORMS = tuple(
     re.compile(form)
@@ -140,9 +154,6 @@ _SECRET_FORMS = tuple(
         r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]+",
         r"\beyJ[\w-]{8,1024}\.[\w-]{8,}\.[\w-]*",  # JSON web tokens
         r"(?i:\b(?:basic|bearer)) +([\w+/=.~-]{8,})",
-        r"(?i:\b(?:password|passwd|pwd|accountkey|sharedaccesskey|api[_-]?key|(?:client[_-]?)?secret|(?:access[_-]?)?token))"
-        # in a connection string, a query, JSON; but no number, and nothing that a program computes
-        r"""["']?\s*[=:]\s*["']?(?!\d{1,9}(?![\w.+/-])|[A-Za-z_][\w.]*[(\[])([^\s"';&,]{4,})""",
         r"[?&](?:sig|X-Amz-Signature|X-Goog-Signature)=([\w%+/=-]{16,})",
         r"[?&](?:key|auth|code|signature)=([\w%+/=.~-]{8,})",
         r"\bhooks\.slack\.com/services/([\w/]{16,})",

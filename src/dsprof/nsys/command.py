@@ -18,7 +18,8 @@ from urllib.parse import quote
 from attrs import frozen
 
 from dsprof.errors import ExportFailed, NsysMissing, NsysTooOld, OutputRefused
-from dsprof.nsys.schema import STRINGS, VERSION_TABLES
+from dsprof.nsys.clean import clean
+from dsprof.nsys.schema import VERSION_TABLES
 
 #: Where NVIDIA's packages, Nsight Compute's folder and `make nsys` put an nsys; the newest is taken.
 _USUAL_PLACES = (
@@ -221,10 +222,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             continue
 
 
-def export(report: Path, target: Path, nsys: Path) -> None:
+def export(report: Path, target: Path, nsys: Path, command: Sequence[str] = ()) -> None:
     """Export `report` to the SQLite file `target`, which is there afterwards whole or not at all.
 
-    The report keeps the environments of the machine's processes, tokens included; the export does not.
+    The report keeps the environments of the machine's processes, tokens included; the export does not, nor secrets
+    of its command line, nor those of `command`, what was recorded, where it is known (see `clean`).
     Raises `NsysTooOld`, `ExportFailed`, `OutputRefused`.
     """
     try:
@@ -247,10 +249,10 @@ def export(report: Path, target: Path, nsys: Path) -> None:
         if outcome.code != 0 or not is_whole(partial):
             raise _export_error(report, nsys, outcome)
         try:
-            _forget_environments(partial)
+            clean(partial, command)
         except sqlite3.OperationalError as error:
             raise ExportFailed(
-                f"The export of {report.name} could not be cleaned of environments ({error}), and is not kept.",
+                f"The export of {report.name} could not be cleaned of secrets ({error}), and is not kept.",
                 "Make room on the disk, here and where temporary files go.",
             ) from error
         try:
@@ -260,22 +262,6 @@ def export(report: Path, target: Path, nsys: Path) -> None:
                 f"The export of {report.name} cannot be written to {target} ({error.strerror}).",
                 "Move away what is there, or copy the report to another folder.",
             ) from error
-
-
-def _forget_environments(exported: Path) -> None:
-    """Blank the environments in a fresh export: nsys records those of every process that it may look at.
-
-    They stand in StringIds, a variable after each NUL; no name of a kernel, call or range holds one. When a page of
-    the file became full, half of its rows went to a new one, and what is left of them there is in no row: so the file
-    is written anew from its rows. Raises `sqlite3.OperationalError` where the disk is full.
-    """
-    with closing(sqlite3.connect(exported)) as database:
-        with suppress(sqlite3.OperationalError), database:  # a report need not have the table
-            database.execute("PRAGMA secure_delete = ON")
-            database.execute(
-                f"UPDATE {STRINGS} SET value = '' WHERE instr(CAST(value AS BLOB), x'00') AND instr(value, '=')"  # noqa: S608
-            )
-        database.execute("VACUUM")
 
 
 def is_whole(exported: Path) -> bool:

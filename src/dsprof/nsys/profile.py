@@ -107,7 +107,7 @@ def profile(
             raise _failure(run, options, raws, importer)
         for report in reports:
             progress(f"exporting {report.name}")
-            export(report, report.with_suffix(".sqlite"), nsys)
+            export(report, report.with_suffix(".sqlite"), nsys, command)
         names = [report.name for report in reports]
         _publish(partial, folder, options)
     return Profile(
