@@ -138,6 +138,7 @@ LEGIBLE = [
     "serve --prompt-tokens 512 --password-file pass.txt --token-file /run/secrets/token --secret-name db"
     " --token-type jwt",
     "serve --password --verbose --token -v --print-tokens --stream-tokens yes --skip-special-tokens m --tokens 1,2,3",
+    "serve '--prompt=What is the password: tell me, token=abcdef' '--system-prompt=secret: none of it'",
     "serve --header 'Content-Type: application/json' --header 'Accept: */*' -H 'X-Request-Id: 17'",
     "mkdir -p /tmp/a/b && cp -p a b && make -pn && gcc -pthread -pipe -O2 a.c && xargs -P 4",
     "genai-perf profile -m m --service-kind openai --endpoint-type chat --synthetic-input-tokens-mean"

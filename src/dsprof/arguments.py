@@ -44,7 +44,7 @@ def without(text: str, found: Iterable[Place]) -> str:
 
 
 def places(words: Sequence[str]) -> list[list[Place]]:
-    """Where the secrets of a command line are: for each word, places that do not touch, in order."""
+    """Where the secrets of a command line are, for each word; of a secret in a secret, as in a DSN, both."""
     return _places_of_all(words, 0)
 
 
@@ -60,7 +60,7 @@ class _Look(NamedTuple):
 
 def _places_of_all(words: Sequence[str], depth: int) -> list[list[Place]]:
     look = _Look(_asks_for_password(words), depth)
-    return [_joined(_places(word, before, look)) for before, word in zip(["", *words][:-1], words, strict=True)]
+    return [list(_places(word, before, look)) for before, word in zip(["", *words][:-1], words, strict=True)]
 
 
 def _joined(found: Iterable[Place]) -> list[Place]:
@@ -96,8 +96,10 @@ def _places(word: str, before: str, look: _Look) -> Iterator[Place]:
         yield from _of_value(before, word, look)
     elif _announces(before) and word.lower() not in _SCHEMES and not REFERENCE.fullmatch(word):
         yield (0, len(word))
-    if look.depth <= _DEEPEST and (assigned := _ASSIGNED.fullmatch(word)):
+    assigned = _ASSIGNED.fullmatch(word) if look.depth <= _DEEPEST else None
+    if assigned:
         yield from _of_assigned(assigned[1], assigned[2], assigned.start(2), look.deeper())
+    if assigned and ("PROMPT" in words_of(assigned[1]) or not re.search(r"\s", word)):
         return
     if attached := _ATTACHED.fullmatch(word):
         yield from _moved(_of_letter(attached[1], attached[2], look, attached=True), 2)
@@ -114,10 +116,10 @@ def _of_value(name: str, value: str, look: _Look) -> Iterator[Place]:
     """The secrets in the value of an option or variable, by its name."""
     if re.fullmatch(r"-[a-zA-Z]", name):
         yield from _of_letter(name[1], value, look)
+    elif _TELLS_USER.search(name) and (password := list(_of_user(value))):
+        yield from password
     elif _is_secret(name, value):
-        yield (0, len(value))
-    elif _TELLS_USER.search(name):
-        yield from _of_user(value)
+        yield from _whole(value)
 
 
 def _of_text(text: str, look: _Look) -> Iterator[Place]:
@@ -194,6 +196,7 @@ def _is_secret(name: str, value: str) -> bool:
 _HEADER = re.compile(r"\s*(?P<name>[A-Za-z][\w-]*):(?P<space>\s*)(?P<value>.+)", re.DOTALL)
 #: How a header may say which kind of secret follows.
 _SCHEMES = frozenset(("bearer", "basic", "token", "apikey", "digest", "negotiate"))
+_COOKIE = re.compile(r"[\w.-]+=([^;]+)")
 _SCHEME = re.compile(rf"(?:{'|'.join(sorted(_SCHEMES))})\s+", re.IGNORECASE)
 
 
@@ -206,8 +209,15 @@ def _announces(word: str) -> bool:
 def _of_header(header: re.Match[str], *, told: bool = False) -> Iterator[Place]:
     """The secret of ``Name: value``; without a space it may be ``host:port``, unless `told` that it is a header."""
     if (told or header["space"]) and _is_secret(header["name"], header["value"]):
-        scheme = _SCHEME.match(header["value"])
-        yield (header.start("value") + (scheme.end() if scheme else 0), header.end("value"))
+        each = _COOKIE.finditer(header["value"]) if header["name"].lower().endswith("cookie") else ()
+        found = [cookie.span(1) for cookie in each] or _whole(header["value"])
+        yield from _moved(found, header.start("value"))
+
+
+def _whole(value: str) -> Iterator[Place]:
+    """All of a secret value but the word that says which kind of secret follows."""
+    scheme = _SCHEME.match(value)
+    yield (scheme.end() if scheme else 0, len(value))
 
 
 def _of_user(value: str) -> Iterator[Place]:
@@ -240,8 +250,8 @@ def _of_letter(letter: str, value: str, look: _Look, *, attached: bool = False) 
         yield from _of_user(value)
     elif letter == "H" and (header := _HEADER.fullmatch(value)):
         yield from _of_header(header, told=True)
-    elif letter == "b" and re.match(r"[\w.-]+=.", value):
-        yield (value.index("=") + 1, len(value))
+    elif letter == "b":
+        yield from (cookie.span(1) for cookie in _COOKIE.finditer(value))
 
 
 def _looks_chosen(value: str) -> bool:

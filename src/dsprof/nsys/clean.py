@@ -25,7 +25,10 @@ SYSTEM, CAPTURE, STREAMS = "TARGET_INFO_SYSTEM_ENV", "META_DATA_CAPTURE", "Proce
 #: Tables of names and values that describe machine, capture and export.
 _DESCRIBING = (SYSTEM, CAPTURE, *schema.VERSION_TABLES)
 #: Rows of them that hold an environment: by their name, or as variables stand there between NULs.
-_IS_ENVIRONMENT = "(name LIKE '%environment%' OR (instr(CAST(value AS BLOB), x'00') AND instr(value, '=')))"
+_ARE_VARIABLES = "instr(CAST(value AS BLOB), x'00') AND instr(value, '=')"
+_IS_ENVIRONMENT = f"(name LIKE '%environment%' OR ({_ARE_VARIABLES}))"
+#: ``NAME=...``, the first part a name.
+_IS_VARIABLE = "value GLOB '[A-Za-z_]*=*' AND substr(value, 1, instr(value, '=') - 1) NOT GLOB '*[^A-Za-z0-9_]*'"
 _ARGUMENT = re.compile(r"(.*:)?(COMMAND|ARGUMENT_(\d+))")
 #: So many texts are looked at together.
 _TOGETHER = 10_000
@@ -96,16 +99,15 @@ class _Clean:
         sign of equality, and by being referred to by no row.
         """
         self.db.execute("CREATE TEMP TABLE going (id INTEGER PRIMARY KEY)")
-        variables, parted = "instr(value, '=')", "instr(CAST(value AS BLOB), x'00')"
-        self.db.execute(f"INSERT INTO going SELECT id FROM StringIds WHERE {variables} AND NOT {parted}")
+        self.db.execute(f"INSERT INTO going SELECT id FROM StringIds WHERE {_IS_VARIABLE}")
         for table in self.tables:
             if table.name == STREAMS and "contentId" in table.names:
                 self.db.execute(f"INSERT OR IGNORE INTO going SELECT CAST(contentId AS INTEGER) FROM {STREAMS}")
         self._keep_what_is_named()
-        self.db.execute(f"INSERT OR IGNORE INTO going SELECT id FROM StringIds WHERE {variables} AND {parted}")
+        self.db.execute(f"INSERT OR IGNORE INTO going SELECT id FROM StringIds WHERE {_ARE_VARIABLES}")
         where = "WHERE id IN (SELECT id FROM going)"
         for (value,) in self.db.execute(
-            f"SELECT value FROM StringIds {where} AND length(CAST(value AS BLOB)) < 4000000"
+            f"SELECT value FROM StringIds {where} AND length(CAST(value AS BLOB)) < 262144"
         ):
             self._learn(decoded(value))
         self.db.execute(f"UPDATE StringIds SET value = '' {where}")
@@ -124,7 +126,9 @@ class _Clean:
         columns = [quoted(name) for name, kind, _, _ in table.columns if re.search("TEXT|CHAR|BLOB|^$", kind.upper())]
         if not columns:
             return
-        there = _found(self.db.execute(f"SELECT {', '.join(columns)} FROM {quoted(table.name)}"), chosen)
+        any_text = " OR ".join(f"{column} IS NOT NULL" for column in columns)
+        texts = self.db.execute(f"SELECT {', '.join(columns)} FROM {quoted(table.name)} WHERE {any_text}")
+        there = _found(texts, chosen)
         for column in columns:
             raw = f"CAST({column} AS BLOB)"
             text = f"CASE typeof({column}) WHEN 'text' THEN CAST(removed({raw}) AS TEXT) ELSE removed({raw}) END"
