@@ -183,7 +183,8 @@ PROGRAM = """
 import base64, json, os, subprocess, sys, time, urllib.parse
 from dsprof.workloads.ranges import annotate
 from dsprof.workloads.toy import serve
-child = subprocess.Popen([sys.executable, "-c", "input()"], env={"ONLY_TOKEN": "%s"}, stdin=subprocess.PIPE)
+waits = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+child = subprocess.Popen(waits, env={"ONLY_TOKEN": "%s"}, stdin=subprocess.PIPE)
 said = [" ".join(sys.argv), "%s", os.environ["NOTE"]]
 for text in said:
     for form in (text, urllib.parse.quote(text, safe=""), json.dumps(text), base64.b64encode(text.encode()).decode()):

@@ -55,6 +55,8 @@ def places_in(text: str) -> list[tuple[int, int]]:
 
 def certain_places_in(text: str) -> list[tuple[int, int]]:
     """Those of `places_in` that are known by their own form or the URL around them, and not by a name before them."""
+    if not _MAY_BE.search(text):
+        return []
     return [span for pattern in _SECRET_FORMS for span in _spans(pattern, text)]
 
 
@@ -145,6 +147,8 @@ _NAMED_FORM = re.compile(
     r"(?i:\b(?:password|passwd|pwd|accountkey|sharedaccesskey|api[_-]?key|(?:client[_-]?)?secret|(?:access[_-]?)?token))"
     r"""["']?\s*[=:]\s*["']?(?!\d{1,9}(?![\w.+/-])|[A-Za-z_][\w.]*[(\[])([^\s"';&,]{4,})"""
 )
+#: Each of the forms below has one of these in it, and most texts have none.
+_MAY_BE = re.compile(r"://|[?&]|-----|[\w+/=.~-]{14}|(?i:basic|bearer) ")
 #: Forms of a value that are secret under any name; the last group is the secret itself.
 _SECRET_FORMS = tuple(
     re.compile(form)

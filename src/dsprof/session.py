@@ -269,11 +269,15 @@ def _clean_log(log: Path, sought: Sought) -> None:
         return
     with log.open("rb") as file:
         found = sought.is_in(file)
-    if found:
-        partial = log.with_name(f".{log.name}.partial")
+    if not found:
+        return
+    partial = log.with_name(f".{log.name}.partial")
+    try:
         with log.open("rb") as source, partial.open("wb") as target:
             sought.copy_without(source, target)
         partial.replace(log)
+    except OSError:  # a full disk, which the log may explain: it stays as it is
+        partial.unlink(missing_ok=True)
 
 
 def _cleaned_command(command: Sequence[str]) -> tuple[str, ...]:

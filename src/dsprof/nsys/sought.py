@@ -21,11 +21,11 @@ from dsprof.environment import secrets_in, secrets_of
 
 #: What stands where something was taken out.
 GONE, PATH = REMOVED.encode(), b"<path>"
-#: Names of nobody in particular, and too common to take out of every text.
+#: Names and passwords of nobody in particular, and too common to take out of every text.
 _ANYBODY = frozenset(
     b"root user users username admin administrator ubuntu debian docker nobody daemon runner build app test host local "
     b"localhost localdomain home python python3 nvidia cuda gpu jupyter default none null unknown vagrant ec2-user "
-    b"azureuser dsprof prefill decode request step".split()
+    b"azureuser dsprof prefill decode request step password passwd secret changeme postgres minioadmin".split()
 )
 USERS = frozenset(("USER", "LOGNAME", "USERNAME", "SUDO_USER", "EXPORT_USER", "USER_NAME", "JUPYTERHUB_USER"))
 HOSTS = frozenset(("HOSTNAME", "HOST", "COMPUTERNAME", "EXPORT_HOST", "Hostname", "DEVICE_DISPLAY_NAME", "NODE_NAME"))
