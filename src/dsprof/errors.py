@@ -19,6 +19,7 @@
     ├── ConfigUnreadable       16   the file that should say which model ran does not
     ├── MemoryTooSmall         17   the report cannot be analyzed in so little memory
     ├── FastUnavailable        18   compiled loops were asked for, and numba is missing or does not work
+    ├── ReportChanging         19   the report was written to while it was read
     ├── OutputExists           30   a recording is there already, and --force was not given
     ├── NoSpace                31   too little room on the disk to record, or it became full
     ├── ProfileFailed          32   nsys ended without a report of the program
@@ -140,6 +141,12 @@ class FastUnavailable(DsprofError):
     """Compiled loops were asked for, and numba is missing or does not work."""
 
     exit_code = 18
+
+
+class ReportChanging(DsprofError):
+    """The report was written to, or replaced, while it was read: what came of it would be of no report."""
+
+    exit_code = 19
 
 
 class ConfigUnreadable(DsprofError):

@@ -201,7 +201,7 @@ def stage_devices(a: Attributed) -> Ints:
     """Which devices each stage ran on: the distinct ``row in stage_ranges << 16 | device``."""
     stage = a.stage_row[a.stage_range_of_op]
     inside = np.flatnonzero(stage >= 0)
-    return at.distinct(stage[inside] << 16 | a.trace.operations.device[inside])
+    return at.distinct(stage[inside] << 16 | a.trace.operations.device[inside] & 0xFFFF)
 
 
 def regrouped(found: Distribution, group: Ints) -> Distribution:
@@ -291,6 +291,11 @@ def _lacks(a: Attributed) -> list[Finding]:
         found.append(findings.no_cuda())
     elif not seen.calls:
         found.append(findings.no_api())
+    impossible = a.trace.impossible
+    if impossible.times:
+        found.append(findings.impossible_times(impossible.times))
+    if impossible.sizes:
+        found.append(findings.impossible_sizes(impossible.sizes))
     if seen.graphs:
         found.append(findings.graphs_hidden(seen.graphs))
     if truncated := int(a.trace.ranges.truncated.sum()):

@@ -283,7 +283,7 @@ class Ranged:
         heads = np.flatnonzero(np.append(True, owner[order][1:] != owner[order][:-1])) if len(owner) else owner
         ordinal = np.empty(len(owner), np.int64)
         ordinal[order] = np.arange(len(owner)) - np.repeat(heads, np.diff(np.append(heads, len(owner)))) + 1
-        payload = self.trace.ranges.payload[self.step_ranges]
+        payload = self.trace.ranges.number[self.step_ranges]
         return np.where(payload != NULL, payload, ordinal)
 
     @cached_property
@@ -298,7 +298,7 @@ class Ranged:
         ranges, rows = self.trace.ranges, self.stage_ranges
         requests = self.request_ranges
         number = np.full(len(ranges) + 1, NULL, np.int64)
-        payload = ranges.payload[requests]
+        payload = ranges.number[requests]
         number[requests] = np.where(payload != NULL, payload, np.arange(len(requests)))
         return number[self.enclosing(requests, self.place_of(ranges.thread[rows]), ranges.start[rows], widen=True)[0]]
 
@@ -320,4 +320,4 @@ class Ranged:
     def tokens(self) -> Ints:
         """Tokens of each of `stage_ranges`: its decode steps where it has some, else its payload; NULL."""
         steps = count_by(self.stage_of_step[self.stage_of_step >= 0], len(self.trace.ranges))[self.stage_ranges]
-        return np.where(steps > 0, steps, self.trace.ranges.payload[self.stage_ranges])
+        return np.where(steps > 0, steps, self.trace.ranges.number[self.stage_ranges])

@@ -58,7 +58,7 @@ class Requests:
 def requests_of(a: Attributed) -> Requests:
     """The requests of a report."""
     ranges, stages, own = a.trace.ranges, a.stage_ranges, a.request_ranges
-    payload = ranges.payload[own]
+    payload = ranges.number[own]
     number = np.where(payload != NULL, payload, np.arange(len(own)))
     place = np.full(len(ranges) + 1, -1)
     place[own] = np.arange(len(own))

@@ -14,6 +14,8 @@ from dsprof.trace import Calls, Codes, Kernels, MemOps, Overheads, Ranges, pack_
 
 #: The rows of the NVTX events that are ranges.
 _RANGES = ("eventType", schema.RANGE_TYPES)
+#: A kernel's shared memory is less than so many bits can count.
+_SIZE_BITS = 31
 
 
 def ranges_of(export: Export, names: Names) -> Ranges:
@@ -23,20 +25,22 @@ def ranges_of(export: Export, names: Names) -> Ranges:
     is_domain = both["eventType"] == schema.DOMAIN_CREATED
     domains = _domains(export, names, _rows(both, is_domain))
     raw = _rows(both, ~is_domain)
+    begun = export.possible.begun(schema.NVTX, raw["start"])
+    name, raw = _range_names(export, names, raw["textId"])[begun], {of: column[begun] for of, column in raw.items()}
     duration = duration_of(export)
     unclosed = (raw["end"] == NULL) | ((raw["end"] == duration) & (duration > 0))
     last = duration or (_last_moment(export, raw) if unclosed.any() else 0)
-    end = np.where(raw["end"] == NULL, last, raw["end"])
+    end = np.where(raw["end"] == NULL, np.maximum(last, raw["start"]), raw["end"])
     key = np.where(raw["domainId"] == NULL, 0, raw["domainId"])
     return Ranges(
         range_id=raw["rowid"],
-        name=_range_names(export, names, raw["textId"]),
+        name=name,
         domain=_domain_codes(domains, process_of(raw["globalTid"]), key),
         style=np.isin(raw["eventType"], schema.START_END).astype(np.int64),
         thread=raw["globalTid"],
         end_thread=raw["endGlobalTid"],
         start=raw["start"],
-        end=np.maximum(end, raw["start"]),
+        end=export.possible.ended(schema.NVTX, raw["start"], end),
         payload=_payload(raw),
         truncated=unclosed,
     )
@@ -57,9 +61,11 @@ def _payload(raw: Columns) -> Ints:
 
 def _last_moment(export: Export, ranges: Columns) -> int:
     """The last time that ranges and API calls tell, for a report that does not say how long it is."""
-    times = [int(column.max()) for column in (ranges["start"], ranges["end"]) if len(column)]
+    low, high = export.possible.low, export.possible.high
+    columns = [ranges["start"], ranges["end"][ranges["end"] <= high]]
+    times = [int(column.max()) for column in columns if len(column)]
     if export.has(schema.RUNTIME, "end"):
-        ((last,),) = export.rows(f'SELECT max("end") FROM "{schema.RUNTIME}"')
+        ((last,),) = export.rows(f'SELECT max("end") FROM "{schema.RUNTIME}" WHERE "end" BETWEEN {low} AND {high}')
         times.append(int(last or 0))
     return max(times, default=0)
 
@@ -76,7 +82,7 @@ def _range_names(export: Export, names: Names, text_id: Ints) -> Codes:
     text = export.arrow(f"SELECT {own} AS text {ranges}").column("text").combine_chunks().dictionary_encode()
     if isinstance(text, pa.ChunkedArray):
         text = text.combine_chunks()
-    known = [names.code(text_of(value)) if value else -1 for value in text.dictionary.to_pylist()]
+    known = [names.code(text_of(value, export.encoding)) if value else -1 for value in text.dictionary.to_pylist()]
     found = np.array(known, np.int32)[np.from_dlpack(text.indices)]
     return np.where(found < 0, code, found)
 
@@ -101,7 +107,7 @@ def _text_in(export: Export, row: int) -> str:
     if not export.has(schema.NVTX, "text"):
         return ""
     ((text,),) = export.rows(f"SELECT CAST(text AS BLOB) FROM {schema.NVTX} WHERE rowid = ?", (row,))
-    return text_of(text)
+    return text_of(text, export.encoding)
 
 
 def _domain_codes(domains: dict[tuple[int, int], int], process: Ints, domain: Ints) -> Codes:
@@ -160,11 +166,11 @@ def _packed(raw: Columns, what: str) -> Ints:
 
 
 def _sum(one: Ints, other: Ints) -> Ints:
-    """Sum of two columns; NULL where both are, a lone NULL counting as 0."""
+    """Sum of two columns of sizes below 2 GiB; NULL where neither is one, a lone other value counting as 0."""
     if is_null(one):
         return one
-    total = np.where(one == NULL, 0, one) + np.where(other == NULL, 0, other)
-    return np.where((one == NULL) & (other == NULL), NULL, total)
+    known, also = one >> _SIZE_BITS == 0, other >> _SIZE_BITS == 0
+    return np.where(known | also, np.where(known, one, 0) + np.where(also, other, 0), NULL)
 
 
 def memops_of(copies: Columns, sets: Columns, caller: int | None) -> MemOps:
@@ -185,7 +191,7 @@ def memops_of(copies: Columns, sets: Columns, caller: int | None) -> MemOps:
 def overheads_of(export: Export) -> Overheads:
     """What the profiler itself took of the threads' time."""
     raw = export.integers(schema.OVERHEADS)
-    return Overheads(start=raw["start"], end=np.maximum(raw["end"], raw["start"]), thread=raw["globalTid"])
+    return Overheads(start=raw["start"], end=raw["end"], thread=raw["globalTid"])
 
 
 def only_caller(threads: Ints) -> int | None:

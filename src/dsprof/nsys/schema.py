@@ -53,6 +53,8 @@ SETS = Source(MEMSET, (*_PLACE, "bytes"), ("contextId", "memKind", "graphNodeId"
 OPERATIONS = (KERNELS, GRAPHS, COPIES, SETS)
 OVERHEADS = Source(OVERHEAD, ("start", "end", "globalTid"))
 RANGES = Source(NVTX, ("start", "end", "eventType", "globalTid", "endGlobalTid", "textId", "domainId"))
+#: The tables whose rows have a time.
+EVENTS = (RANGES, CALLS, *OPERATIONS, OVERHEADS)
 #: The integer forms in which a range's payload may arrive; the first that is not NULL counts.
 PAYLOADS = ("int64Value", "uint64Value", "int32Value", "uint32Value")
 

@@ -14,6 +14,8 @@ from dsprof.trace import process_of
 
 #: Rows that are told apart, blocks that are looked at together, and every how many rows a sample of the times is.
 _ROWS_PER_BLOCK, _BLOCKS_AT_ONCE, _SAMPLE = 1 << 14, 64, 64
+#: Columns of operations that are looked at; some of them only to count what is impossible.
+_SURVEYED = ("start", "end", "globalPid", "correlationId", "bytes")
 #: CUPTI's ids are of 32 bits; what else stands there is kept one by one.
 _MOST_IDS = 1 << 32
 
@@ -25,7 +27,7 @@ class Survey:
         self.seen = Ids()
         callers = [np.zeros(0, np.int64)]
         self.calls = Blocks(schema.CALLS)
-        for blocks, raw in self.calls.survey(export, ("start", "globalTid", "correlationId")):
+        for blocks, raw in self.calls.survey(export, ("start", "end", "globalTid", "correlationId")):
             process = process_of(raw["globalTid"])
             self.seen.add(process, raw["correlationId"])
             callers.append(distinct(raw["globalTid"]))
@@ -35,7 +37,7 @@ class Survey:
         self.repeats = self.seen.repeats
         self.operations = [Blocks(source) for source in schema.OPERATIONS]
         for table in self.operations:
-            for blocks, raw in table.survey(export, ("start", "globalPid", "correlationId")):
+            for blocks, raw in table.survey(export, _SURVEYED):
                 process = self.process(raw["globalPid"])
                 table.note(blocks, raw["start"])
                 table.note_ids(blocks, process, raw["correlationId"], ~self.seen.has(process, raw["correlationId"]))
