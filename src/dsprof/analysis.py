@@ -158,6 +158,7 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
         self.attributed = Attributed(trace, rules, only_measured=partial is not None)
         self._partial = partial
         self._arrow: dict[str, pa.Table] = {}
+        self._summaries: dict[int, Summary] = {}
 
     @property
     def path(self) -> Path:
@@ -281,9 +282,11 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
 
     def summary(self, top: int = TOP_KERNELS) -> Summary:
         """The first screen as data, with the `top` kernels of each stage."""
-        self._measured(_measures(()))
-        tables = {name: self.arrow(name) for name in _SUMMED}
-        return summarize(self.attributed, tables, self.findings, version("dsprof"), top)
+        if top not in self._summaries:
+            self._measured(_measures(()))
+            tables = {name: self.arrow(name) for name in _SUMMED}
+            self._summaries[top] = summarize(self.attributed, tables, self.findings, version("dsprof"), top)
+        return self._summaries[top]
 
     def _repr_html_(self) -> str:
         from dsprof.render.html import summary_html

@@ -30,7 +30,8 @@
     ├── ModelUnusable          37   the model is missing, does not load, or has no generate()
     ├── AttentionUnavailable   38   the attention that was asked for cannot be had here
     ├── WorkloadFailed         39   the profiled session ended with an error of its own
-    └── NothingCaptured        40   a capture without our ranges, or without kernels of a GPU that worked
+    ├── NothingCaptured        40   a capture without our ranges, or without kernels of a GPU that worked
+    └── PatternTooSlow         42   a pattern takes too long to be searched for in the names of the report
 
 Exit code 2 is the command line's own (a wrong option); 20 and above are findings under ``--strict``,
 see `dsprof.findings`.
@@ -195,6 +196,12 @@ class NothingCaptured(DsprofError):
     """The capture holds none of the ranges that the session opened, or no kernel where a GPU worked."""
 
     exit_code = 40
+
+
+class PatternTooSlow(DsprofError):
+    """A regular expression of the user's takes too long in the names that the report holds."""
+
+    exit_code = 42
 
 
 class OutputExists(DsprofError):

@@ -117,6 +117,16 @@ def truncated_ranges(ranges: int) -> Finding:
     )
 
 
+def left_out(names: int, ranges: int) -> Finding:
+    """Names of ranges that `range_kern_sum` leaves out, because too many ranges of other names are inside of theirs."""
+    return _finding(
+        "left-out",
+        f"range_kern_sum leaves out {names} of the ranges' names ({ranges} ranges): too many ranges of other names are "
+        "inside of them. range_trace has them all.",
+        "Look for ranges that are pushed and never popped, and name ranges by what they do, not by a number.",
+    )
+
+
 def no_stages(stages: tuple[str, ...]) -> Finding:
     """Ranges, but none that is a stage."""
     return _finding(

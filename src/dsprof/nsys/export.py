@@ -6,6 +6,7 @@ the standard library. The file is opened read-only and as immutable: nothing is 
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -15,14 +16,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dsprof.attribution import NULL, Ints, distinct
+from dsprof.attribution import NULL, Ints
 from dsprof.errors import NotAReport, NvprofDatabase
 from dsprof.nsys import schema
 from dsprof.nsys.inputs import Input
 from dsprof.nsys.pages import Pages, PageTable
 from dsprof.nsys.possible import Possible
 from dsprof.nsys.sound import damaged, refuse_cut, refuse_unfinished, uri_of
-from dsprof.trace import Codes
 
 Columns = dict[str, Ints]
 #: Chooses the rows whose value in a column is one of some.
@@ -32,8 +32,8 @@ _NULL_SQL = "(-9223372036854775807 - 1)"
 _BATCH_ROWS = "65536"
 #: How many rows at the head of a table say when a capture was.
 _SAMPLES = 64
-#: A table of strings by id may have this many slots for each id, and this many more.
-_SLOTS_PER_ID, _SLOTS_FREE = 16, 1 << 20
+#: The end of a table's declaration; nothing but options of the table follows its last bracket.
+_WITHOUT_ROWID = re.compile(r"\bWITHOUT\s+ROWID\b[^)]*$", re.IGNORECASE)
 
 
 class Export:
@@ -107,6 +107,26 @@ class Export:
                 f"{self.name} is an SQLite database, but no Nsight Systems export.",
                 "Name a .nsys-rep, or what `nsys export --type=sqlite` made of it.",
             )
+        for table in schema.READ:
+            if table in self.columns and (what := self._odd(table)):
+                raise NotAReport(
+                    f"{self.name} is no export as nsys writes it: {table} {what}.",
+                    "Export the report again with `nsys export --type=sqlite`.",
+                )
+
+    def _odd(self, table: str) -> str:
+        """What a table is or has whose rows cannot be told by SQLite's own number, or are not stored; else empty."""
+        ((kind, sql),) = self.rows("SELECT type, sql FROM sqlite_master WHERE name = ? AND type != 'index'", (table,))
+        declared = self.rows("SELECT name, hidden FROM pragma_table_xinfo(?)", (table,))
+        if kind != "table":
+            return f"is a {kind}"
+        if str(sql).upper().startswith("CREATE VIRTUAL"):
+            return "is a virtual table"
+        if any(hidden for _, hidden in declared):
+            return "has a generated column"
+        if "rowid" in (str(name).lower() for name, _ in declared):
+            return "has a column named rowid"
+        return "is a table without rowids" if _WITHOUT_ROWID.search(str(sql)) else ""
 
     def rows(self, query: str, parameters: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
         """A small query, as Python tuples."""
@@ -204,49 +224,6 @@ def condition(where: Where) -> str:
     """The same in SQL, which compares one by one more quickly than it looks into a list."""
     column, values = where
     return f"({' OR '.join(f'{column} = {value}' for value in values)})"
-
-
-class Names:
-    """All strings of a report, each once, and the codes under which the columns hold them."""
-
-    def __init__(self, export: Export) -> None:
-        self._codes: dict[str, int] = {"": 0}
-        self._ids = self._of_id = np.zeros(0, np.int64)
-        if export.has(schema.STRINGS, "id", "value"):
-            rows = export.rows("SELECT id, CAST(value AS BLOB) FROM StringIds WHERE typeof(id) = 'integer' ORDER BY id")
-            self._ids = np.array([row[0] for row in rows], np.int64)
-            self._of_id = np.array([self.code(text_of(row[1], export.encoding)) for row in rows], np.int64)
-        self._by_id = self._table()
-
-    def _table(self) -> Codes | None:
-        """The codes by id, and one entry more for ids that are none; None where ids are spread too wide for that."""
-        low, high = (int(self._ids[0]), int(self._ids[-1])) if len(self._ids) else (0, 0)
-        if low < 0 or high > _SLOTS_PER_ID * len(self._ids) + _SLOTS_FREE:
-            return None
-        table = np.zeros(high + 2, np.int32)
-        table[self._ids[::-1]] = self._of_id[::-1]  # of an id that is there twice the first counts, as below
-        return table
-
-    def code(self, text: str) -> int:
-        """The code of a string, new or known."""
-        return self._codes.setdefault(text, len(self._codes))
-
-    def of_ids(self, ids: Ints) -> Codes:
-        """The codes of a column of StringIds; the empty string's where there is no such id."""
-        if self._by_id is not None:
-            known = (ids >= 0) & (ids < len(self._by_id))
-            code: Codes = self._by_id[np.where(known, ids, len(self._by_id) - 1)]
-            return code
-        used = distinct(ids)
-        if not len(self._ids):
-            return np.zeros(len(ids), np.int32)
-        slot = np.minimum(np.searchsorted(self._ids, used), len(self._ids) - 1)
-        code = np.where(self._ids[slot] == used, self._of_id[slot], 0)
-        return code[np.searchsorted(used, ids)].astype(np.int32)
-
-    def all(self) -> tuple[str, ...]:
-        """The strings, in the order of their codes."""
-        return tuple(self._codes)
 
 
 def text_of(raw: object, encoding: str = "UTF-8") -> str:

@@ -27,11 +27,12 @@ from dsprof.attribution import NULL, Bools, Ints, join_calls
 from dsprof.errors import MemoryTooSmall
 from dsprof.nsys import schema
 from dsprof.nsys.about import report_of
-from dsprof.nsys.export import Columns, Export, Names, is_null, nulls
+from dsprof.nsys.export import Columns, Export, is_null, nulls
 from dsprof.nsys.inputs import Input
 from dsprof.nsys.reader import Progress, nothing_recorded
 from dsprof.nsys.rows import calls_of, kernels_of, memops_of, overheads_of, ranges_of
 from dsprof.nsys.sound import check
+from dsprof.nsys.strings import Names
 from dsprof.nsys.survey import Ids, Survey, id_ranges
 from dsprof.stages import CUDA_GRAPH
 from dsprof.trace import Calls, Kernels, MemOps, Part, Trace, process_of
@@ -123,13 +124,20 @@ def size_of(given: Input | Path) -> Size:
     """How many rows the export has. Raises `ReportDamaged` and `NvprofDatabase`."""
 
     def rows(export: Export, *sources: schema.Source) -> int:
-        """The last rowid: at once, and no less than what is there in a file that nsys wrote."""
         present = [source.table for source in sources if source.table in export.columns]
-        return sum(int(export.rows(f'SELECT max(rowid) FROM "{table}"')[0][0] or 0) for table in present)
+        return sum(_rows_in(export, table) for table in present)
 
     with Export(given) as export:
         export.sniff()
         return Size(rows(export, schema.RANGES), rows(export, schema.CALLS), rows(export, *schema.OPERATIONS))
+
+
+def _rows_in(export: Export, table: str) -> int:
+    """The last rowid: at once, and no less than what is there in a file that nsys wrote; in others they are counted."""
+    first, last = (int(export.rows(f'SELECT {end}(rowid) FROM "{table}"')[0][0] or 0) for end in ("min", "max"))
+    if first >= 0 and last < export.path.stat().st_size:  # a row has a byte at least
+        return last
+    return int(export.rows(f'SELECT count(*) FROM "{table}"')[0][0])
 
 
 class CutTooLate(Exception):
@@ -157,11 +165,13 @@ class PartialReport:
             self._input = export.input
             checked, hashed = beside.submit(check, export.input), beside.submit(lambda: export.input.sha256)
             progress("reading names and ranges")
-            self._names = Names(export)
+            self._names = Names()
             ranges, overheads = ranges_of(export, self._names), overheads_of(export)
-            self._names.code(CUDA_GRAPH)
             progress("looking where to cut")
             self._survey = Survey(export)
+            self._names.learn(export, self._survey.call_names)
+            self._names.learn(export, self._survey.kernel_names)
+            self._names.code(CUDA_GRAPH)
             hashed.result()
             report = report_of(export)
             checked.result()

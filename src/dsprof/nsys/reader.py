@@ -10,10 +10,11 @@ from dsprof.attribution import distinct
 from dsprof.errors import NothingRecorded
 from dsprof.nsys import schema
 from dsprof.nsys.about import report_of
-from dsprof.nsys.export import Export, Names
+from dsprof.nsys.export import Export
 from dsprof.nsys.inputs import Input
 from dsprof.nsys.rows import calls_of, kernels_of, memops_of, only_caller, overheads_of, ranges_of
 from dsprof.nsys.sound import check
+from dsprof.nsys.strings import Names
 from dsprof.trace import Trace
 
 Progress = Callable[[str], None]
@@ -29,15 +30,17 @@ def read(given: Input | Path, progress: Progress = lambda sentence: None, detail
     with Export(given) as export, ThreadPoolExecutor(2) as beside:
         export.sniff()
         checked, hashed = beside.submit(check, export.input), beside.submit(lambda: export.input.sha256)
-        progress("reading names")
-        names = Names(export)
         progress("reading NVTX ranges")
+        names = Names()
         ranges = ranges_of(export, names)
         progress("reading CUDA API calls")
-        calls = calls_of(export.integers(schema.CALLS), names)
+        called = export.integers(schema.CALLS)
+        names.learn(export, called["nameId"])
+        calls = calls_of(called, names)
         caller = only_caller(distinct(calls.thread))
         progress("reading kernels")
         kernels, graphs = (export.integers(source, details=details) for source in (schema.KERNELS, schema.GRAPHS))
+        names.learn(export, kernels["demangledName"])
         kernels_and_graphs = kernels_of(kernels, graphs, names, caller)
         progress("reading copies")
         copies, sets = (export.integers(source, details=details) for source in (schema.COPIES, schema.SETS))

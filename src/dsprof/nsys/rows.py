@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pyarrow as pa
 
-from dsprof.attribution import NULL, Bools, Ints, join_calls
+from dsprof.attribution import NULL, Bools, Ints, group_rows, join_calls
 from dsprof.nsys import schema
 from dsprof.nsys.about import duration_of
-from dsprof.nsys.export import Columns, Export, Names, condition, is_null, nulls, text_of
+from dsprof.nsys.export import Columns, Export, condition, is_null, nulls
+from dsprof.nsys.strings import Names, shortened, text, texts
 from dsprof.stages import CUDA_GRAPH
 from dsprof.trace import Calls, Codes, Kernels, MemOps, Overheads, Ranges, pack_dimensions, process_of
 
@@ -22,6 +25,7 @@ def ranges_of(export: Export, names: Names) -> Ranges:
     """All NVTX ranges."""
     where = ("eventType", (*schema.RANGE_TYPES, schema.DOMAIN_CREATED))
     both = export.integers(schema.RANGES, where, extra=("rowid", *schema.PAYLOADS))
+    names.learn(export, both["textId"])
     is_domain = both["eventType"] == schema.DOMAIN_CREATED
     domains = _domains(export, names, _rows(both, is_domain))
     raw = _rows(both, ~is_domain)
@@ -35,7 +39,7 @@ def ranges_of(export: Export, names: Names) -> Ranges:
     return Ranges(
         range_id=raw["rowid"],
         name=name,
-        domain=_domain_codes(domains, process_of(raw["globalTid"]), key),
+        domain=domains.of(process_of(raw["globalTid"]), key),
         style=np.isin(raw["eventType"], schema.START_END).astype(np.int64),
         thread=raw["globalTid"],
         end_thread=raw["endGlobalTid"],
@@ -78,43 +82,42 @@ def _range_names(export: Export, names: Names, text_id: Ints) -> Codes:
     ranges = f"FROM {schema.NVTX} NOT INDEXED WHERE {condition(_RANGES)}"
     if not export.rows(f"SELECT 1 {ranges} AND length(text) > 0 LIMIT 1"):
         return code
-    own = "CASE WHEN length(text) > 0 THEN CAST(text AS BLOB) ELSE x'' END"
-    text = export.arrow(f"SELECT {own} AS text {ranges}").column("text").combine_chunks().dictionary_encode()
-    if isinstance(text, pa.ChunkedArray):
-        text = text.combine_chunks()
-    known = [names.code(text_of(value, export.encoding)) if value else -1 for value in text.dictionary.to_pylist()]
-    found = np.array(known, np.int32)[np.from_dlpack(text.indices)]
+    own = f"CASE WHEN length(text) > 0 THEN {shortened('text')} ELSE x'' END"
+    column = export.arrow(f"SELECT {own} AS text {ranges}").column("text").combine_chunks().dictionary_encode()
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    known = [names.code(text(value, export.encoding)) if value else -1 for value in column.dictionary.to_pylist()]
+    found = np.array(known, np.int32)[np.from_dlpack(column.indices)]
     return np.where(found < 0, code, found)
 
 
-def _domains(export: Export, names: Names, created: Columns) -> dict[tuple[int, int], int]:
-    """Code of each domain's name by (process, domainId); the first row counts."""
-    found: dict[tuple[int, int], int] = {}
+class _Domains(NamedTuple):
+    """Domains that processes created, and the codes of their names; of two with one number the first counts."""
+
+    process: Ints
+    number: Ints
+    name: Codes
+
+    def of(self, process: Ints, number: Ints) -> Codes:
+        """The codes of some domains' names; the empty name's for a domain that has none."""
+        heads, group = group_rows(np.concatenate([self.process, process]), np.concatenate([self.number, number]))
+        code = np.zeros(len(heads), np.int32)
+        code[group[: len(self.name)][::-1]] = self.name[::-1]
+        return code[group[len(self.name) :]]
+
+
+def _domains(export: Export, names: Names, created: Columns) -> _Domains:
+    """The domains of the report, from the rows that created them."""
     if not export.has(schema.NVTX, "domainId", "globalTid"):
-        return found
-    registered = names.of_ids(np.where(created["textId"] == 0, NULL, created["textId"]))
-    process, domain = process_of(created["globalTid"]), np.where(created["domainId"] == NULL, 0, created["domainId"])
-    for key, row, code in zip(
-        zip(process.tolist(), domain.tolist(), strict=True), created["rowid"].tolist(), registered.tolist(), strict=True
-    ):
-        if key not in found:
-            found[key] = names.code(own) if (own := _text_in(export, row)) else code
-    return found
-
-
-def _text_in(export: Export, row: int) -> str:
-    """The text of a row of the NVTX events, empty where it has none."""
-    if not export.has(schema.NVTX, "text"):
-        return ""
-    ((text,),) = export.rows(f"SELECT CAST(text AS BLOB) FROM {schema.NVTX} WHERE rowid = ?", (row,))
-    return text_of(text, export.encoding)
-
-
-def _domain_codes(domains: dict[tuple[int, int], int], process: Ints, domain: Ints) -> Codes:
-    code = np.zeros(len(domain), np.int32)  # the empty name, for a domain that has none
-    for (of_process, number), name in domains.items():
-        code[(process == of_process) & (domain == number)] = name
-    return code
+        nothing = np.zeros(0, np.int64)
+        return _Domains(nothing, nothing, nothing.astype(np.int32))
+    code = names.of_ids(np.where(created["textId"] == 0, NULL, created["textId"]))
+    if export.has(schema.NVTX, "text"):
+        own = dict(texts(export, schema.NVTX, "rowid", "text", created["rowid"]))
+        found = [names.code(own[row]) if own.get(row) else -1 for row in created["rowid"].tolist()]
+        code = np.where(np.array(found, np.int32) < 0, code, np.array(found, np.int32))
+    number = np.where(created["domainId"] == NULL, 0, created["domainId"])
+    return _Domains(process_of(created["globalTid"]), number, code)
 
 
 def calls_of(raw: Columns, names: Names, repeats: bool = True) -> Calls:

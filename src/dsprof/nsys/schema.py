@@ -62,3 +62,5 @@ PAYLOADS = ("int64Value", "uint64Value", "int32Value", "uint32Value")
 PUSH_POP, START_END = (59, 70), (60, 71)
 RANGE_TYPES = PUSH_POP + START_END
 DOMAIN_CREATED = 75
+#: All tables of which rows are told by their number in the file, or of which many are read.
+READ = (STRINGS, *(source.table for source in (RANGES, CALLS, *OPERATIONS, OVERHEADS)))
