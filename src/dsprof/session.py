@@ -5,8 +5,8 @@
     traces/<stamp>-<name>/
       run.nsys-rep  run.sqlite      the report and its export (run.1… where a capture range is repeated)
       run.dsprof/*.parquet          the tables
-      session.json                  what ran, with what, and how it ended
-      workload.log                  what the program and nsys printed
+      session.json                  what ran, with what, and how it ended; no secrets of the command line
+      workload.log                  what the program and nsys printed, without secrets that we know
       job.json  outcome.json        what the profiled session was asked, and what it answered
 """
 
@@ -27,12 +27,15 @@ import cattrs
 from attrs import evolve, field, frozen
 
 from dsprof import errors
+from dsprof.arguments import masked
 from dsprof.environment import clean_environment
 from dsprof.errors import DsprofError, ImageUnusable, ModelUnusable, NothingCaptured, NothingRecorded, WorkloadFailed
 from dsprof.nsys.command import find_nsys, nsys_version
 from dsprof.nsys.options import ProfileOptions
 from dsprof.nsys.profile import Profile, profile
 from dsprof.nsys.reader import read
+from dsprof.nsys.sought import Sought
+from dsprof.nsys.watching import LOG
 from dsprof.stages import DOMAIN
 from dsprof.trace import Gpu, Trace
 from dsprof.workloads.job import JOB, OUTCOME, Job, Outcome, RequestRecord, read_outcome, write_json
@@ -57,7 +60,10 @@ class ImageRecord:
 
 @frozen
 class Session:
-    """What ran, with what, and how it ended; the document ``session.json``. It holds no environment values."""
+    """What ran, with what, and how it ended; the document ``session.json``. It holds no environment values.
+
+    `command`: as it was given, but with ``<removed>`` for what looks like a secret.
+    """
 
     schema: str
     created: str
@@ -243,7 +249,41 @@ def _profile(
     environment = clean_environment(os.environ, settings.keep_variables)
     options = evolve(settings.profile, env=environment.variables)
     progress("recording under nsys")
-    return profile(options, command, folder, nsys, live, progress), tuple(environment.dropped)
+    try:
+        return profile(options, command, folder, nsys, live, progress), tuple(environment.dropped)
+    finally:
+        _clean_log(folder / LOG, _secrets(command))
+
+
+def _secrets(command: Sequence[str]) -> Sought:
+    """What is secret of our environment, whether the program had it or not, and of a command line."""
+    sought = Sought()
+    sought.secrets_of_environment(os.environ)
+    sought.command(command)
+    return sought
+
+
+def _clean_log(log: Path, sought: Sought) -> None:
+    """Take out of the log what is secret: servers print their arguments. A log without secrets is not touched."""
+    if not log.is_file():
+        return
+    with log.open("rb") as file:
+        found = sought.is_in(file)
+    if not found:
+        return
+    partial = log.with_name(f".{log.name}.partial")
+    try:
+        with log.open("rb") as source, partial.open("wb") as target:
+            sought.copy_without(source, target)
+        partial.replace(log)
+    except OSError:  # a full disk, which the log may explain: it stays as it is
+        partial.unlink(missing_ok=True)
+
+
+def _cleaned_command(command: Sequence[str]) -> tuple[str, ...]:
+    """A command line as it may be kept: without its secrets, and without those of the environment in other places."""
+    removed = _secrets(command).remover(words=False)
+    return tuple(os.fsdecode(removed(os.fsencode(word))) for word in masked(command))
 
 
 def _outcome(folder: Path, done: Profile) -> Outcome:
@@ -285,7 +325,7 @@ def _record(
         schema=SCHEMA,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         name=name,
-        command=command,
+        command=_cleaned_command(command),
         ending=done.ending,
         exit_code=done.exit_code,
         reports=tuple(report.name for report in done.reports),

@@ -133,7 +133,8 @@ def _analyze(
         analysis = analyze(export, stages=stages_of(stage), step=step, threads=threads.value, families=families,
                            model_config=model_config)  # fmt: skip
         show(analysis.summary(top), SummaryFormat.RICH, analysis.write())
-    typer.echo(f"Session: {done.folder} (to pass on: the export; a .nsys-rep holds environments of other processes)")
+    typer.echo(f"Session: {done.folder} (to pass on: all but the .nsys-rep, which keeps environments and arguments;")
+    typer.echo("         user, host and folders stand in the export as well: `dsprof scrub` takes them out)")
     if not done.recorded:
         typer.echo("dsprof: Neither NVTX ranges nor CUDA events were recorded.", err=True)
     if done.profile.ending != "finished":

@@ -17,8 +17,9 @@ from pathlib import Path
 from attrs import frozen
 
 from dsprof.errors import ExportFailed, NsysMissing, NsysTooOld, OutputRefused
+from dsprof.nsys.clean import clean
 from dsprof.nsys.inputs import Input
-from dsprof.nsys.schema import STRINGS, VERSION_TABLES
+from dsprof.nsys.schema import VERSION_TABLES
 from dsprof.nsys.sound import read_only, stated_size
 
 #: The table that says of an export that dsprof made it.
@@ -225,10 +226,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             continue
 
 
-def export(report: Input, target: Path, nsys: Path) -> None:
+def export(report: Input, target: Path, nsys: Path, command: Sequence[str] = ()) -> None:
     """Export `report` to the SQLite file `target`, which is there afterwards whole or not at all; it replaces nothing.
 
-    The report keeps the environments of the machine's processes, tokens included; the export does not. It bears the
+    The report keeps the environments of the machine's processes, tokens included; the export does not, nor secrets
+    of its command line, nor those of `command`, what was recorded, where it is known (see `clean`). It bears the
     mark of dsprof with the report's hash (`made_from`).
     Raises `NsysTooOld`, `ExportFailed`, `OutputRefused`, `ReportChanging`.
     """
@@ -250,30 +252,14 @@ def export(report: Input, target: Path, nsys: Path) -> None:
         if outcome.code != 0 or not is_whole(partial):
             raise _export_error(report.path, nsys, outcome)
         try:
-            _forget_environments(partial)
+            clean(partial, command)
             _mark(partial, sha256)
         except sqlite3.OperationalError as error:
             raise ExportFailed(
-                f"The export of {report.name} could not be cleaned of environments ({error}), and is not kept.",
+                f"The export of {report.name} could not be cleaned of secrets ({error}), and is not kept.",
                 "Make room on the disk, here and where temporary files go.",
             ) from error
         partial.replace(target)
-
-
-def _forget_environments(exported: Path) -> None:
-    """Blank the environments in a fresh export: nsys records those of every process that it may look at.
-
-    They stand in StringIds, a variable after each NUL; no name of a kernel, call or range holds one. When a page of
-    the file became full, half of its rows went to a new one, and what is left of them there is in no row: so the file
-    is written anew from its rows. Raises `sqlite3.OperationalError` where the disk is full.
-    """
-    with closing(sqlite3.connect(exported)) as database:
-        with suppress(sqlite3.OperationalError), database:  # a report need not have the table
-            database.execute("PRAGMA secure_delete = ON")
-            database.execute(
-                f"UPDATE {STRINGS} SET value = '' WHERE instr(CAST(value AS BLOB), x'00') AND instr(value, '=')"  # noqa: S608
-            )
-        database.execute("VACUUM")
 
 
 def _mark(exported: Path, sha256: str) -> None:

@@ -108,7 +108,7 @@ def profile(
             raise _failure(run, options, raws, importer)
         for report in reports:
             progress(f"exporting {report.name}")
-            export(Input(report), report.with_suffix(".sqlite"), nsys)
+            export(Input(report), report.with_suffix(".sqlite"), nsys, command)
         names = [report.name for report in reports]
         _publish(partial, folder, options)
     return Profile(
