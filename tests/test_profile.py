@@ -479,7 +479,7 @@ def test_disk_becomes_full(any_nsys: Nsys, folder: Path) -> None:
     prefix = (*isolate, "sh", "-c", f'{small} && exec "$@"', "sh")
     with drive(any_nsys, folder, serve(1, 0.05), prefix=prefix) as driver:
         said = ended(driver)
-    assert said.startswith("NoSpace The disk became full during the recording.")
+    assert said.startswith(f"NoSpace The disk with {folder} became full during the recording.")
 
 
 def test_too_little_room(folder: Path, tmp_path: Path) -> None:

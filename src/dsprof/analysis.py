@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,6 +35,7 @@ from dsprof.summary import Summary, summarize, top_kernels
 from dsprof.table import EventTable, Table
 from dsprof.tables import all_tables
 from dsprof.trace import Trace
+from dsprof.versions import our_version
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -248,7 +248,7 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
     def _metadata(self) -> dict[str, str]:
         report = self.attributed.trace.report
         return {
-            "dsprof.version": version("dsprof"),
+            "dsprof.version": our_version(),
             "dsprof.report_sha256": report.sha256,
             "dsprof.nsys_export": report.exporter,
             "dsprof.nsys_schema": report.schema,
@@ -282,7 +282,7 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
         """The first screen as data, with the `top` kernels of each stage."""
         self._measured(_measures(()))
         tables = {name: self.arrow(name) for name in _SUMMED}
-        return summarize(self.attributed, tables, self.findings, version("dsprof"), top)
+        return summarize(self.attributed, tables, self.findings, our_version(), top)
 
     def _repr_html_(self) -> str:
         from dsprof.render.html import summary_html

@@ -29,7 +29,9 @@
     ├── ModelUnusable          37   the model is missing, does not load, or has no generate()
     ├── AttentionUnavailable   38   the attention that was asked for cannot be had here
     ├── WorkloadFailed         39   the profiled session ended with an error of its own
-    └── NothingCaptured        40   a capture without our ranges, or without kernels of a GPU that worked
+    ├── NothingCaptured        40   a capture without our ranges, or without kernels of a GPU that worked
+    ├── DeviceUnavailable      41   the device that was asked for is not here
+    └── CaptureRefused         43   a name or a pattern that a capture cannot have
 
 Exit code 2 is the command line's own (a wrong option); 20 and above are findings under ``--strict``,
 see `dsprof.findings`.
@@ -37,11 +39,15 @@ see `dsprof.findings`.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class DsprofError(Exception):
     """What happened, in a sentence, and what to do next; `exit_code` is what the command line ends with."""
 
     exit_code = 1
+    #: The file that may hold more of the reason, like the log of a program.
+    log: Path | None = None
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -188,6 +194,18 @@ class NothingCaptured(DsprofError):
     """The capture holds none of the ranges that the session opened, or no kernel where a GPU worked."""
 
     exit_code = 40
+
+
+class DeviceUnavailable(DsprofError):
+    """The device that was asked for is not there, or torch cannot use it."""
+
+    exit_code = 41
+
+
+class CaptureRefused(DsprofError):
+    """A session's name, or a pattern, that cannot be; nothing was run."""
+
+    exit_code = 43
 
 
 class OutputExists(DsprofError):
