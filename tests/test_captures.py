@@ -255,3 +255,20 @@ def test_a_device_that_is_not_here(nsys: Nsys, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
     (folder,) = (tmp_path / "out").iterdir()
     assert (read_session(folder).ending, read_session(folder).exit_code) == ("failed", 41)
+
+
+@pytest.mark.nsys
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_closed_streams_cost_no_capture(closed: str, nsys: Nsys, tmp_path: Path) -> None:
+    script = f'exec "$@" {closed}'
+    program = [sys.executable, "-c", TOY]
+    for _ in range(TRIES):
+        words = [sys.executable, "-m", "dsprof", "capture", "--out", tmp_path, "--nsys", nsys.path, "--", *program]
+        done = subprocess.run(["sh", "-c", script, "sh", *map(str, words)], timeout=120, check=False)
+        if done.returncode != ProfileFailed.exit_code:
+            break
+        shutil.rmtree(tmp_path)
+    assert done.returncode == 0
+    (folder,) = tmp_path.iterdir()
+    assert (folder / "run.dsprof").is_dir()
+    assert read_session(folder).ending == "finished"

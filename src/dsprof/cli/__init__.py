@@ -23,6 +23,7 @@ __all__ = ["app", "captures", "main", "reports"]
 
 def main() -> None:
     """Run the command line; the exit codes are listed in `dsprof.errors` and `dsprof.findings`."""
+    _fill_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to stop
             stream.reconfigure(errors="backslashreplace")
@@ -43,6 +44,13 @@ def main() -> None:
         with suppress(OSError):  # what is left in the buffer cannot be written either
             sys.stdout.close()
         _fail(OutputRefused(f"The output cannot be written ({error.strerror}).", "See whether the disk is full."))
+
+
+def _fill_closed_streams() -> None:
+    """Let streams that were closed before we began lead nowhere: a file that took their number would be written to."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115  the lowest number free
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
