@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -28,8 +29,11 @@ def main(folder: Path) -> int:
         return _failed(outcome, error)
     except Exception as error:
         traceback.print_exception(error)
-        said = str(error).strip().partition("\n")[0]
-        return _failed(outcome, WorkloadFailed(f"The session ended with {type(error).__name__}: {said[:300]}"))
+        said = ": ".join(filter(None, (type(error).__name__, str(error).strip().partition("\n")[0][:300])))
+        return _failed(outcome, WorkloadFailed(f"The session ended with {said.rstrip('.')}."))
+    except KeyboardInterrupt:
+        print("dsprof: The session was interrupted.", file=sys.stderr)
+        return 128 + signal.SIGINT
     finally:
         write_json(folder / OUTCOME, outcome)
     return 0
