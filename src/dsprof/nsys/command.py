@@ -17,8 +17,10 @@ from pathlib import Path
 from attrs import frozen
 
 from dsprof.errors import ExportFailed, NsysMissing, NsysTooOld, OutputRefused
+from dsprof.leftovers import clear_leftovers, own_folder
 from dsprof.nsys.clean import clean
 from dsprof.nsys.inputs import Input
+from dsprof.nsys.processes import end_all, guarded, tmpdir_of
 from dsprof.nsys.schema import VERSION_TABLES
 from dsprof.nsys.sound import read_only, stated_size
 
@@ -47,6 +49,8 @@ NO_AGENT = re.compile(
 #: Where nsys keeps its locks when nobody sets TMPDIR.
 _USUAL_TMPDIR = Path("/tmp")  # noqa: S108 - nsys's choice
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - nsys's choice, not ours
+#: How the folders begin that nsys has as TMPDIR.
+_SCRATCH = "dsprof-"
 #: Seconds after which a session-manager file that no process has mapped is a dead one: nsys maps it at once.
 _STALE_S = 5.0
 #: Seconds for an export of any size that we have seen, with room; a hung importer is ended after it.
@@ -105,14 +109,14 @@ def run_nsys(nsys: Path, arguments: Sequence[str], limit_s: float) -> Outcome:
     An own TMPDIR, because what a killed nsys leaves in a shared one stops later runs on the machine; an own
     process group, so that its helpers end with it; those in groups of their own are known by the TMPDIR.
     """
-    with tempfile.TemporaryDirectory(prefix="dsprof-") as folder, _ending_carriers(Path(folder)):
+    with scratch_folder() as folder:
         if arguments[:1] == ["profile"]:
             remove_stale_shared_memory()
-            share_session_lock(Path(folder), nsys)
+            share_session_lock(folder, nsys)
         try:
             process = subprocess.Popen(
                 [str(nsys), *arguments],
-                env={**os.environ, "TMPDIR": folder},
+                env={**os.environ, "TMPDIR": str(folder)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -132,32 +136,18 @@ def run_nsys(nsys: Path, arguments: Sequence[str], limit_s: float) -> Outcome:
 
 
 @contextmanager
-def _ending_carriers(folder: Path) -> Iterator[None]:
-    """End what is left of a run in the end: an agent that stays keeps nsys 2022 from starting again."""
-    try:
-        yield
-    finally:
-        end = time.monotonic() + 5.0
-        while (pids := carriers(folder)) and time.monotonic() < end:
-            for pid in pids:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.02)
+def scratch_folder() -> Iterator[Path]:
+    """A TMPDIR for one run of nsys: no process that has it outlives the block, nor a killed dsprof.
 
-
-def carriers(folder: Path) -> list[int]:
-    """The processes that have `folder` as TMPDIR in their environment, dead ones not counted."""
-    numbers = (path.name for path in Path("/proc").iterdir() if path.name.isdigit())
-    return [pid for pid in map(int, numbers) if tmpdir_of(pid) == os.fsencode(folder)]
-
-
-def tmpdir_of(pid: int) -> bytes | None:
-    """The TMPDIR in the environment of a process; empty if there is none, None if it cannot be read."""
-    try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:  # gone, or another user's
-        return None
-    return next((entry[7:] for entry in environment.split(b"\0") if entry.startswith(b"TMPDIR=")), b"")
+    An agent that stays keeps nsys 2022 from starting again. Those that killed ones of us left are cleared first.
+    """
+    parent = Path(tempfile.gettempdir())
+    clear_leftovers(_SCRATCH, parent, end_all)
+    with own_folder(_SCRATCH, parent) as folder, guarded(folder):
+        try:
+            yield folder
+        finally:
+            end_all(folder, 5.0)
 
 
 def share_session_lock(folder: Path, nsys: Path) -> None:

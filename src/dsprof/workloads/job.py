@@ -70,7 +70,8 @@ class Outcome:
 def write_json(path: Path, document: Any) -> None:
     """Write an attrs object as JSON, whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(asdict(document), indent=1, ensure_ascii=False), encoding="utf-8")
+    text = json.dumps(asdict(document), indent=1, ensure_ascii=False)
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # a file's name may be any bytes
     partial.replace(path)
 
 
