@@ -160,7 +160,7 @@ def own_time(report: Path, compiled: bool) -> list[Stage]:
     from functools import cached_property
 
     from dsprof import analysis, attributed, measure, parquet, ranged, table
-    from dsprof.nsys import pages, parts
+    from dsprof.nsys import inputs, pages, parts, sound
 
     start, own = time.process_time(), OwnTime()
     analysis.ThreadPoolExecutor = parts.ThreadPoolExecutor = _OneAtATime
@@ -173,7 +173,8 @@ def own_time(report: Path, compiled: bool) -> list[Stage]:
     pieces = table.EventTable.pieces
     table.EventTable.pieces = own.watch("rows of events", lambda *arguments: list(pieces(*arguments)))
     for owner, name, stage in [
-        (pages.PageTable, "read", "reading pages"), (parts, "digest_of", "hashing"), (parts, "ranges_of", "ranges"),
+        (pages.PageTable, "read", "reading pages"), (inputs, "sha256_of", "hashing"),
+        (sound, "check_file", "checking the file"), (parts, "ranges_of", "ranges"),
         (parts, "Survey", "looking where to cut"), (parts.PartialReport, "_part", "columns of parts"),
         (measure.Merged, "add", "merging"), (measure.Merged, "whole", "merging"),
         (parquet.Written, "put", "writing events"), (analysis, "write_parquet", "writing tables"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from attrs import frozen
 
 #: Exit codes of ``dsprof analyze --strict``, each for one finding; the lowest of those found is taken.
@@ -99,6 +101,11 @@ def impossible_sizes(rows: dict[str, int]) -> Finding:
     )
 
 
+def more_lost(processes: int) -> Finding:
+    """More processes than are worth a sentence each."""
+    return _finding("more-lost", f"More of the {processes} processes lost records; they are not named here.")
+
+
 def graphs_hidden(replays: int) -> Finding:
     """Graph replays that were traced as a whole."""
     return _finding(
@@ -133,6 +140,17 @@ def no_stages(stages: tuple[str, ...]) -> Finding:
         "no-stages",
         f"No range is named like a stage ({', '.join(stages)}), so everything is in (no stage).",
         "Name your own ranges as stages with --stage NAME=REGEX.",
+    )
+
+
+def no_range(of: str, pattern: str, taken: int, ranges: int, near: Sequence[str]) -> Finding:
+    """A pattern of the user's that makes no range a stage or step; `taken`: those that are an earlier stage's."""
+    if taken:
+        what = f"the {taken} ranges that its pattern '{pattern}' fits are of a stage named before it"
+        return _finding("no-range", f"There is no range of {of}: {what}.", "The first pattern that fits counts.")
+    hint = f"Near it: {', '.join(near)}." if near else "`dsprof table REPORT range_trace` lists them."
+    return _finding(
+        "no-range", f"There is no range of {of}: its pattern '{pattern}' fits none of {ranges} ranges.", hint
     )
 
 

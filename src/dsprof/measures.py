@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,16 @@ from dsprof.attributed import VIA, Attributed, Scope
 from dsprof.attribution import NULL, Ints
 from dsprof.findings import Finding
 from dsprof.measure import add_columns, earliest, measure
+from dsprof.ranged import Rules
 from dsprof.stats import Distribution, add_distributions, count_by, distribution, sum_by
 from dsprof.trace import pid_of, process_of
 
 #: Share of launches without a kernel below which nothing is said: the rim of every capture loses a few.
 _LOST_SHARE = 0.001
+#: So many sentences on lost records, which are by process, are said.
+_MOST_LOST = 8
+#: Names of ranges that a pattern which fits none is compared with, and how much of each.
+_NEAR_NAMES, _NEAR_LENGTH = 2000, 100
 #: From the end of a range so many calls are looked at one by one: more than one hardly ever end after it.
 _CALLS_BACK = 16
 #: Sums over what a range encloses, as `range_trace` names them.
@@ -282,10 +289,30 @@ def check(a: Attributed) -> list[Finding]:
     found = [*_lacks(a), *map(findings.nsys_says, a.trace.report.diagnostics), *_lost(tally(a))]
     if len(a.trace.ranges) and not len(a.stage_ranges):
         found.append(findings.no_stages(tuple(a.rules.stages)))
+    found += _unmatched(a)
     straddling = range_sums(a).columns["straddling_calls"]
     if across := int((straddling > 0).sum()):
         found.append(findings.straddling(int(straddling.sum()), across))
     return found
+
+
+def _unmatched(a: Attributed) -> list[Finding]:
+    """Patterns of the user's that no range came to be a stage or a step by; the usual ones need not fit."""
+    usual, rules, found = Rules(), a.rules, []
+    asked = [(f"stage {stage}", pattern, code) for code, (stage, pattern) in enumerate(rules.stages.items())
+             if pattern != usual.stages.get(stage) and not (a.stage_of_range == code).any()]  # fmt: skip
+    if rules.step != usual.step and not len(a.step_ranges):
+        asked.append(("decode steps", rules.step, -1))
+    for of, pattern, _ in asked if len(a.trace.ranges) else ():
+        taken = int(a.matching(pattern).sum())
+        found.append(findings.no_range(of, pattern, taken, len(a.trace.ranges), _near(a, pattern)))
+    return found
+
+
+def _near(a: Attributed, pattern: str) -> list[str]:
+    """The names of ranges, among the first of them, that look most like a pattern without its punctuation."""
+    names = [a.trace.names[code][:_NEAR_LENGTH] for code in np.unique(a.trace.ranges.name)[:_NEAR_NAMES].tolist()]
+    return difflib.get_close_matches(re.sub(r"\W", "", pattern)[:_NEAR_LENGTH], names, 3, cutoff=0.4)
 
 
 def _lacks(a: Attributed) -> list[Finding]:
@@ -313,8 +340,10 @@ def _lacks(a: Attributed) -> list[Finding]:
 
 def _lost(seen: Tally) -> list[Finding]:
     """Launches without an operation and operations without a launch, by process."""
-    found = []
+    found: list[Finding] = []
     for process in sorted(seen.processes) if seen.calls else ():
+        if len(found) >= _MOST_LOST:
+            return [*found, findings.more_lost(len(seen.processes))]
         lost, expected = seen.lost.get(process, 0), seen.expected.get(process, 0)
         if lost > _LOST_SHARE * expected:
             found.append(findings.lost_kernels(lost, expected, pid_of(process)))
