@@ -24,7 +24,7 @@ from fuzz.case import Result
 
 SOURCES = Path(cli.__file__).parents[2]
 #: Seconds of processor time that a call may take, and seconds in all, on a machine that does other things too.
-CPU_LIMIT_S, WALL_LIMIT_S = 20, 60
+CPU_LIMIT_S, WALL_LIMIT_S = 20, 120
 _SENTENCE = re.compile(r"^dsprof: \S", re.MULTILINE)
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 #: What counts as found, by its column in the report.
 FAULTS = {
     "traceback": "an exception that is no DsprofError, or an exit without a sentence",
-    "slow": "more than 20 s of processor time, or 60 s in all",
+    "slow": "more than 20 s of processor time, or 120 s in all",
     "memory": "more memory than stated",
     "wrong": "a number that a recount, the undamaged file or another way of reading does not give, or a negative one",
     "mixed": "results of two reports or of two sets of rules, or of none that was asked for",

@@ -38,12 +38,23 @@ _CODE = re.compile(r"(`+)(?!`).*?(?<!`)\1(?!`)")
 _PIPE = re.compile(r"(?<!\\)(?:\\\\)*\|")
 
 
-def any_text(random: Random) -> str | bytes:
-    """One of the texts, or two of them in one; each is a kernel's name now and then."""
+def any_text(random: Random) -> str:
+    """One of the texts, or two of them in one, as a kernel's name now and then; see `stored` for those of bytes."""
     one, other = random.choice(TEXTS), random.choice(TEXTS)
-    if random.random() < 0.7 or isinstance(one, bytes) or isinstance(other, bytes):
+    if isinstance(one, bytes):
+        return one.decode("utf-8", "surrogateescape")
+    if random.random() < 0.7 or isinstance(other, bytes):
         return one
     return f"{one}{other}" if random.random() < 0.5 else f"void k<{one}>({other})"
+
+
+def stored(text: str) -> str | bytes:
+    """A text as it stands in a report: bytes where it is no UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogateescape")
+    return text
 
 
 def obeyed(text: str) -> Iterator[str]:

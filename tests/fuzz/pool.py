@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fuzz import bases
-from fuzz.calls import CPU_LIMIT_S, WALL_LIMIT_S, inside, where
+from fuzz.calls import CPU_LIMIT_S, WALL_LIMIT_S, call, inside, where
 from fuzz.case import Case, Result
 from fuzz.kinds import all_kinds
 
@@ -27,7 +27,7 @@ PEAK_BYTES, _MOST_BYTES = 1_000_000_000, 8_000_000_000
 #: A process is replaced after so many cases, so that what one leaves in it does not reach far.
 _CASES = 400
 #: A case of programs may wait for several of them.
-_PROGRAMS_WALL_S = 5 * WALL_LIMIT_S
+_PROGRAMS_WALL_S = 3 * WALL_LIMIT_S
 
 
 def run_case(case: Case, work: Path) -> Result:
@@ -86,6 +86,9 @@ def _work(pipe: Connection, reports: Path, work: Path) -> None:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     bases.prepare(reports)
+    call(
+        "analyze", bases.path("made"), "--fast", "--out", work / f"{os.getpid()}.warm"
+    )  # all that is loaded or compiled
     with suppress(EOFError):
         while True:
             pipe.send(run_case(pipe.recv(), work))

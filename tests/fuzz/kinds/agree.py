@@ -88,4 +88,4 @@ def _hold(way: str, whole: Tables | int | None, other: Tables | int | None, resu
         result.found("wrong", f"{way}: {'; '.join(different)}")
 
 
-KIND = Kind("agree", 800, choose, run)
+KIND = Kind("agree", 600, choose, run)

@@ -94,4 +94,4 @@ def scrub(case: Case, report: Path, result: Result) -> None:
         result.found("left", f"exit code {ended.code}, and {target.name} is there")
 
 
-KIND = Kind("bytes", 7000, choose(mutations.BYTES), run)
+KIND = Kind("bytes", 7200, choose(mutations.BYTES), run)

@@ -98,10 +98,8 @@ def whole(random: Random, text: str, odd: tuple[str, ...]) -> str:
 
 def name(random: Random, text: str, odd: tuple[str, ...]) -> str:
     """A value is a hostile name."""
-    wanted = hostile.any_text(random)
-    wanted = wanted if isinstance(wanted, str) else wanted.decode("utf-8", "replace")
     at = random.choice(list(_values(text)) or [(0, 0)])
-    return text[: at[0]] + json.dumps(wanted) + text[at[1] :]
+    return text[: at[0]] + json.dumps(hostile.any_text(random)) + text[at[1] :]
 
 
 CHANGES: dict[str, Callable[[Random, str, tuple[str, ...]], str]] = {

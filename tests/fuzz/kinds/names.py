@@ -88,6 +88,7 @@ def choose(random: Random) -> dict[str, Any]:
     """What gets the name, and how it is shown."""
     return {
         "base": random.choice(("made", "h200-graph-node")),
+        "text": hostile.any_text(random),
         "place": random.choice([*IN_REPORT, *OUTSIDE]),
         "output": random.choice(["rich", "json", "markdown", "html", *("table",) * 4]),
         "table": random.choice(sorted(all_tables())),
@@ -97,7 +98,7 @@ def choose(random: Random) -> dict[str, Any]:
 
 def run(case: Case, folder: Path) -> Result:
     """Give the name and look at all that is shown."""
-    text = hostile.any_text(case.random("text"))
+    text = hostile.stored(case.chosen["text"])
     result, report = (
         Result(did=f"{case.chosen['place']}: {text!a:.200}"),
         bases.copy(case.chosen["base"], folder / "run.sqlite"),

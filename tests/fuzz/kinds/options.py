@@ -67,7 +67,7 @@ def _stage(random: Random) -> str:
     named = (
         hostile.any_text(random) if random.random() < 0.3 else random.choice(["x", "prefill", "(no stage)", "", "a b"])
     )
-    return f"{os.fsdecode(named)}{random.choice(['=', '=', '=', ''])}{random.choice(PATTERNS)}".replace("\0", "")
+    return f"{named}{random.choice(['=', '=', '=', ''])}{random.choice(PATTERNS)}".replace("\0", "")
 
 
 SHARED: dict[str, Callable[[Random], str]] = {
@@ -84,35 +84,33 @@ COMMANDS: dict[str, tuple[dict[str, Callable[[Random], str]], tuple[str, ...]]] 
 
 
 def choose(random: Random) -> dict[str, Any]:
-    """A command and some of its options."""
+    """A command, some of its options, and a report."""
     command = random.choice(["analyze"] * 5 + ["table"] * 4 + ["scrub"])
-    valued, bare = COMMANDS[command]
-    options = [random.choice([*sorted(valued) * 3, *bare]) for _ in range(random.choice([1, 1, 2, 3]))]
-    return {"command": command, "options": options, "report": random.choice(["run.sqlite"] * 8 + ["path"])}
-
-
-def run(case: Case, folder: Path) -> Result:
-    """Call it with values of the seed's."""
-    random, result = case.random("values"), Result()
-    bases.copy("made", folder / "run.sqlite")
-    _surround(folder)
-    report = "run.sqlite" if case.chosen["report"] == "run.sqlite" else _paths(random)
-    arguments = [case.chosen["command"], *_given(case, random), "--", report]
-    if case.chosen["command"] == "table":
+    report = "run.sqlite" if random.random() < 0.9 else _paths(random)
+    arguments = [command, *_options(random, command), "--", report]
+    if command == "table":
         arguments.append(random.choice([*all_tables(), "", "x"]))
-    result.did = f"{arguments!a:.500}"
-    ended = judge(call(*arguments), result)
-    if ended.code == 0 and not ended.out:
-        result.found("wrong", "exit code 0, and nothing is said")
-    return result
+    return {"arguments": arguments}
 
 
-def _given(case: Case, random: Random) -> Iterator[str]:
-    valued, _ = COMMANDS[case.chosen["command"]]
-    for option in case.chosen["options"]:
+def _options(random: Random, command: str) -> Iterator[str]:
+    valued, bare = COMMANDS[command]
+    for _ in range(random.choice([1, 1, 2, 3])):
+        option = random.choice([*sorted(valued) * 3, *bare])
         yield option
         if option in valued:
             yield valued[option](random)
+
+
+def run(case: Case, folder: Path) -> Result:
+    """Call it in a folder with a report."""
+    result = Result(did=f"{case.chosen['arguments']!a:.500}")
+    bases.copy("made", folder / "run.sqlite")
+    _surround(folder)
+    ended = judge(call(*case.chosen["arguments"]), result)
+    if ended.code == 0 and not ended.out:
+        result.found("wrong", "exit code 0, and nothing is said")
+    return result
 
 
 def _surround(folder: Path) -> None:
