@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("nsys") and item.path.name != "test_oracle.py":
             item.add_marker(pytest.mark.xdist_group("nsys"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Exports that dsprof keeps go to a folder of the tests, and not to that of whoever runs them."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DSPROF_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache in which nothing is yet."""
+    path = tmp_path / "cache"
+    path.mkdir()
+    monkeypatch.setenv("DSPROF_CACHE", str(path))
+    return path
 
 
 @pytest.fixture(params=VERSIONS)

@@ -61,7 +61,7 @@ def refused(path: Path) -> str:
         with closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as sql:
             sql.text_factory = bytes
             ((found,),) = sql.execute("PRAGMA integrity_check(1)")
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter from a sentence that quotes the file
         return str(error)
     return "" if found == b"ok" else str(found[:200], "utf-8", "replace")
 

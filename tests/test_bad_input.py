@@ -230,6 +230,7 @@ def test_all_errors_have_their_cases() -> None:
         errors.ConfigUnreadable,
         errors.MemoryTooSmall,
         errors.FastUnavailable,
+        errors.ReportChanging,
     }
     of_reading = {kind for kind in DsprofError.__subclasses__() if kind.exit_code < min(STRICT_EXITS.values())}
     assert {kind for _, kind, _ in BAD.values()} | elsewhere == of_reading
@@ -300,7 +301,7 @@ def test_report_of_the_real_nsys(primary: Nsys, recorded: Path, run: Run, tmp_pa
     ended = run("analyze", inside, "--nsys", primary.path)
     assert (ended.code, ended.err) == (0, "")
     assert "The report holds no GPU operations" in ended.out
-    assert sorted(path.name for path in inside.iterdir()) == ["run.dsprof", "run.nsys-rep", "run.sqlite"]
+    assert sorted(path.name for path in inside.iterdir()) == ["run.dsprof", "run.nsys-rep"]
     assert list((tmp_path / "temporary").iterdir()) == list((tmp_path / "here").iterdir()) == []
 
 
@@ -319,7 +320,7 @@ def test_report_cut_in_the_middle(
 
 @pytest.mark.nsys
 def test_report_newer_than_the_installed_nsys(
-    primary: Nsys, recorded: Path, run: Run, tmp_path: Path, inside: Path
+    primary: Nsys, recorded: Path, run: Run, tmp_path: Path, inside: Path, own_cache: Path
 ) -> None:
     old = require(OLD)
     if old.year >= primary.year:
@@ -433,11 +434,12 @@ def limited(limit: int, *arguments: object) -> Ended:
 
 def test_full_disk_while_tables_are_written(tmp_path: Path, inside: Path) -> None:
     path = report().write(inside / "run.sqlite")
-    old = inside / "run.dsprof" / "kern_sum.parquet"
-    old.parent.mkdir()
-    old.write_text("from before")
     before = seen(tmp_path)
     assert_refused(limited(3000, "analyze", path), errors.OutputRefused, "cannot be written to")
+    assert seen(tmp_path) == before
+    assert limited(1 << 30, "analyze", path).code == 0
+    before = seen(tmp_path)
+    assert_refused(limited(3000, "analyze", path, "--again"), errors.OutputRefused, "cannot be written to")
     assert seen(tmp_path) == before
 
 
@@ -449,7 +451,9 @@ def test_full_disk_while_an_export_is_unpacked(tmp_path: Path, inside: Path) -> 
 
 
 @pytest.mark.nsys
-def test_full_disk_while_nsys_exports(primary: Nsys, recorded: Path, tmp_path: Path, inside: Path) -> None:
+def test_full_disk_while_nsys_exports(
+    primary: Nsys, recorded: Path, tmp_path: Path, inside: Path, own_cache: Path
+) -> None:
     shutil.copy(recorded, inside)
     before = seen(tmp_path)
     ended = limited(30_000, "analyze", inside, "--nsys", primary.path)
@@ -497,12 +501,22 @@ def orphan() -> TraceBuilder:
     return report().kernel("orphan", at=(170, 180), correlation=999)
 
 
+def impossible_times() -> TraceBuilder:
+    return report().sql(f'UPDATE "{KERNEL}" SET "end" = "start" - 1 WHERE rowid = 1')
+
+
+def impossible_sizes() -> TraceBuilder:
+    return report().copy(size=-1, at=(170, 180), call=(30, 40))
+
+
 POOR = {
     "no-nvtx": (no_nvtx, 20, "The report holds no NVTX ranges"),
     "no-cuda": (no_cuda, 21, "The report holds no GPU operations"),
     "no-api": (no_api, 22, "GPU operations but no CUDA API calls"),
     "lost-kernels": (lost, 23, "2 of 4 kernel launches"),
     "orphan-operations": (orphan, 24, "1 GPU operation"),
+    "impossible-times": (impossible_times, 27, "Impossible times (kernels: 1)"),
+    "impossible-sizes": (impossible_sizes, 28, "Impossible sizes (memory copies: 1)"),
 }
 
 

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from dsprof.errors import DsprofError, ExportFailed, NsysMissing, NsysTooOld, Ou
 from dsprof.findings import STRICT_EXITS
 from dsprof.nsys import command
 from dsprof.nsys.command import export, find_nsys, is_whole, nsys_version, run_nsys
+from dsprof.nsys.inputs import Input
 from nsys_stats import OLD, Nsys, require
 
 AWKWARD = ["a b", "h#h", "q?q", "100%", "p%p", "%20", "ü-日本", "it's", "semi;$HOME"]
@@ -40,6 +42,14 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
     return folder
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Input:
+    """A file that a stand-in for nsys takes for a report."""
+    path = tmp_path / "run.nsys-rep"
+    path.write_text("a report")
+    return Input(path)
 
 
 @pytest.fixture
@@ -221,7 +231,7 @@ def test_export_in_folders_with_awkward_names(
     monkeypatch.chdir(elsewhere)
     report = Path(shutil.copy(recorded, folder / f"{name}.nsys-rep"))
     target = folder / f"{name}.sqlite"
-    export(report, target, primary.path)
+    export(Input(report), target, primary.path)
     assert is_whole(target)
     assert ranges(target) == 1 + 1 + 1 + 3
     assert sorted(folder.iterdir()) == sorted([report, target])
@@ -235,13 +245,10 @@ def test_export_of_a_cut_report(part: float, primary: Nsys, recorded: Path, tmp_
     report.parent.mkdir()
     whole = recorded.read_bytes()
     report.write_bytes(whole[: int(part * len(whole))])
-    before = report.with_suffix(".sqlite")
-    before.write_text("what was there before")
     with pytest.raises(ExportFailed, match=r"cut\.nsys-rep .*exit code 1") as raised:
-        export(report, before, primary.path)
+        export(Input(report), report.with_suffix(".sqlite"), primary.path)
     assert primary.version in raised.value.message
-    assert before.read_text() == "what was there before"
-    assert sorted(report.parent.iterdir()) == [report, before]
+    assert list(report.parent.iterdir()) == [report]
     assert list(temporary.iterdir()) == []
 
 
@@ -252,7 +259,7 @@ def test_report_that_is_newer_than_nsys(primary: Nsys, recorded: Path, tmp_path:
         pytest.skip(f"nsys {primary.version} is not newer than {old.version}")
     report = Path(shutil.copy(recorded, tmp_path))
     with pytest.raises(NsysTooOld, match=old.version):
-        export(report, tmp_path / "run.sqlite", old.path)
+        export(Input(report), tmp_path / "run.sqlite", old.path)
     assert not (tmp_path / "run.sqlite").exists()
 
 
@@ -263,12 +270,12 @@ def test_report_that_is_newer_than_nsys(primary: Nsys, recorded: Path, tmp_path:
         "The report file is newer than your current version of Nsight Systems, please update.",
     ],
 )
-def test_words_of_an_nsys_for_a_newer_report(said: str, tmp_path: Path) -> None:
+def test_words_of_an_nsys_for_a_newer_report(said: str, tmp_path: Path, report: Input) -> None:
     nsys = script(
         tmp_path / "nsys", '[ "$1" = --version ] && echo version 2022.1.2 && exit', f"echo '{said}'", "exit 1"
     )
     with pytest.raises(NsysTooOld, match=r"2022\.1\.2"):
-        export(tmp_path / "run.nsys-rep", tmp_path / "run.sqlite", nsys)
+        export(report, tmp_path / "run.sqlite", nsys)
 
 
 STUMP = "for last; do :; done; for a; do case $a in --output=*) out=${a#--output=};; esac; done; "
@@ -300,37 +307,31 @@ def test_nsys_that_leaves_no_whole_export(
     (folder / "run.nsys-rep").write_text("a report")
     nsys = script(tmp_path / "nsys", '[ "$1" = --version ] && exit', does)
     with pytest.raises(ExportFailed, match=said):
-        export(folder / "run.nsys-rep", folder / "run.sqlite", nsys)
+        export(Input(folder / "run.nsys-rep"), folder / "run.sqlite", nsys)
     assert [path.name for path in folder.iterdir()] == ["run.nsys-rep"]
     assert list(temporary.iterdir()) == []
 
 
-def test_progress_of_nsys_is_no_reason(tmp_path: Path) -> None:
+def test_progress_of_nsys_is_no_reason(tmp_path: Path, report: Input) -> None:
     bar = r"printf 'Processing 10 events: [==50%%   ]\rProcessing 10 events: [====100%%]\n'"
     nsys = script(tmp_path / "nsys", '[ "$1" = --version ] && echo version 2023.4.4 && exit', bar, "exit 1")
     with pytest.raises(ExportFailed) as raised:
-        export(tmp_path / "run.nsys-rep", tmp_path / "run.sqlite", nsys)
+        export(report, tmp_path / "run.sqlite", nsys)
     assert "==" not in raised.value.message
 
 
-def test_export_to_where_nothing_can_be_written(tmp_path: Path) -> None:
+def test_export_to_where_nothing_can_be_written(tmp_path: Path, report: Input) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputRefused, match="cannot be written"):
-        export(tmp_path / "run.nsys-rep", tmp_path / "file" / "run.sqlite", script(tmp_path / "nsys"))
+        export(report, tmp_path / "file" / "run.sqlite", script(tmp_path / "nsys"))
 
 
-def test_export_over_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WHOLE", str(tmp_path / "whole"))
-    with closing(sqlite3.connect(tmp_path / "whole")) as database:
-        database.execute("CREATE TABLE META_DATA_EXPORT (name, value)")
-    (tmp_path / "run.sqlite").mkdir()
-    with pytest.raises(OutputRefused, match=r"run\.sqlite|cannot be written"):
-        export(
-            tmp_path / "run.nsys-rep",
-            tmp_path / "run.sqlite",
-            script(tmp_path / "nsys", STUMP + 'cp "$WHOLE" "$out"'),
-        )
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+@pytest.mark.parametrize("there", [Path.mkdir, Path.touch])
+def test_export_over_what_is_there(there: Callable[[Path], None], tmp_path: Path, report: Input) -> None:
+    there(tmp_path / "run.sqlite")
+    with pytest.raises(OutputRefused, match=r"run\.sqlite is there already"):
+        export(report, tmp_path / "run.sqlite", script(tmp_path / "nsys", "exit 1"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["nsys", "run.nsys-rep", "run.sqlite", "temporary"]
 
 
 def test_every_error_has_its_own_exit_code() -> None:

@@ -173,7 +173,7 @@ def test_random_reports_are_the_same(threads: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("parts", [1, 7])
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_recorded_reports_are_the_same(sample: str, parts: int) -> None:
-    path, rules = locate(ROOT / "traces" / "samples" / f"{sample}.sqlite.xz")[1], Rules()
+    path, rules = locate(ROOT / "traces" / "samples" / f"{sample}.sqlite.xz")[1].path, Rules()
     plain = Analysis(read(path), rules, path)
     compute(plain)
     with way(True):

@@ -57,7 +57,7 @@ def in_parts(path: Path, parts: int, rules: Rules | None = None) -> Analysis:
 @pytest.mark.parametrize("parts", [2, 11])
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_recorded_reports_are_the_same_in_parts(sample: str, parts: int, threads: str) -> None:
-    path = locate(ROOT / "traces" / "samples" / f"{sample}.sqlite.xz")[1]
+    path = locate(ROOT / "traces" / "samples" / f"{sample}.sqlite.xz")[1].path
     rules = Rules(threads=threads)
     parted = in_parts(path, parts, rules)
     assert len(parted._partial.cuts) == parts - 1

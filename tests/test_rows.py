@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from dsprof.attribution import NULL
 from dsprof.nsys import schema
-from dsprof.nsys.export import Export, Names
+from dsprof.nsys.export import Export
 from dsprof.nsys.pages import Pages
 from dsprof.nsys.rows import ranges_of
+from dsprof.nsys.strings import Names
 from test_pages import SAMPLES
 from test_properties import few
 from trace_builder import DOMAIN_CREATED, MARK, NVTX, VERSIONS, TraceBuilder, global_tid
@@ -37,7 +38,7 @@ def without_pages() -> Iterator[None]:
 def found(path: Path) -> list[Range]:
     """The ranges as they are read, in words."""
     with Export(path) as export:
-        names = Names(export)
+        names = Names()
         ranges, texts = ranges_of(export, names), names.all()
     columns = {
         name: getattr(ranges, name).tolist()

@@ -10,12 +10,14 @@ Each instant is counted once, for the first cause that holds then, in the order 
 to the wall time exactly. "Host" is what is left: the thread was outside of all CUDA calls.
 
 What holds at an instant is the same for all stages and steps of a thread, but for one thing: whether the GPU ran their
-own operations. So each thread's time is cut once into a `_Timeline`, and a window's sums are differences of running
-sums; of the time in which the process kept the GPU running, what is not the window's own is other work.
+own operations. So time is cut once into a `_Timeline` of all processes, one behind the other, and, of the time that is
+left, into one of all threads, and a window's sums are differences of running sums; of the time in which the process
+kept the GPU running, what is not the window's own is other work.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,6 +63,10 @@ class Windows(NamedTuple):
     start: Ints
     end: Ints
 
+    def of(self, rows: Ints) -> Windows:
+        """Some of the windows."""
+        return Windows(*(column[rows] for column in self))
+
 
 class Accounts(NamedTuple):
     """By cause, the time of each of `stage_ranges` and of each of `step_ranges`.
@@ -85,17 +91,13 @@ def accounts(a: Attributed) -> Accounts:
     stage is waiting for what its thread does in an inner one, too.
     """
     kinds, events = (stage_windows(a), step_windows(a)), _events(a)
+    every = Windows(*(np.concatenate(columns) for columns in zip(*kinds, strict=True)))
+    filled = np.flatnonzero(every.end > every.start)
     found = Accounts(*(_nothing(len(windows.start)) for windows in kinds))
-    for thread in np.unique(np.concatenate([windows.thread for windows in kinds])):
-        mine = [np.flatnonzero((one.thread == thread) & (one.end > one.start)) for one in kinds]
-        start, end = (
-            np.concatenate([column[rows] for column, rows in zip(columns, mine, strict=True)])
-            for columns in zip(*((one.start, one.end) for one in kinds), strict=True)
-        )
-        if not len(start):
-            continue
-        for name, value in _sums(events, int(thread), start, end).items():
-            found.stages[name][mine[0]], found.steps[name][mine[1]] = np.split(value, [len(mine[0])])
+    for name, value in _sums(events, every.of(filled)).items():
+        of_window = np.zeros(len(every.start), np.int64)
+        of_window[filled] = value
+        found.stages[name], found.steps[name] = np.split(of_window, [len(kinds[0].start)])
     for account, totals in zip(found, (stage_totals(a), step_totals(a)), strict=True):
         account["busy"] = totals.gpu_busy_ns[: len(account["busy"])]
         account["other_work"] -= account["busy"]
@@ -127,12 +129,15 @@ def _windows(a: Attributed, rows: Ints, of_op: Ints) -> Windows:
 
 #: What a timeline tells apart, the preferred first; the calls of a thread are the last of them.
 _LAYERS = ("other_work", "latency", "profiler", "alloc", "pageable", "copy", "sync", "launch", "api")
-_FIRST_CALL = _LAYERS.index("alloc")
+_FIRST_OWN, _FIRST_CALL = _LAYERS.index("profiler"), _LAYERS.index("alloc")
 _LAYER_BITS = 4
+#: Nanoseconds that all threads may have together on one axis, so that a time and a layer fit into an int64; and threads
+#: that are gone through one by one where loops are compiled.
+_LONGEST, _FEW_THREADS = 1 << 58, 64
 
 
 class _Timeline(NamedTuple):
-    """A thread's time, cut where something begins or ends.
+    """Time, cut where something begins or ends.
 
     `time`: the cuts, sorted; `open`: from each cut on, a bit for each of `_LAYERS` that holds, the lowest first.
     """
@@ -141,26 +146,59 @@ class _Timeline(NamedTuple):
     open: npt.NDArray[np.uint16]
 
     def sums(self, start: Ints, end: Ints) -> dict[str, Ints]:
-        """Nanoseconds of each window by cause, and in any call; the windows may nest."""
-        found = {name: np.zeros(len(start), np.int64) for name in (*_LAYERS, "in_calls")}
-        holds, length = _LOWEST[self.open], np.diff(self.time, append=self.time[-1:])
+        """Nanoseconds of each window by layer; the windows may nest."""
+        found = {name: np.zeros(len(start), np.int64) for name in _LAYERS}
+        holds = _LOWEST[self.open]
         for layer in np.flatnonzero(np.bincount(holds, minlength=len(_LAYERS) + 1)[: len(_LAYERS)]).tolist():
-            found[_LAYERS[layer]] = self._within(holds == layer, length, start, end)
-        found["in_calls"] = self._within(self.open >> _FIRST_CALL != 0, length, start, end)
-        return {**found, "host": end - start - np.sum([found[name] for name in _LAYERS], axis=0)}
+            chosen = holds == layer
+            found[_LAYERS[layer]] = self.until(chosen, end) - self.until(chosen, start)
+        return found
 
-    def _within(self, chosen: Bools, length: Ints, start: Ints, end: Ints) -> Ints:
-        """Nanoseconds of each window that the chosen pieces cover."""
+    def until(self, chosen: Bools, moment: Ints) -> Ints:
+        """Nanoseconds up to each moment that the chosen pieces cover."""
         if not len(self.time):
-            return np.zeros(len(start), np.int64)
+            return np.zeros(len(moment), np.int64)
+        length = np.diff(self.time, append=self.time[-1:])
         covered = np.cumsum(length * chosen)
+        piece = np.maximum(np.searchsorted(self.time, moment, side="right") - 1, 0)
+        within = np.clip(moment - self.time[piece], 0, length[piece])
+        found: Ints = covered[piece] - np.where(chosen[piece], length[piece] - within, 0)
+        return found
 
-        def until(moment: Ints) -> Ints:
-            piece = np.maximum(np.searchsorted(self.time, moment, side="right") - 1, 0)
-            within = np.clip(moment - self.time[piece], 0, length[piece])
-            return covered[piece] - np.where(chosen[piece], length[piece] - within, 0)
+    def free(self, moment: Ints) -> Ints:
+        """Nanoseconds up to each moment in which nothing holds."""
+        return moment - self.until(self.open != 0, moment)
 
-        found: Ints = until(end) - until(start)
+
+class _Axis(NamedTuple):
+    """The time of several threads, or processes, one behind the other: of each from its first window to its last."""
+
+    scope: Ints
+    low: Ints
+    high: Ints
+
+    @staticmethod
+    def of(scope: Ints, start: Ints, end: Ints) -> _Axis:
+        """The axis for some windows."""
+        scopes, group = np.unique(scope, return_inverse=True)
+        low, high = np.full(len(scopes), np.iinfo(np.int64).max), np.full(len(scopes), np.iinfo(np.int64).min)
+        np.minimum.at(low, group.reshape(-1), start)
+        np.maximum.at(high, group.reshape(-1), end)
+        return _Axis(scopes, low, high)
+
+    @property
+    def offset(self) -> Ints:
+        """Where each begins; and where the last ends."""
+        return np.append(0, np.cumsum(self.high - self.low))
+
+    def number(self, scope: Ints) -> Ints:
+        """The place of each scope among those of the axis, -1 for none of them."""
+        place = np.minimum(np.searchsorted(self.scope, scope), len(self.scope) - 1)
+        return np.where(self.scope[place] == scope, place, -1)
+
+    def place(self, number: Ints, time: Ints) -> Ints:
+        """Where on the axis a time of each scope is; the nearest, for one outside of its windows."""
+        found: Ints = self.offset[number] + np.clip(time, self.low[number], self.high[number]) - self.low[number]
         return found
 
 
@@ -181,15 +219,16 @@ class _Source(NamedTuple):
     start: Ints
     end: Ints
 
-    def by_layer(self, owner: int) -> dict[int, _Intervals]:
-        """The intervals of an owner; none that is empty, or not the right way round."""
-        mine = (self.owner == owner) & (self.start < self.end)
+    def on(self, axis: _Axis, placed: Callable[[Ints, Ints], Ints]) -> dict[int, _Intervals]:
+        """The intervals by layer, `placed` on an axis; none that is empty, or not the right way round."""
+        number = axis.number(self.owner)
+        mine = np.flatnonzero((number >= 0) & (self.start < self.end))
+        start, end = (placed(number[mine], time[mine]) for time in (self.start, self.end))
+        kept = start < end
         if len(self.layer) == 1:
-            return {int(self.layer[0]): _chosen(mine, self.start, self.end)}
-        return {
-            layer: _chosen(mine & (self.layer == layer), self.start, self.end)
-            for layer in range(_FIRST_CALL, len(_LAYERS))
-        }
+            return {int(self.layer[0]): _chosen(kept, start, end)}
+        layer = self.layer[mine]
+        return {one: _chosen(kept & (layer == one), start, end) for one in range(_FIRST_CALL, len(_LAYERS))}
 
 
 def _events(a: Attributed) -> list[_Source]:
@@ -222,18 +261,62 @@ def _pageable(a: Attributed) -> Ints:
     return call[call >= 0]
 
 
-def _sums(events: list[_Source], thread: int, start: Ints, end: Ints) -> dict[str, Ints]:
-    """Nanoseconds of some windows of a thread by cause, and in any call."""
-    process = int(process_of(np.array([thread]))[0])
-    owned = list(zip(events, (process, process, thread, thread), strict=True))
-    if loops := fast.loops():
-        return _swept(loops, owned, start, end)
-    layers = {layer: found for source, owner in owned for layer, found in source.by_layer(owner).items()}
-    return _timeline(layers, int(start.min()), int(end.max())).sums(start, end)
+def _sums(events: list[_Source], windows: Windows) -> dict[str, Ints]:
+    """Nanoseconds of some windows by cause, and in any call."""
+    threads = _Axis.of(windows.thread, windows.start, windows.end)
+    if not len(threads.scope):
+        return {}
+    if (loops := fast.loops()) and len(threads.scope) <= _FEW_THREADS:
+        return _of_each(threads.scope, windows, lambda mine: _swept(loops, events, mine))
+    if np.sum(threads.high - threads.low, dtype=np.float64) >= _LONGEST and len(threads.scope) > 1:
+        return _of_each(threads.scope, windows, lambda mine: _painted(events, mine))
+    return _painted(events, windows)
 
 
-def _swept(loops: Any, owned: list[tuple[_Source, int]], start: Ints, end: Ints) -> dict[str, Ints]:
-    """The same, by going through all that begins and ends once, without a timeline."""
+def _of_each(threads: Ints, windows: Windows, sums: Callable[[Windows], dict[str, Ints]]) -> dict[str, Ints]:
+    """The sums thread by thread."""
+    found = {name: np.zeros(len(windows.start), np.int64) for name in (*_LAYERS, "host", "in_calls")}
+    for thread in threads.tolist():
+        mine = np.flatnonzero(windows.thread == thread)
+        for name, value in sums(windows.of(mine)).items():
+            found[name][mine] = value
+    return found
+
+
+def _painted(events: list[_Source], windows: Windows) -> dict[str, Ints]:
+    """The sums by timelines: of the processes, and of what they leave free, of the threads."""
+    running, waiting, held, called = events
+    process = process_of(windows.thread)
+    times = (windows.start, windows.end)
+    processes = _Axis.of(process, *times)
+    of_process = processes.number(process)
+    shared = _timeline({**running.on(processes, processes.place), **waiting.on(processes, processes.place)})
+    found = shared.sums(*(processes.place(of_process, time) for time in times))
+    threads = _Axis.of(windows.thread, *times)
+    of_thread, its_process = threads.number(windows.thread), processes.number(process_of(threads.scope))
+    edges = [shared.free(processes.place(its_process, edge)) for edge in (threads.low, threads.high)]
+    left = _Axis(threads.scope, *edges)
+
+    def free(number: Ints, time: Ints) -> Ints:
+        within = np.clip(time, threads.low[number], threads.high[number])
+        return left.place(number, shared.free(processes.place(its_process[number], within)))
+
+    own = _timeline({**held.on(threads, free), **called.on(threads, free)})
+    begin, finish = (free(of_thread, time) for time in times)
+    of_own = own.sums(begin, finish)
+    found |= {name: of_own[name] for name in _LAYERS[_FIRST_OWN:]}
+    found["host"] = finish - begin - np.sum([found[name] for name in _LAYERS[_FIRST_OWN:]], axis=0)
+    calls = _timeline(called.on(threads, threads.place))
+    inside = calls.open != 0
+    begin, finish = (calls.until(inside, threads.place(of_thread, time)) for time in times)
+    return {**found, "in_calls": finish - begin}
+
+
+def _swept(loops: Any, events: list[_Source], windows: Windows) -> dict[str, Ints]:
+    """The sums of the windows of one thread, by going through all that begins and ends once, without a timeline."""
+    thread, (start, end) = int(windows.thread[0]), windows[1:]
+    process = int(process_of(windows.thread[:1])[0])
+    owned = zip(events, (process, process, thread, thread), strict=True)
     moments = at.distinct_in_any_order(np.concatenate([start, end]))
     streams = []
     for source, owner in owned:
@@ -243,25 +326,22 @@ def _swept(loops: Any, owned: list[tuple[_Source, int]], start: Ints, end: Ints)
                 edges.sort()
             streams.append(edges)
     first = np.append(0, np.cumsum([len(stream) for stream in streams]))
-    events, since = np.concatenate(streams), moments - moments[0]
-    reach = loops.sweep(events, first, _LAYER_BITS + 1, since, len(_LAYERS), _FIRST_CALL)
+    since = moments - moments[0]
+    reach = loops.sweep(np.concatenate(streams), first, _LAYER_BITS + 1, since, len(_LAYERS), _FIRST_CALL)
     spent = reach[np.searchsorted(moments, end)] - reach[np.searchsorted(moments, start)]
     return dict(zip((*_LAYERS, "host", "in_calls"), spent.T, strict=True))
 
 
-def _timeline(layers: dict[int, _Intervals], low: int, high: int) -> _Timeline:
-    """The timeline of a thread between two moments, from when each of `_LAYERS` is open."""
-    keys = []
-    for layer, (start, end) in layers.items():
-        start, end = _chosen((end > low) & (start < high), start, end)
-        begin, finish = at.united(np.maximum(start, low), np.minimum(end, high))
-        keys += [(edge - low) << _LAYER_BITS | layer for edge in (begin, finish)]
+def _timeline(layers: dict[int, _Intervals]) -> _Timeline:
+    """The timeline that says when each of `_LAYERS` is open; times are not negative."""
+    keys = [np.zeros(0, np.int64)]
+    for layer, intervals in layers.items():
+        keys += [edge << _LAYER_BITS | layer for edge in at.united(*intervals)]
     edges = np.concatenate(keys)
     del keys
     edges.sort(kind="stable")  # runs that are sorted already
     changed = (edges & (1 << _LAYER_BITS) - 1).astype(np.uint8)
     edges >>= _LAYER_BITS
-    edges += low
     return _Timeline(edges, np.bitwise_xor.accumulate(np.left_shift(1, changed, dtype=np.uint16)))
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -26,13 +24,15 @@ from dsprof.measure import Merged
 from dsprof.measures import check, range_sums, tally
 from dsprof.memory import allowed, bytes_of
 from dsprof.model_record import find_record, read_record
+from dsprof.nsys.inputs import Input
 from dsprof.nsys.locate import locate
 from dsprof.nsys.parts import CutTooLate, PartialReport, Plan, Size, size_of
 from dsprof.nsys.reader import Progress, read
 from dsprof.parquet import Gathered, InOrder, Written, parquet, write_parquet
 from dsprof.roofs import stage_roofs
-from dsprof.stored import find, forget, identity, store
+from dsprof.stored import RECORD, Results, find, identity, store, strangers
 from dsprof.summary import Summary, summarize, top_kernels
+from dsprof.swap import replacing
 from dsprof.table import EventTable, Table
 from dsprof.tables import all_tables
 from dsprof.trace import Trace
@@ -69,8 +69,8 @@ def analyze(
 ) -> Analysis:
     """Read a report and tie its kernels to its stages.
 
-    `path`: an SQLite export, a ``.nsys-rep`` or ``.qdrep`` (exported with the nsys that is found, beside the
-    report), or a session folder. `stages`: more stages, or other patterns for the usual ones, as regular
+    `path`: an SQLite export, a ``.nsys-rep`` or ``.qdrep`` (exported with the nsys that is found, into the cache),
+    or a session folder. `stages`: more stages, or other patterns for the usual ones, as regular
     expressions searched for in range names. `step`: the pattern of decode steps. `threads`: ``"process"``
     gives launches of threads without a stage the one that is open in their process. `families`: a TOML file of
     rules for kernel families, put before the usual ones. `model_config`: the file that says which model ran, for
@@ -90,16 +90,16 @@ def analyze(
     named = read_record(Path(model_config)) if model_config is not None else None
     wanted = tuple(known_table(name).name for name in (all_tables() if tables is None else tables))
     limit = bytes_of(memory) if isinstance(memory, str) else memory
-    report, exported = locate(Path(path), nsys, progress)
+    report, exported = locate(Path(path), nsys, progress, anew=not reuse)
     usual = Rules()
     model = named or find_record(report)
     rules = Rules({**usual.stages, **(stages or {})}, step or usual.step, threads, (*own, *usual.families), model)
     place = Path(folder) if folder is not None else report.with_suffix(".dsprof")
-    made_from = identity(exported, rules)
-    summary = find(place, made_from, wanted) if reuse else None
-    if summary is not None:
-        return Stored(summary, place, wanted, report)
-    return _fresh(exported, rules, Made(report, place, made_from, wanted), limit, compiled, progress)
+    made = Made(report, place, identity(exported.name, rules), wanted, exported)
+    results = find(place, made.made_from, exported, wanted) if reuse else None
+    if results is not None:
+        return Stored(results, made)
+    return _fresh(exported, rules, made, limit, compiled, progress)
 
 
 @frozen
@@ -110,10 +110,11 @@ class Made:
     folder: Path
     made_from: dict[str, Any]
     tables: tuple[str, ...]
+    input: Input | None = None
 
 
 def _fresh(
-    exported: Path, rules: Rules, made: Made, limit: int | None, compiled: bool | None, progress: Progress
+    exported: Input, rules: Rules, made: Made, limit: int | None, compiled: bool | None, progress: Progress
 ) -> Analysis:
     """Read the export, in as many parts as the limit asks for."""
     details = any(isinstance(all_tables()[name], EventTable) for name in made.tables)
@@ -157,6 +158,7 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
         self.attributed = Attributed(trace, rules, only_measured=partial is not None)
         self._partial = partial
         self._arrow: dict[str, pa.Table] = {}
+        self._summaries: dict[int, Summary] = {}
 
     @property
     def path(self) -> Path:
@@ -280,9 +282,11 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
 
     def summary(self, top: int = TOP_KERNELS) -> Summary:
         """The first screen as data, with the `top` kernels of each stage."""
-        self._measured(_measures(()))
-        tables = {name: self.arrow(name) for name in _SUMMED}
-        return summarize(self.attributed, tables, self.findings, version("dsprof"), top)
+        if top not in self._summaries:
+            self._measured(_measures(()))
+            tables = {name: self.arrow(name) for name in _SUMMED}
+            self._summaries[top] = summarize(self.attributed, tables, self.findings, version("dsprof"), top)
+        return self._summaries[top]
 
     def _repr_html_(self) -> str:
         from dsprof.render.html import summary_html
@@ -300,22 +304,16 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
         return self._made.folder
 
     def write(self, folder: str | os.PathLike[str] | None = None, progress: Progress = lambda name: None) -> Path:
-        """Write every table as ``<table>.parquet`` and return the folder; each file appears whole or not at all.
+        """Write every table as ``<table>.parquet`` and return the folder, which is replaced whole or not at all.
 
-        Raises `OutputRefused` where the folder cannot be written.
+        Raises `OutputRefused` where the folder cannot be written, or holds what dsprof did not write.
         """
         target = Path(folder) if folder is not None else self.folder
         try:
-            target.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".writing-", dir=target) as temporary:
-                self._write_tables(Path(temporary), progress)
-                forget(target)
-                for name in self:
-                    parquet(temporary, name).replace(parquet(target, name))
-            for name in set(all_tables()) - set(self):  # of another run, and so perhaps of other rules
-                parquet(target, name).unlink(missing_ok=True)
-            if self._made.made_from:
-                store(target, self._made.made_from, self, self.summary())
+            with replacing(target, strangers, last=RECORD) as fresh:
+                self._write_tables(fresh, progress)
+                if self._made.input is not None:
+                    store(fresh, self._made.made_from, self._made.input.record(), self, self.summary())
         except OSError as error:
             reason = error.strerror or str(error)
             raise OutputRefused(
@@ -350,16 +348,15 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
 class Stored(Analysis):
     """The results of an earlier run, as they lie in a folder."""
 
-    def __init__(self, summary: Summary, folder: Path, tables: tuple[str, ...], report: Path) -> None:
-        self._made = Made(report, folder, {}, tables)
-        self._summary = summary
+    def __init__(self, results: Results, made: Made) -> None:
+        self._made, self._results, self._summary = made, results, results.summary
 
     def arrow(self, name: str) -> pa.Table:
         """The table `name` as Arrow, from its file. Raises `UnknownTable`."""
         import pyarrow.parquet as pq
 
         known_table(name)
-        with parquet(self.folder, name).open("rb") as file:
+        with self._results.table(name).open("rb") as file:
             return pq.read_table(file)
 
     @property
@@ -379,19 +376,12 @@ class Stored(Analysis):
     def write(self, folder: str | os.PathLike[str] | None = None, progress: Progress = lambda name: None) -> Path:
         """Where the tables are; to another folder they are copied. Raises `OutputRefused`."""
         target = Path(folder) if folder is not None else self.folder
-        if target.resolve() == self.folder.resolve():
-            return target
-        try:
-            target.mkdir(parents=True, exist_ok=True)
-            forget(target)
-            for name in self:
-                progress(f"writing {name}")
-                partial = target / f".{name}.partial"
-                shutil.copyfile(parquet(self.folder, name), partial)
-                partial.replace(parquet(target, name))
-        except OSError as error:
-            raise OutputRefused(f"The tables cannot be written to {target} ({error.strerror}).") from error
-        return target
+        return target if target.resolve() == self.folder.resolve() else super().write(target, progress)
+
+    def _write_tables(self, folder: Path, progress: Progress) -> None:
+        for name in self:
+            progress(f"writing {name}")
+            self._results.copy(name, parquet(folder, name))
 
 
 @frozen(eq=False)

@@ -14,6 +14,7 @@ that *start* in it. No function loops over ranges, launches or operations in Pyt
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,6 +38,13 @@ _SAMPLES = 4096
 _AT_ONCE = 1 << 20
 #: Distinct values that are few, as those of processes, threads and devices are.
 _FEW = 64
+#: Steps from range to range that are taken one by one, before the rest is looked up in a tree; a report as programs
+#: write it needs fewer.
+_STEPS = 16
+#: Slices that hold the values so often, all together, are reduced by a table.
+_TIMES_EACH = 8
+#: Slices in which operations overlap are united one by one, unless they hold the operations so often.
+_TIMES_MIXED = 32
 
 
 def distinct(values: Ints) -> Ints:
@@ -126,6 +134,15 @@ def by_number(numbers: Ints, most: int) -> Ints:
     return found
 
 
+def each(values: Ints) -> Iterator[tuple[int, Ints]]:
+    """Every distinct value of a column, and its rows in their order."""
+    order = np.argsort(values, kind="stable")
+    heads = np.flatnonzero(np.append(True, values[order[1:]] != values[order[:-1]])[: len(values)])
+    ends = np.append(heads[1:], len(values))[: len(heads)]
+    for value, first, last in zip(values[order[heads]].tolist(), heads, ends, strict=True):
+        yield value, order[first:last]
+
+
 def sorted_by(key: Ints, *breakers: Ints) -> Ints:
     """The order of rows by `key`, of those that tie by the first of `breakers` and so on, and then by row.
 
@@ -171,8 +188,10 @@ def join_calls(
 
     Of two calls with one identity the earliest counts, so that nothing is doubled.
     """
-    joined = np.full(len(op_process), -1, np.int64)
-    for process in distinct(op_process).tolist():
+    joined, processes = np.full(len(op_process), -1, np.int64), distinct(op_process)
+    if len(processes) > _FEW:
+        return _join_pairs(op_process, op_correlation, call_process, call_correlation, call_start)
+    for process in processes.tolist():
         columns = (op_process, op_correlation, call_process, call_correlation, call_start)
         if (loops := fast.loops()) and _join_compiled(loops, process, joined, *columns):
             continue
@@ -185,6 +204,27 @@ def join_calls(
             found = _first_match(op_correlation[ops], call_correlation[calls])
             joined[ops] = np.where(found >= 0, calls[found], -1)
     return joined
+
+
+def _join_pairs(
+    op_process: Ints, op_correlation: Ints, call_process: Ints, call_correlation: Ints, call_start: Ints
+) -> Ints:
+    """The same for many processes at once: by the place of the process and of the number among those of the calls."""
+    joined = np.full(len(op_process), -1, np.int64)
+    calls = np.flatnonzero(call_correlation != NULL)
+    if not len(calls):
+        return joined
+    calls = calls[in_order(call_start[calls])]
+    columns = (call_process[calls], call_correlation[calls])
+    known = [distinct_in_any_order(column) for column in columns]
+    key, wanted = (
+        np.searchsorted(known[0], process) * len(known[1]) + np.searchsorted(known[1], number)
+        for process, number in (columns, (op_process, op_correlation))
+    )
+    order = np.argsort(key, kind="stable")
+    call = calls[order[np.minimum(np.searchsorted(key[order], wanted), len(order) - 1)]]
+    same = (call_process[call] == op_process) & (call_correlation[call] == op_correlation)
+    return np.where(same, call, -1)
 
 
 def _join_compiled(loops: Any, process: int, joined: Ints, *columns: Ints) -> bool:
@@ -224,13 +264,37 @@ def _previous_container(scope: Ints, end: Ints) -> Ints:
     """
     candidate = np.arange(-1, len(end) - 1)
     active = np.arange(len(end))
-    while len(active):
+    for _ in range(_STEPS):
         of = candidate[active]
         strange = (of >= 0) & (scope[of] != scope[active])
         candidate[active[strange]] = -1
         active = active[(of >= 0) & ~strange & (end[of] < end[active])]
         candidate[active] = candidate[candidate[active]]
-    return candidate
+    candidate[active] = _last_reaching(end, candidate[active], end[active])
+    return np.where((candidate >= 0) & (scope[candidate] == scope), candidate, -1) if len(end) else candidate
+
+
+def _last_reaching(values: Ints, place: Ints, bound: Ints) -> Ints:
+    """The last of the values, up to each place, that is as great as a bound or greater; -1 where none is.
+
+    By a tree of the greatest of each two, four, eight … values: what is before a place is one of its nodes for each
+    bit of it, and the first of these, from the place backwards, that is great enough is gone down.
+    """
+    found, entered, node = np.full(len(place), -1), np.full(len(place), -1), place + 1
+    levels = [values]
+    while len(place) and len(levels[-1]) > 1:
+        levels[-1] = np.append(levels[-1], NULL) if len(levels[-1]) % 2 else levels[-1]
+        levels.append(np.maximum(levels[-1][::2], levels[-1][1::2]))
+    for level, greatest in enumerate(levels):
+        here = np.flatnonzero((node & 1 == 1) & (entered < 0))
+        here = here[greatest[node[here] - 1] >= bound[here]]
+        entered[here], found[here] = level, node[here] - 1
+        node >>= 1
+    for level in range(len(levels) - 1, 0, -1):
+        here = np.flatnonzero(entered >= level)
+        right = 2 * found[here] + 1
+        found[here] = right - (levels[level - 1][right] < bound[here])
+    return found
 
 
 def containers(scope: Ints, start: Ints, end: Ints) -> Ints:
@@ -287,10 +351,13 @@ def _owners(scope: Ints, end: Ints, start_keys: Ints, cuts: Ints, cut_scope: Int
     owner = np.searchsorted(start_keys, cuts, side="right") - 1
     owner[(owner >= 0) & (scope[owner] != cut_scope)] = -1
     active = np.flatnonzero(owner >= 0)
-    while len(active := active[end[owner[active]] <= cut_time[active]]):
+    for _ in range(_STEPS):
+        active = active[end[owner[active]] <= cut_time[active]]
         owner[active] = parent[owner[active]]
         active = active[owner[active] >= 0]
-    return owner
+    # All that are left between a range and the next one around it ended earlier.
+    owner[active] = _last_reaching(end, owner[active], cut_time[active] + 1)
+    return np.where((owner >= 0) & (scope[owner] == cut_scope) & (end[owner] > cut_time), owner, -1)
 
 
 def slices(order_keys: Ints, start_keys: Ints, end_keys: Ints) -> tuple[Ints, Ints]:
@@ -309,11 +376,24 @@ def slice_sum(values: Ints, low: Ints, high: Ints) -> Ints:
 def _slice_reduce(ufunc: np.ufunc, values: Ints, low: Ints, high: Ints) -> Ints:
     result = np.full(len(low), NULL, np.int64)
     filled = np.flatnonzero(high > low)
-    if len(filled):
+    if int((high - low)[filled].sum()) > _TIMES_EACH * (len(values) + len(filled)):
+        result[filled] = _reduce_by_table(ufunc, values, low[filled], high[filled])
+    elif len(filled):
         # In their order, so that what lies between two slices, which is reduced as well, is short.
         filled = filled[np.argsort(low[filled], kind="stable")]
         bounds = np.stack([low[filled], high[filled]], axis=1).ravel()
         result[filled] = ufunc.reduceat(np.append(values, values[-1]), bounds)[::2]
+    return result
+
+
+def _reduce_by_table(ufunc: np.ufunc, values: Ints, low: Ints, high: Ints) -> Ints:
+    """The same for slices that overlap much, none of them empty: each is two runs of a power of two, that overlap."""
+    result, power = np.empty(len(low), np.int64), np.frexp((high - low).astype(np.float64))[1] - 1
+    for one in range(int(power.max()) + 1):
+        if one:
+            values = ufunc(values[: -(1 << one - 1)], values[1 << one - 1 :])
+        rows = np.flatnonzero(power == one)
+        result[rows] = ufunc(values[low[rows]], values[high[rows] - (1 << one)])
     return result
 
 
@@ -325,6 +405,26 @@ def slice_min(values: Ints, low: Ints, high: Ints) -> Ints:
 def slice_max(values: Ints, low: Ints, high: Ints) -> Ints:
     """Greatest value in each slice; NULL for an empty one."""
     return _slice_reduce(np.maximum, values, low, high)
+
+
+def slice_sum_above(values: Ints, weights: Ints, low: Ints, high: Ints, bound: Ints) -> Ints:
+    """Sum of the weights of those values in each slice that are above a bound of its own.
+
+    However the slices overlap, it takes a look at each value and slice for each bit of the values' ranks: values are
+    parted by the highest bit and then by the next, and the slices go along (a wavelet matrix).
+    """
+    known = distinct_in_any_order(values)
+    rank, least = np.searchsorted(known, values), np.searchsorted(known, bound, side="right")
+    total = np.zeros(len(low), np.int64)
+    for bit in reversed(range(len(known).bit_length())):
+        is_one, wanted = rank >> bit & 1 == 1, least >> bit & 1 == 1
+        zeros = np.append(0, np.cumsum(~is_one))
+        order = np.concatenate([np.flatnonzero(~is_one), np.flatnonzero(is_one)])
+        rank, weights = rank[order], weights[order]
+        ones = [zeros[-1] + edge - zeros[edge] for edge in (low, high)]
+        total += np.where(wanted, 0, slice_sum(weights, *ones))
+        low, high = (np.where(wanted, one, zeros[edge]) for one, edge in zip(ones, (low, high), strict=True))
+    return total + slice_sum(weights, low, high)
 
 
 def explode(low: Ints, high: Ints) -> tuple[Ints, Ints]:
@@ -391,12 +491,57 @@ def busy_in_slices(scope: Ints, start: Ints, end: Ints, low: Ints, high: Ints) -
     reach = np.maximum.accumulate(keys.pack(scope, end))
     overlaps = np.append(False, keys.pack(scope, start)[1:] < reach[:-1]).astype(np.int64)
     mixed = np.flatnonzero(slice_sum(overlaps, low, high) > 0)
+    if int((high - low)[mixed].sum()) > _TIMES_MIXED * (len(start) + len(mixed)):
+        busy[mixed] = _busy_by_turns(scope, start, end, low[mixed], high[mixed])
+        return busy
     if (loops := fast.loops()) and _mixed_compiled(loops, busy, mixed, start, end, low, high):
         return busy
     for some in batches(mixed, high[mixed] - low[mixed]):
         owner, position = explode(low[some], high[some])
         busy[some] = union_length(owner, start[position], end[position], len(some))
     return busy
+
+
+def _busy_by_turns(scope: Ints, start: Ints, end: Ints, low: Ints, high: Ints) -> Ints:
+    """The same for slices that overlap much: each moment is of the last operation so far that covers it.
+
+    Then what a slice covers is what its operations have at its end: what they took, less what they lost up to there.
+    """
+    turns = [np.array(columns, np.int64).reshape(3, -1) for columns in _turns(scope, start, end)]
+    at, of, change = np.concatenate(turns, axis=1) if turns else np.zeros((3, 0), np.int64)
+    until = np.searchsorted(at, high)
+    return slice_sum_above(of, change, np.zeros(len(until), np.int64), until, low - 1)
+
+
+def _turns(scope: Ints, start: Ints, end: Ints) -> Iterator[tuple[list[int], list[int], list[int]]]:
+    """When each operation, in turn, takes time, and from which others: at which one, whose time, and how much.
+
+    By scope; `held` are the stretches of time that belong to an operation, in order: begin, end, operation.
+    """
+    edges = np.flatnonzero(np.append(True, scope[1:] != scope[:-1])).tolist()
+    for first, last in zip(edges, [*edges[1:], len(scope)], strict=True):
+        held: list[tuple[int, int, int]] = []
+        turns: tuple[list[int], list[int], list[int]] = ([], [], [])
+        times = zip(start[first:last].tolist(), end[first:last].tolist(), strict=True)
+        for op, (begin, finish) in enumerate(times, first):
+            if begin < finish:
+                lost = _take(held, begin, finish, op)
+                turns[0].extend([op] * (len(lost) + 1))
+                turns[1].extend([owner for *_, owner in lost] + [op])
+                turns[2].extend([max(begin, one) - min(finish, other) for one, other, _ in lost] + [finish - begin])
+        yield turns
+
+
+def _take(held: list[tuple[int, int, int]], begin: int, finish: int, op: int) -> list[tuple[int, int, int]]:
+    """Give the time from `begin` to `finish` to an operation; the stretches that it takes all or a part of."""
+    low = bisect_right(held, (begin, finish, op))
+    low -= low > 0 and held[low - 1][1] > begin
+    high = bisect_left(held, (finish,), low)
+    lost = held[low:high]
+    left = [(one, begin, owner) for one, _, owner in lost[:1] if one < begin]
+    right = [(finish, other, owner) for _, other, owner in lost[-1:] if other > finish]
+    held[low:high] = [*left, (begin, finish, op), *right]
+    return lost
 
 
 def _mixed_compiled(loops: Any, busy: Ints, mixed: Ints, start: Ints, end: Ints, low: Ints, high: Ints) -> bool:

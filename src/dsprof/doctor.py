@@ -22,6 +22,7 @@ from attrs import frozen
 
 from dsprof.errors import DsprofError, ExportFailed
 from dsprof.nsys.command import Outcome, export, find_nsys, nsys_version, run_nsys
+from dsprof.nsys.inputs import Input
 from dsprof.nsys.reader import read
 from dsprof.stages import DECODE, DOMAIN, PREFILL
 from dsprof.trace import Trace
@@ -221,7 +222,7 @@ def _record(nsys: Path, trace: str, program: str, folder: Path) -> Trace | Check
     if not report.is_file() or outcome.code != 0:
         return _no_report(outcome, folder)
     try:
-        export(report, exported, nsys)
+        export(Input(report), exported, nsys)
         return read(exported)
     except ExportFailed as error:
         return Check("capture", "failed", error.message, "The installation of nsys is not whole: install it again.")

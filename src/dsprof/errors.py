@@ -19,6 +19,7 @@
     ├── ConfigUnreadable       16   the file that should say which model ran does not
     ├── MemoryTooSmall         17   the report cannot be analyzed in so little memory
     ├── FastUnavailable        18   compiled loops were asked for, and numba is missing or does not work
+    ├── ReportChanging         19   the report was written to while it was read
     ├── OutputExists           30   a recording is there already, and --force was not given
     ├── NoSpace                31   too little room on the disk to record, or it became full
     ├── ProfileFailed          32   nsys ended without a report of the program
@@ -29,7 +30,8 @@
     ├── ModelUnusable          37   the model is missing, does not load, or has no generate()
     ├── AttentionUnavailable   38   the attention that was asked for cannot be had here
     ├── WorkloadFailed         39   the profiled session ended with an error of its own
-    └── NothingCaptured        40   a capture without our ranges, or without kernels of a GPU that worked
+    ├── NothingCaptured        40   a capture without our ranges, or without kernels of a GPU that worked
+    └── PatternTooSlow         42   a pattern takes too long to be searched for in the names of the report
 
 Exit code 2 is the command line's own (a wrong option); 20 and above are findings under ``--strict``,
 see `dsprof.findings`.
@@ -142,6 +144,12 @@ class FastUnavailable(DsprofError):
     exit_code = 18
 
 
+class ReportChanging(DsprofError):
+    """The report was written to, or replaced, while it was read: what came of it would be of no report."""
+
+    exit_code = 19
+
+
 class ConfigUnreadable(DsprofError):
     """The file that should say which model ran cannot be read, or says something else."""
 
@@ -188,6 +196,12 @@ class NothingCaptured(DsprofError):
     """The capture holds none of the ranges that the session opened, or no kernel where a GPU worked."""
 
     exit_code = 40
+
+
+class PatternTooSlow(DsprofError):
+    """A regular expression of the user's takes too long in the names that the report holds."""
+
+    exit_code = 42
 
 
 class OutputExists(DsprofError):

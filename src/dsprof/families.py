@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from attrs import frozen
 
 from dsprof.errors import RulesUnreadable
+from dsprof.patterns import first_found
 
 OTHER = "other"
+#: Rules are searched for in so many characters of a name: what a kernel does stands at its head, and templates behind.
+LOOKED_AT = 1 << 13
 #: Every family with what is in it.
 FAMILIES = {
     "gemm": "matrix products, dense, grouped or quantized, and their split-K sums",
@@ -114,7 +117,8 @@ RULES = (
     Rule("topk", r"[Tt]op_?[Kk]",
          "void at::native::sbtopk::gatherTopK<float, unsigned int, (int)1, (bool)0>(at::cuda::detail::TensorInfo<const "
          "T1, T2>, T2, T2, bool, T2, T2, …)"),
-    Rule("topk", r"Device(Radix|Merge|Segmented)\w*Sort|[a-z]Sort|\bradix|Device(Scan|Select|Compact|Unique|Partition)",
+    Rule("topk", r"Device(Radix|Merge|Segmented)\w{0,99}Sort|[a-z]Sort|\bradix|"
+         r"Device(Scan|Select|Compact|Unique|Partition)",
          "void at_cuda_detail::cub::detail::radix_sort::DeviceRadixSortOnesweepKernel<at_cuda_detail::cub::detail::"
          "radix::policy_hub<long, …>, …>(…)"),
     Rule("topk", r"kernel_scan_|[Hh]istogram|fill_reverse_indices",
@@ -149,7 +153,7 @@ RULES = (
     Rule("reduce", r"[Rr]educ(e|tion)",
          "void at::native::reduce_kernel<(int)512, (int)1, at::native::ReduceOp<float, at::native::MeanOps<float, "
          "float, float, float>, unsigned int, float, (int)4, (int)4>>(T3)"),
-    Rule("reduce", r"nvfuser_\w*persistent",
+    Rule("reduce", r"nvfuser_\w{0,99}persistent",
          "<unnamed>::nvfuser_inner_persistent_f0_c1_r0_g2(<unnamed>::Tensor<float, (int)3, (int)3>, <unnamed>::Tensor<"
          "float, (int)2, (int)2>)"),
     Rule("elementwise", r"elementwise_kernel|multi_tensor_apply|triu_tril|dropout",
@@ -167,13 +171,34 @@ RULES = (
 )  # fmt: skip
 
 
-def family_of(name: str, rules: Iterable[Rule] = RULES) -> str:
+#: The rules above, to be searched for; each takes time in proportion to the name at most.
+_SEARCHES = tuple((re.compile(rule.pattern).search, rule.family) for rule in RULES)
+
+
+def family_of(name: str, rules: Sequence[Rule] = RULES) -> str:
     """The family of the first rule that fits the demangled kernel name; ``other`` where none does.
 
     >>> family_of("nvjet_sm90_tst_16x64_64x16_4x1_v_bz_TNN")
     'gemm'
     """
-    return next((rule.family for rule in rules if re.search(rule.pattern, name)), OTHER)
+    return families_of([name], rules)[0]
+
+
+def families_of(names: Sequence[str], rules: Sequence[Rule] = RULES) -> list[str]:
+    """The family of each of some names; of a long one its first `LOOKED_AT` characters count.
+
+    `rules`: the usual ones, or others before them. Raises `PatternTooSlow`.
+    """
+    heads = [name[:LOOKED_AT] for name in names]
+    usual = len(rules) >= len(RULES) and tuple(rules[len(rules) - len(RULES) :]) == RULES
+    own = rules[: len(rules) - len(RULES)] if usual else rules
+    first = first_found([rule.pattern for rule in own], heads)
+    rest = _usual_family if usual else lambda name: OTHER
+    return [own[number].family if number >= 0 else rest(head) for number, head in zip(first, heads, strict=True)]
+
+
+def _usual_family(name: str) -> str:
+    return next((family for search, family in _SEARCHES if search(name)), OTHER)
 
 
 def read_rules(path: Path) -> tuple[Rule, ...]:
@@ -206,7 +231,7 @@ def _rule(path: Path, number: int, entry: Any) -> Rule:
     if not all(isinstance(value, str) and value.strip() for value in entry.values()):
         raise _unreadable(path, f"{part} has a value that is no text, or empty")
     try:
-        fits = re.search(entry["pattern"], entry.get("example", ""))
+        fits = first_found([entry["pattern"]], [entry.get("example", "")]) == [0]
     except re.error as error:
         raise _unreadable(path, f"{part} has a pattern that is no regular expression: {error}") from error
     if "example" in entry and not fits:

@@ -13,6 +13,8 @@ STRICT_EXITS: dict[str, int] = {
     "orphan-operations": 24,
     "unreconciled": 25,
     "over-roof": 26,
+    "impossible-times": 27,
+    "impossible-sizes": 28,
 }
 
 
@@ -78,6 +80,25 @@ def orphan_operations(operations: int, pid: int) -> Finding:
     )
 
 
+def impossible_times(rows: dict[str, int]) -> Finding:
+    """Times that no capture can have."""
+    return _finding(
+        "impossible-times",
+        f"Impossible times ({_counts(rows)}): they end before they begin, or lie more than 104 days from the rest. "
+        "Where only the end is wrong, they count as lasting 0 ns; else they are left out.",
+        "The recording, its export or a tool that rewrote it is at fault: export the report again.",
+    )
+
+
+def impossible_sizes(rows: dict[str, int]) -> Finding:
+    """Sizes that no memory can have."""
+    return _finding(
+        "impossible-sizes",
+        f"Impossible sizes ({_counts(rows)}): less than 0 bytes, or more than 9 PB. They count as 0 bytes.",
+        "The recording, its export or a tool that rewrote it is at fault: export the report again.",
+    )
+
+
 def graphs_hidden(replays: int) -> Finding:
     """Graph replays that were traced as a whole."""
     return _finding(
@@ -93,6 +114,16 @@ def truncated_ranges(ranges: int) -> Finding:
     return _finding(
         "truncated-ranges",
         f"{ranges} NVTX range{_s(ranges)} still open when the capture ended; the end given is the capture's.",
+    )
+
+
+def left_out(names: int, ranges: int) -> Finding:
+    """Names of ranges that `range_kern_sum` leaves out, because too many ranges of other names are inside of theirs."""
+    return _finding(
+        "left-out",
+        f"range_kern_sum leaves out {names} of the ranges' names ({ranges} ranges): too many ranges of other names are "
+        "inside of them. range_trace has them all.",
+        "Look for ranges that are pushed and never popped, and name ranges by what they do, not by a number.",
     )
 
 
@@ -150,6 +181,10 @@ def over_roof(stages: int, example: str, source: str) -> Finding:
 def nsys_says(sentence: str) -> Finding:
     """A warning of Nsight Systems itself about the capture."""
     return _finding("nsys-says", f"Nsight Systems says of this capture: {sentence}")
+
+
+def _counts(rows: dict[str, int]) -> str:
+    return ", ".join(f"{words}: {count}" for words, count in rows.items())
 
 
 def _s(number: int) -> str:

@@ -16,10 +16,13 @@ import numpy as np
 from dsprof import attribution as at
 from dsprof import fast
 from dsprof.attributed import Attributed
-from dsprof.attribution import Ints
+from dsprof.attribution import Bools, Ints
 from dsprof.measure import measure
 from dsprof.names import api_name
 from dsprof.stats import Distribution, Sums, add_distributions, distribution, sums
+
+#: Pieces that are in so many windows, all together, are counted name by name.
+_TIMES_EACH = 8
 
 
 @measure(merge=add_distributions)
@@ -31,7 +34,10 @@ def calls_by_stage(a: Attributed) -> Distribution:
 
 
 class HostTimes(NamedTuple):
-    """Nanoseconds of each of `stage_ranges` and `step_ranges` in each call; groups are ``row * len(names) + name``."""
+    """Nanoseconds in each call: in all ranges of a stage together, and in each of `step_ranges`.
+
+    Groups are ``stage * len(names) + name``, and ``row * len(names) + name``.
+    """
 
     stages: Sums
     steps: Sums
@@ -44,10 +50,15 @@ def _add(one: HostTimes, other: HostTimes) -> HostTimes:
 @measure(merge=_add)
 def host_times(a: Attributed) -> HostTimes:
     """What the threads of stages and steps were in while those went on."""
-    kinds = (a.stage_ranges, a.step_ranges)
-    threads = np.unique(np.concatenate([a.range_thread[rows] for rows in kinds]))
-    pieces = {number: _pieces(a, int(a.threads[number])) for number in threads.tolist()}
-    return HostTimes(*(_host(a, rows, pieces) for rows in kinds))
+    pieces = _pieces(a, np.append(a.stage_ranges, a.step_ranges))
+    stages, steps = (_windows(a, rows, pieces) for rows in (a.stage_ranges, a.step_ranges))
+    names = len(a.trace.names)
+    of_stages = [_spent_in_all(stages.of(a.stage_of_range[a.stage_ranges] == code), pieces)
+                 for code in range(len(a.rules.stages))]  # fmt: skip
+    groups = [code * names + pieces.used[slot] for code, (slot, _, _) in enumerate(of_stages)]
+    columns = (np.concatenate([pieces.used[:0], *found]) for found in (groups, *list(zip(*of_stages, strict=True))[1:]))
+    row, slot, count, total = _spent(*steps, pieces.start, pieces.end, pieces.name, len(pieces.used))
+    return HostTimes(Sums(*columns), sums(row * names + pieces.used[slot], count, total))
 
 
 def call_names(a: Attributed, names: Ints) -> tuple[Ints, tuple[str, ...]]:
@@ -58,19 +69,44 @@ def call_names(a: Attributed, names: Ints) -> tuple[Ints, tuple[str, ...]]:
     return np.array(slot, np.int64)[np.searchsorted(used, names)], tuple(slots)
 
 
-def _host(a: Attributed, rows: Ints, pieces: dict[int, _Pieces]) -> Sums:
-    ranges, names = a.trace.ranges, len(a.trace.names)
-    found = [Sums(rows[:0], rows[:0], rows[:0])]
-    for number, (start, end, name, used) in pieces.items():
-        mine = np.flatnonzero(a.range_thread[rows] == number)
-        begin, finish = a.trace.clip(ranges.start[rows[mine]]), a.trace.clip(ranges.end[rows[mine]])
-        low = np.searchsorted(end, begin, side="right")
-        high = np.maximum(np.searchsorted(start, finish, side="left"), low)
-        row, slot, count, total = _spent(low, high, begin, finish, start, end, name, len(used))
-        found.append(Sums(mine[row] * names + used[slot], count, total))
-    group, count, total = (np.concatenate(columns) for columns in zip(*found, strict=True))
-    order = np.argsort(group, kind="stable")  # a row is of one thread, so each is there once
-    return Sums(group[order], count[order], total[order])
+class _Windows(NamedTuple):
+    """Windows from `begin` to `finish`, each with the pieces of its thread from `low` to before `high`."""
+
+    low: Ints
+    high: Ints
+    begin: Ints
+    finish: Ints
+
+    def of(self, chosen: Bools) -> _Windows:
+        """Some of the windows."""
+        return _Windows(*(column[chosen] for column in self))
+
+
+def _windows(a: Attributed, rows: Ints, pieces: _Pieces) -> _Windows:
+    """Some ranges, each with the pieces that lie in it."""
+    scope = a.range_thread[rows]
+    begin, finish = (a.trace.clip(times[rows]) for times in (a.trace.ranges.start, a.trace.ranges.end))
+    keys = at.Keys(len(a.threads) + 1, pieces.start, pieces.end, begin, finish)
+    low = np.searchsorted(keys.pack(pieces.scope, pieces.end), keys.pack(scope, begin), side="right")
+    high = np.searchsorted(keys.pack(pieces.scope, pieces.start), keys.pack(scope, finish), side="left")
+    return _Windows(low, np.maximum(high, low), begin, finish)
+
+
+def _spent_in_all(windows: _Windows, pieces: _Pieces) -> tuple[Ints, Ints, Ints]:
+    """Of all the windows together: the names of their pieces, how many, and their time; however the windows nest.
+
+    A piece counts in as many windows as begin before it and end after it; those at either end are cut.
+    """
+    low, high, begin, finish = windows.of(windows.high > windows.low)
+    size = len(pieces.start) + 1
+    around = np.cumsum(np.bincount(low, minlength=size) - np.bincount(high, minlength=size))[:-1]
+    count, total = np.zeros((2, len(pieces.used)), np.int64)
+    np.add.at(count, pieces.name, around)
+    np.add.at(total, pieces.name, around * (pieces.end - pieces.start))
+    np.subtract.at(total, pieces.name[low], np.maximum(begin - pieces.start[low], 0))
+    np.subtract.at(total, pieces.name[high - 1], np.maximum(pieces.end[high - 1] - finish, 0))
+    slot = np.flatnonzero(total > 0)
+    return slot, count[slot], total[slot]
 
 
 def _spent(
@@ -80,6 +116,8 @@ def _spent(
 
     Returns four columns: the window, the name, the number of its pieces of that name, and their time in the window.
     """
+    if int((high - low).sum()) > _TIMES_EACH * (len(low) + len(start)) and len(low) * names < int((high - low).sum()):
+        return _spent_by_name(low, high, begin, finish, start, end, name, names)
     if loops := fast.loops():
         found: tuple[Ints, Ints, Ints, Ints] = loops.spent_in_windows(low, high, begin, finish, start, end, name, names)
         return found
@@ -95,27 +133,52 @@ def _spent(
     return (*np.divmod(group, max(names, 1)), count, total)
 
 
-class _Pieces(NamedTuple):
-    """A thread's time in calls, by start; `name` is a place in `used`, the names that there are."""
+def _spent_by_name(
+    low: Ints, high: Ints, begin: Ints, finish: Ints, start: Ints, end: Ints, name: Ints, names: int
+) -> tuple[Ints, Ints, Ints, Ints]:
+    """The same name by name, for windows that nest so that a piece is in many."""
+    filled = np.flatnonzero(high > low)
+    low, high, begin, finish = low[filled], high[filled], begin[filled], finish[filled]
+    before, behind = np.maximum(begin - start[low], 0), np.maximum(end[high - 1] - finish, 0)
+    found = [(filled[:0],) * 4]
+    for one in range(names):
+        mine = np.flatnonzero((name == one) & (start < end))
+        first, last = np.searchsorted(mine, low), np.searchsorted(mine, high)
+        total = at.slice_sum((end - start)[mine], first, last)
+        total -= before * (name[low] == one) + behind * (name[high - 1] == one)
+        rows = np.flatnonzero(total > 0)
+        found.append((filled[rows], np.full(len(rows), one), (last - first)[rows], total[rows]))
+    window, slot, count, spent = (np.concatenate(columns) for columns in zip(*found, strict=True))
+    order = np.lexsort((slot, window))
+    return window[order], slot[order], count[order], spent[order]
 
+
+class _Pieces(NamedTuple):
+    """Threads' time in calls, by thread and start; `name` is a place in `used`, the names that there are."""
+
+    scope: Ints
     start: Ints
     end: Ints
     name: Ints
     used: Ints
 
 
-def _pieces(a: Attributed, thread: int) -> _Pieces:
-    """The pieces of a thread; cut where a call is within a call, they have the name of the innermost."""
-    calls = a.trace.calls
-    mine = np.flatnonzero(calls.thread == thread)
-    mine = mine[at.in_order(calls.start[mine])]
-    start, end = calls.start[mine], calls.end[mine]
+def _pieces(a: Attributed, rows: Ints) -> _Pieces:
+    """The pieces of the threads of some ranges; cut where a call is in a call, they have the innermost one's name."""
+    calls, wanted = a.trace.calls, np.zeros(len(a.threads) + 1, np.bool_)
+    wanted[a.range_thread[rows]] = True
+    scope = a.place_of(calls.thread).thread
+    by_start = at.in_order(calls.start)
+    mine = by_start[at.by_number(np.where(wanted[scope], scope, -1)[by_start], len(wanted))]
+    scope, start, end = scope[mine], calls.start[mine], calls.end[mine]
     used, name = at.used_codes(calls.name[mine], len(a.trace.names))
-    if not (start[1:] < end[:-1]).any():  # the usual case: no call in a call
-        return _Pieces(a.trace.clip(start), a.trace.clip(end), name, used)
-    cuts = at.distinct_in_any_order(np.concatenate([start, end]))
-    nothing = np.zeros(len(cuts) - 1, np.int64)
-    owner = at.innermost(np.zeros(len(start), np.int64), start, end, nothing, cuts[:-1])
-    kept = np.flatnonzero(owner >= 0)
+    if not ((start[1:] < end[:-1]) & (scope[1:] == scope[:-1])).any():  # the usual case: no call in a call
+        return _Pieces(scope, a.trace.clip(start), a.trace.clip(end), name, used)
+    keys = at.Keys(len(wanted), start, end)
+    both, times = np.append(scope, scope), np.append(start, end)
+    cuts = np.unique(keys.pack(both, times), return_index=True)[1]
+    owner = at.innermost(scope, start, end, both[cuts], times[cuts])
+    kept = np.flatnonzero(owner >= 0)  # where a thread's last call ends, none is open
     # Only now may they be cut at the part's ends: which call is inside another is told by when it began.
-    return _Pieces(a.trace.clip(cuts[kept]), a.trace.clip(cuts[kept + 1]), name[owner[kept]], used)
+    begin, finish = (a.trace.clip(times[cuts[place]]) for place in (kept, kept + 1))
+    return _Pieces(both[cuts[kept]], begin, finish, name[owner[kept]], used)

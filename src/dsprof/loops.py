@@ -285,7 +285,7 @@ def slice_paths(
     """The distinct sets of groups of the slices around a place, and the set of each place, -1 for none.
 
     Returns where each set begins (and the last one ends), the sets, and the number of the set for each of `places`.
-    A set is told by the sum of the `scrambled` numbers of its groups, each as often as a slice has it.
+    No two slices of one group overlap. A set is told by the sum of the `scrambled` numbers of its groups.
     """
     first, groups, sets, size = np.zeros(64, np.int64), np.empty(64, np.int64), 0, 0
     active, open_slices, begun, ended = np.empty(len(low), np.int64), 0, 0, 0
@@ -322,14 +322,10 @@ def slice_paths(
                         first, sums = _longer(first), _longer(sums)
                     table[slot], sums[sets] = sets, sum_now
                     for one in active[:open_slices]:
-                        seen = first[sets]
-                        while seen < size and groups[seen] != group[one]:
-                            seen += 1
-                        if seen == size:
-                            if size == len(groups):
-                                groups = _longer(groups)
-                            groups[size] = group[one]
-                            size += 1
+                        if size == len(groups):
+                            groups = _longer(groups)
+                        groups[size] = group[one]
+                        size += 1
                     sets += 1
                     first[sets] = size
                 now = table[slot]

@@ -18,6 +18,8 @@ from dsprof.trace import pid_of, process_of
 
 #: Share of launches without a kernel below which nothing is said: the rim of every capture loses a few.
 _LOST_SHARE = 0.001
+#: From the end of a range so many calls are looked at one by one: more than one hardly ever end after it.
+_CALLS_BACK = 16
 #: Sums over what a range encloses, as `range_trace` names them.
 RANGE_SUMS = ("api_calls", "straddling_calls", "gpu_ops", "kernels", "kernel_total_ns", "gpu_busy_ns")
 
@@ -182,17 +184,21 @@ def _straddling(a: Attributed, order: Scope, range_end: Ints, low: Ints, high: I
     call = a.call_of_op[order.op]
     first = np.append(True, call[1:] != call[:-1])[: len(call)] & (call >= a.trace.part.calls)
     rank = np.append(0, np.cumsum(first))
-    low, last, number = rank[low], rank[high] - 1, order.number[first]
-    call_end, count = a.trace.calls.end[call[first]], np.zeros(len(low), np.int64)
+    low, high, number = rank[low], rank[high], order.number[first]
+    last, call_end, count = high - 1, a.trace.calls.end[call[first]], np.zeros(len(low), np.int64)
     keys = at.Keys(int(number.max(initial=0)) + 1, call_end, range_end)
     reach = np.maximum.accumulate(keys.pack(number, call_end))
     active = np.arange(len(low))
     # From the slice's last call backwards, as far as any earlier call ends after the range.
-    while len(active := active[last[active] >= low[active]]):
+    for _ in range(_CALLS_BACK):
+        active = active[last[active] >= low[active]]
         limit = keys.pack(number[last[active]], range_end[active])
         active = active[reach[last[active]] > limit]
         count[active] += call_end[last[active]] > range_end[active]
         last[active] -= 1
+    if len(active):
+        ones = np.ones(len(call_end), np.int64)
+        count[active] = at.slice_sum_above(call_end, ones, low[active], high[active], range_end[active])
     return count
 
 
@@ -201,7 +207,7 @@ def stage_devices(a: Attributed) -> Ints:
     """Which devices each stage ran on: the distinct ``row in stage_ranges << 16 | device``."""
     stage = a.stage_row[a.stage_range_of_op]
     inside = np.flatnonzero(stage >= 0)
-    return at.distinct(stage[inside] << 16 | a.trace.operations.device[inside])
+    return at.distinct(stage[inside] << 16 | a.trace.operations.device[inside] & 0xFFFF)
 
 
 def regrouped(found: Distribution, group: Ints) -> Distribution:
@@ -291,10 +297,17 @@ def _lacks(a: Attributed) -> list[Finding]:
         found.append(findings.no_cuda())
     elif not seen.calls:
         found.append(findings.no_api())
+    impossible = a.trace.impossible
+    if impossible.times:
+        found.append(findings.impossible_times(impossible.times))
+    if impossible.sizes:
+        found.append(findings.impossible_sizes(impossible.sizes))
     if seen.graphs:
         found.append(findings.graphs_hidden(seen.graphs))
     if truncated := int(a.trace.ranges.truncated.sum()):
         found.append(findings.truncated_ranges(truncated))
+    if names := int((~a.summed).sum()):
+        found.append(findings.left_out(names, int((~a.summed)[a.groups[1]].sum())))
     return found
 
 

@@ -18,6 +18,10 @@ _BRACKETED = re.compile(r"[<(\[{]")
 _VERSION = re.compile(r"_v\d{4,5}$")
 
 
+#: Of a kernel's name so many characters are looked at.
+_LOOKED_AT = 1 << 13
+
+
 def api_name(name: str) -> str:
     """The name of a CUDA API call without the version of its arguments.
 
@@ -35,6 +39,7 @@ def short_kernel_name(name: str, width: int = 60) -> str:
     >>> short_kernel_name("nvjet_sm90_tst_16x64_64x16_4x1_v_bz_TNN")
     'nvjet_sm90_tst_16x64_64x16_4x1_v_bz_TNN'
     """
+    name = name[:_LOOKED_AT]
     plain = name.removeprefix("void ").replace("<unnamed>", "_").replace("(anonymous namespace)", "_")
     bracket = _BRACKETED.search(plain)
     if bracket is None:

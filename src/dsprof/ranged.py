@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -12,8 +13,9 @@ from attrs import field, frozen
 
 from dsprof import attribution as at
 from dsprof.attribution import NULL, Bools, Ints
-from dsprof.families import OTHER, RULES, Rule, family_of
+from dsprof.families import OTHER, RULES, Rule, families_of
 from dsprof.model_record import ModelRecord
+from dsprof.patterns import first_found
 from dsprof.stages import NO_STAGE, PREFILL, REQUEST, STAGES, STEP
 from dsprof.stats import count_by
 from dsprof.trace import Trace, process_of
@@ -48,8 +50,31 @@ def numbered(among: Ints, values: Ints) -> Ints:
     return np.where(among[np.minimum(place, len(among) - 1)] == values, place, len(among))
 
 
+#: Begins and ends of other ranges that lie inside of the ranges of a name are looked at, up to so many in a report, or
+#: so many for each range in it.
+_MOST_INSIDE, _INSIDE_PER_RANGE = 1 << 21, 48
 #: Ranges, by start, of which the last end is known, so that those of another time are passed over.
 _BLOCK = 1 << 10
+
+
+class Spans(NamedTuple):
+    """Stretches of time that the ranges of a group cover together: those that overlap each other make one.
+
+    ::
+
+        ranges of one name   |---------|      |--------------|
+                                 |--------|       |----|
+        spans                |------------|   |--------------|
+
+    `of_range`: the span of each range; `first`: a range of each span, of whose group and scope it is; `ranges`: how
+    many it has.
+    """
+
+    of_range: Ints
+    first: Ints
+    start: Ints
+    end: Ints
+    ranges: Ints
 
 
 class Places(NamedTuple):
@@ -101,6 +126,52 @@ class Ranged:
         ranges = self.trace.ranges
         parts = (ranges.name, ranges.domain, ranges.style, self.range_thread)
         return at.group_rows(*(part.astype(np.int64) for part in parts))
+
+    @cached_property
+    def spans(self) -> Spans:
+        """The spans of the groups; those of ranges that belong to their process are apart."""
+        ranges = self.trace.ranges
+        group = 2 * self.groups[1] + ranges.of_process
+        keys = at.Keys(2 * len(self.groups[0]), ranges.start, ranges.end)
+        begin, finish = (keys.pack(group, times) for times in (ranges.start, ranges.end))
+        order = at.sorted_by(begin)
+        reach = np.maximum.accumulate(finish[order])
+        is_head = np.append(True, begin[order[1:]] >= reach[:-1])[: len(order)]
+        heads, of_range = np.flatnonzero(is_head), np.empty(len(order), np.int64)
+        of_range[order] = np.cumsum(is_head) - 1
+        count = np.diff(np.append(heads, len(order)))
+        last = np.maximum.reduceat(ranges.end[order], heads) if len(heads) else heads
+        return Spans(of_range, order[heads], ranges.start[order[heads]], last, count)
+
+    @cached_property
+    def summed(self) -> Bools:
+        """The groups whose kernels `range_kern_sum` adds up: all, unless they lie inside each other by the thousand.
+
+        Then those go in that have the fewest begins and ends of others inside them, so as not to look at each range
+        once for each one around it.
+        """
+        spans, group, count = self.spans, self.groups[1], len(self.groups[0])
+        inside = np.zeros(count, np.int64)
+        np.add.at(inside, group[spans.first], self._edges_inside())
+        order = np.lexsort((self.groups[0], inside))
+        most = max(_MOST_INSIDE, _INSIDE_PER_RANGE * len(spans.first))
+        chosen = np.zeros(count, np.bool_)
+        chosen[order[np.cumsum(inside[order]) <= most]] = True
+        return chosen
+
+    def _edges_inside(self) -> Ints:
+        """How many spans begin or end inside of each: of its thread and its process; of a process's own, all of it."""
+        spans, ranges = self.spans, self.trace.ranges
+        shared, thread = ranges.of_process[spans.first], self.range_thread[spans.first]
+        process = numbered(self._processes, process_of(ranges.thread[spans.first]))
+        keys = at.Keys(len(self.threads) + 1, spans.start, spans.end)
+        every, inside = np.ones(len(shared), np.bool_), np.zeros(len(shared), np.int64)
+        for scope, within, edges in ((thread, ~shared, ~shared), (process, ~shared, shared), (process, shared, every)):
+            times = (spans.start, spans.end)
+            packed = np.sort(np.concatenate([keys.pack(scope[edges], time[edges]) for time in times]))
+            begin, finish = (keys.pack(scope[within], time[within]) for time in times)
+            inside[within] += np.searchsorted(packed, finish) - np.searchsorted(packed, begin)
+        return inside
 
     @cached_property
     def level(self) -> Ints:
@@ -191,19 +262,24 @@ class Ranged:
         number = {family: code for code, family in enumerate(self.family_names)}
         codes = self._family_codes
         new = np.flatnonzero((np.bincount(names, minlength=len(codes)) > 0) & (codes == -2))
-        codes[new] = [number[family_of(self.trace.names[name], self.rules.families)] for name in new.tolist()]
-        found: Ints = codes[names]
-        return found
+        found = families_of([self.trace.names[name] for name in new.tolist()], self.rules.families)
+        codes[new] = [number[family] for family in found]
+        of_row: Ints = codes[names]
+        return of_row
 
     # -- stages -----------------------------------------------------------------------------------------
 
     def matching(self, pattern: str) -> Bools:
-        """True for the ranges in whose name `pattern` is found; shape (ranges,)."""
-        search = re.compile(pattern).search
-        used = np.zeros(len(self.trace.names), np.bool_)
-        for code in at.distinct(self.trace.ranges.name.astype(np.int64)):
-            used[code] = search(self.trace.names[code]) is not None
-        return used[self.trace.ranges.name]
+        """True for the ranges in whose name `pattern` is found; shape (ranges,). Raises `PatternTooSlow`."""
+        found: Bools = self._first_matching([pattern]) == 0
+        return found
+
+    def _first_matching(self, patterns: Sequence[str]) -> Ints:
+        """For each range which of the patterns is found first, in their order, in its name; -1 for none."""
+        used = at.distinct(self.trace.ranges.name.astype(np.int64))
+        first = np.full(len(self.trace.names), -1, np.int64)
+        first[used] = first_found(patterns, [self.trace.names[code] for code in used.tolist()])
+        return first[self.trace.ranges.name]
 
     @cached_property
     def stage_names(self) -> tuple[str, ...]:
@@ -213,10 +289,7 @@ class Ranged:
     @cached_property
     def stage_of_range(self) -> Ints:
         """Code of the stage that a range itself is, -1 for a range that is none; shape (ranges,)."""
-        stage = np.full(len(self.trace.ranges), -1, np.int64)
-        for code, pattern in reversed(list(enumerate(self.rules.stages.values()))):
-            stage[self.matching(pattern)] = code
-        return stage
+        return self._first_matching(list(self.rules.stages.values()))
 
     @cached_property
     def stage_ranges(self) -> Ints:
@@ -283,7 +356,7 @@ class Ranged:
         heads = np.flatnonzero(np.append(True, owner[order][1:] != owner[order][:-1])) if len(owner) else owner
         ordinal = np.empty(len(owner), np.int64)
         ordinal[order] = np.arange(len(owner)) - np.repeat(heads, np.diff(np.append(heads, len(owner)))) + 1
-        payload = self.trace.ranges.payload[self.step_ranges]
+        payload = self.trace.ranges.number[self.step_ranges]
         return np.where(payload != NULL, payload, ordinal)
 
     @cached_property
@@ -298,7 +371,7 @@ class Ranged:
         ranges, rows = self.trace.ranges, self.stage_ranges
         requests = self.request_ranges
         number = np.full(len(ranges) + 1, NULL, np.int64)
-        payload = ranges.payload[requests]
+        payload = ranges.number[requests]
         number[requests] = np.where(payload != NULL, payload, np.arange(len(requests)))
         return number[self.enclosing(requests, self.place_of(ranges.thread[rows]), ranges.start[rows], widen=True)[0]]
 
@@ -320,4 +393,4 @@ class Ranged:
     def tokens(self) -> Ints:
         """Tokens of each of `stage_ranges`: its decode steps where it has some, else its payload; NULL."""
         steps = count_by(self.stage_of_step[self.stage_of_step >= 0], len(self.trace.ranges))[self.stage_ranges]
-        return np.where(steps > 0, steps, self.trace.ranges.payload[self.stage_ranges])
+        return np.where(steps > 0, steps, self.trace.ranges.number[self.stage_ranges])

@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 from attrs import frozen
 
+from dsprof import attribution as at
 from dsprof.attributed import Attributed, wall_time
 from dsprof.attribution import NULL, Bools, Ints
 from dsprof.measures import stage_totals
@@ -58,7 +59,7 @@ class Requests:
 def requests_of(a: Attributed) -> Requests:
     """The requests of a report."""
     ranges, stages, own = a.trace.ranges, a.stage_ranges, a.request_ranges
-    payload = ranges.payload[own]
+    payload = ranges.number[own]
     number = np.where(payload != NULL, payload, np.arange(len(own)))
     place = np.full(len(ranges) + 1, -1)
     place[own] = np.arange(len(own))
@@ -92,14 +93,14 @@ def _pairs(a: Attributed, of_stage: Ints) -> tuple[Ints, Ints]:
     leader = np.full(len(stages), -1)
     leader[prefill], leader[decode] = prefill, decode
     start, thread = ranges.start[stages], ranges.thread[stages]
-    order = np.lexsort((start[prefill], thread[prefill]))
-    by_thread = prefill[order]
-    for one in np.unique(thread[decode]):
-        mine, theirs = decode[thread[decode] == one], by_thread[thread[by_thread] == one]
-        before = np.searchsorted(start[theirs], start[mine], side="right") - 1
-        mine, before = mine[before >= 0], theirs[before[before >= 0]]
-        whole = ranges.end[stages[before]] <= start[mine]
-        leader[mine[whole]] = before[whole]
+    if len(prefill):
+        keys = at.Keys(len(stages), start)
+        begun = keys.pack(np.unique(thread, return_inverse=True)[1].reshape(-1), start)
+        by_thread = prefill[np.argsort(begun[prefill], kind="stable")]
+        before = by_thread[np.maximum(np.searchsorted(begun[by_thread], begun[decode], side="right") - 1, 0)]
+        own = (thread[before] == thread[decode]) & (begun[before] <= begun[decode])
+        whole = own & (ranges.end[stages[before]] <= start[decode])
+        leader[decode[whole]] = before[whole]
     head = np.unique(leader[leader >= 0])
     return head, np.where(leader >= 0, np.searchsorted(head, leader), -1)
 
@@ -216,14 +217,14 @@ def steady_stages(a: Attributed) -> Bools:
     steps = count_by(a.stage_of_step[a.stage_of_step >= 0], len(ranges))[rows]
     process, stage = process_of(ranges.thread[rows]), a.stage_of_range[rows]
     steady = np.ones(len(rows), np.bool_)
-    for one in np.unique(process):
-        for code in np.unique(stage[process == one]):
-            same = np.flatnonzero((process == one) & (stage == code))
-            steady[same[: _warm_instances(wall[same], steps[same], a.tokens[same])]] = False
+    for _, same in at.each(at.group_rows(process, stage)[1]):
+        steady[same[: _warm_instances(wall[same], steps[same], a.tokens[same])]] = False
     return steady
 
 
 def _warm_instances(wall: Ints, steps: Ints, tokens: Ints) -> int:
+    if len(wall) == 1:
+        return 0
     if (steps > 0).all():
         return warm_up(wall / steps)
     whole = warm_up(wall.astype(np.float64))
@@ -240,10 +241,10 @@ def steady_steps(a: Attributed) -> Bools:
     of_range[stages] = steady_stages(a)
     steady = of_range[owner]
     duration = ranges.end[a.step_ranges] - ranges.start[a.step_ranges]
-    kind = np.stack([process_of(ranges.thread[stages]), a.stage_of_range[stages]])
-    for first in np.unique(kind, axis=1, return_index=True)[1] if len(stages) else ():
-        mine = np.flatnonzero(owner == stages[first])
-        steady[mine[: warm_up(duration[mine].astype(np.float64))]] = False
+    firsts = set(stages[at.group_rows(process_of(ranges.thread[stages]), a.stage_of_range[stages])[0]].tolist())
+    for stage, mine in at.each(owner):
+        if stage in firsts:
+            steady[mine[: warm_up(duration[mine].astype(np.float64))]] = False
     return steady
 
 

@@ -1,7 +1,7 @@
 """The results of an earlier run: used again while neither the report, nor the rules, nor dsprof has changed.
 
-Beside its tables, a folder holds ``analysis.json``: what they were made from, and the summary. It is written last, and
-removed before anything else is written, so a folder with one is whole.
+Beside its tables, a folder holds ``analysis.json``: what they were made from, and the summary. The folder is replaced
+whole (`dsprof.swap`), so all that is in it is of one report and one set of rules.
 """
 
 from __future__ import annotations
@@ -9,25 +9,43 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable
+import os
+import shutil
+import stat
+import weakref
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
 
 import dsprof
 from dsprof.ranged import Rules
 from dsprof.summary import Summary
+from dsprof.swap import locked
 from dsprof.table import SCHEMA_VERSION
 
+if TYPE_CHECKING:
+    from dsprof.nsys.inputs import Input
+
 RECORD = "analysis.json"
-SCHEMA = "dsprof.analysis/1"
+SCHEMA = "dsprof.analysis/2"
+#: How the records of all versions begin.
+_ANY_SCHEMA = "dsprof.analysis/"
+_SUFFIX = ".parquet"
+#: How often a folder is opened again that was replaced in between.
+_TRIES = 5
+#: Opens what should be a file, and does not wait where somebody put a pipe in its place.
+_OPEN = os.O_RDONLY | os.O_NONBLOCK
+#: What reading a record that somebody changed may end with.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ExceptionGroup)
 
 
-def identity(report: Path, rules: Rules) -> dict[str, Any]:
-    """What results depend on: the report as it lies there, the rules, and the code."""
-    status = report.stat()
+def identity(name: str, rules: Rules) -> dict[str, Any]:
+    """What results depend on beside the report's content: how it is called, the rules, and the code."""
     return {
         "schema": SCHEMA,
-        "report": [report.name, status.st_size, status.st_mtime_ns],
+        "name": name,
         "rules": hashlib.sha256(repr(rules).encode()).hexdigest(),
         "code": _code(),
         "tables_schema": SCHEMA_VERSION,
@@ -42,36 +60,112 @@ def _code() -> str:
     return hashlib.sha256(repr(seen).encode()).hexdigest()
 
 
-def store(folder: Path, made_from: dict[str, Any], tables: Iterable[str], summary: Summary) -> None:
-    """Say of a folder whose tables are written what they were made from."""
+def store(
+    folder: Path, made_from: Mapping[str, Any], report: Mapping[str, Any], tables: Iterable[str], summary: Summary
+) -> None:
+    """Say in a folder whose tables are written what they were made from; `report`: the record of an `Input`."""
     from cattrs import unstructure
 
-    partial = folder / f".{RECORD}.partial"
-    files = {table: _file(folder, table) for table in sorted(tables)}
-    document = {"made_from": made_from, "tables": files, "summary": unstructure(summary)}
-    partial.write_text(json.dumps(document), encoding="ascii")  # a file's name may be no UTF-8
-    partial.replace(folder / RECORD)
+    files = {table: _signature((folder / f"{table}{_SUFFIX}").stat()) for table in sorted(tables)}
+    document = {"made_from": made_from, "report": report, "tables": files, "summary": unstructure(summary)}
+    (folder / RECORD).write_text(json.dumps(document), encoding="ascii")  # a file's name may be no UTF-8
 
 
-def _file(folder: Path, table: str) -> list[int]:
+def _signature(status: os.stat_result) -> list[int]:
     """Size and time of a table's file, by which one that somebody changed is told."""
-    status = (folder / f"{table}.parquet").stat()
     return [status.st_size, status.st_mtime_ns]
 
 
-def forget(folder: Path) -> None:
-    """The folder's tables are about to change: it is not whole until `store` says so."""
-    (folder / RECORD).unlink(missing_ok=True)
+def strangers(folder: Path) -> list[str]:
+    """The names in a folder of results that dsprof did not write, sorted; a folder that is not there has none."""
+    recorded = _recorded(folder / RECORD)
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(entry.name for entry in os.scandir(folder) if not _is_ours(entry, recorded))
+    return []
 
 
-def find(folder: Path, made_from: dict[str, Any], tables: Iterable[str]) -> Summary | None:
-    """The summary of the results in a folder, if they are of this very report, rules and code, and hold the tables."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        document = json.loads((folder / RECORD).read_text(encoding="ascii"))
-        as_written = all(_file(folder, table) == found for table, found in document["tables"].items())
-        if document["made_from"] == made_from and set(tables) <= set(document["tables"]) and as_written:
-            return _summary(document["summary"])
+def _is_ours(entry: os.DirEntry[str], recorded: set[str]) -> bool:
+    """Is it of a record, a table by its own word, or what a running or ended dsprof or NFS left?"""
+    if entry.name.startswith((".writing-", ".nfs")):
+        return True
+    if not entry.is_file(follow_symlinks=False):
+        return False
+    return entry.name in recorded or (entry.name.endswith(_SUFFIX) and _is_table(Path(entry.path)))
+
+
+def _recorded(path: Path) -> set[str]:
+    """The files of the results that a record names, with itself; none where it is no record of dsprof."""
+    with contextlib.suppress(*_UNREADABLE):
+        if stat.S_ISREG(path.lstat().st_mode):
+            document = json.loads(path.read_bytes())
+            if str(document["made_from"]["schema"]).startswith(_ANY_SCHEMA):
+                return {RECORD, *(f"{name}{_SUFFIX}" for name in document["tables"])}
+    return set()
+
+
+def _is_table(path: Path) -> bool:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with contextlib.suppress(OSError, pa.ArrowException), path.open("rb") as file:
+        return b"dsprof.table_schema" in (pq.read_schema(file).metadata or {})
+    return False
+
+
+@frozen(eq=False)
+class Results:
+    """The results in a folder as they were when it was opened; they stay readable when it is replaced."""
+
+    summary: Summary
+    #: Of the tables' files, by table: descriptors that are closed with this object.
+    handles: dict[str, int]
+
+    def __attrs_post_init__(self) -> None:
+        weakref.finalize(self, _close, list(self.handles.values()))
+
+    def table(self, name: str) -> Path:
+        """The file of a table, also if it has no name any more."""
+        return Path(f"/proc/self/fd/{self.handles[name]}")
+
+    def copy(self, name: str, target: Path) -> None:
+        """Copy the file of a table. Raises OSError."""
+        shutil.copyfile(self.table(name), target)
+
+
+def _close(handles: Iterable[int]) -> None:
+    for handle in handles:
+        os.close(handle)
+
+
+def find(folder: Path, made_from: Mapping[str, Any], report: Input, tables: Iterable[str]) -> Results | None:
+    """The results in a folder, if they are of this very report, rules and code, and hold the tables."""
+    for _ in range(_TRIES):
+        try:
+            return _find(folder, made_from, report, set(tables)) if (folder / RECORD).exists() else None
+        except FileNotFoundError:  # a folder that is replaced while it is opened
+            continue
+        except _UNREADABLE:
+            break
     return None
+
+
+def _find(folder: Path, made_from: Mapping[str, Any], report: Input, tables: set[str]) -> Results | None:
+    with locked(folder, exclusive=False) as place, contextlib.ExitStack() as opened:
+        with open(os.open(RECORD, _OPEN, dir_fd=place), encoding="ascii") as file:  # noqa: PTH123
+            document = json.load(file)
+        if document["made_from"] != made_from or not tables <= set(document["tables"]):
+            return None
+        handles = {}
+        for name, signature in document["tables"].items():
+            handles[name] = os.open(f"{name}{_SUFFIX}", _OPEN, dir_fd=place)
+            opened.callback(os.close, handles[name])
+            if _signature(os.fstat(handles[name])) != signature:
+                return None
+        if not report.is_of(document["report"]):
+            return None
+        found = Results(_summary(document["summary"]), handles)
+        opened.pop_all()
+        return found
 
 
 def _summary(document: Any) -> Summary:

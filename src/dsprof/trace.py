@@ -20,6 +20,8 @@ from dsprof.attribution import NULL, Bools, Ints, group_rows
 Codes = npt.NDArray[np.int32]
 
 _TID_BITS = 0xFFFFFF
+#: Payloads of more bits are handles or hashes: no numbers to count with, and sums of them would not fit into int64.
+_NUMBER_BITS = 40
 #: Calls that put a kernel or a graph of kernels on the GPU, as their names begin.
 _LAUNCHING = ("cudaLaunchKernel", "cudaLaunchCooperativeKernel", "cuLaunchKernel", "cuLaunchCooperativeKernel",
               "cudaGraphLaunch", "cuGraphLaunch")  # fmt: skip
@@ -72,6 +74,11 @@ class Ranges:
         """True where a range belongs to its process: it was ended by another thread than began it."""
         shared: Bools = (self.style == 1) & (self.end_thread != NULL) & (self.end_thread != self.thread)
         return shared
+
+    @cached_property
+    def number(self) -> Ints:
+        """The payload where it can be a number, of a request, a step or tokens; NULL where it is none, or too large."""
+        return np.where((self.payload >> _NUMBER_BITS == 0) | (self.payload >> _NUMBER_BITS == -1), self.payload, NULL)
 
 
 @frozen(eq=False)
@@ -184,6 +191,14 @@ class Operations:
 
 
 @frozen
+class Impossible:
+    """How many rows have an impossible time or size, by the words for what they are."""
+
+    times: dict[str, int] = field(factory=dict)
+    sizes: dict[str, int] = field(factory=dict)
+
+
+@frozen
 class Gpu:
     """A CUDA device of the machine that was profiled; rates are what the report says, 0 where it does not."""
 
@@ -215,7 +230,11 @@ class Report:
 
 @frozen(eq=False)
 class Trace:
-    """One report in columns, and its own check; `call_of_op`: the API call behind each operation, if that is known."""
+    """One report in columns.
+
+    `call_of_op`: the API call behind each operation, if that is known. `impossible`: what the report says of times and
+    sizes that cannot be.
+    """
 
     report: Report
     names: tuple[str, ...]
@@ -226,6 +245,7 @@ class Trace:
     overheads: Overheads = field(factory=no_overheads)
     part: Part = field(factory=Part)
     call_of_op: Ints | None = None
+    impossible: Impossible = field(factory=Impossible)
 
     @cached_property
     def operations(self) -> Operations:
@@ -346,8 +366,8 @@ def operation_names(kind: Ints) -> tuple[Ints, tuple[str, ...]]:
 
 
 def pack_dimensions(x: Ints, y: Ints, z: Ints) -> Ints:
-    """A grid or block in one number; NULL where a dimension is."""
-    known = (x != NULL) & (y != NULL) & (z != NULL)
+    """A grid or block in one number; NULL where a dimension is, or is none that CUDA allows."""
+    known = (x >> 31 == 0) & (y >> _AXIS_BITS == 0) & (z >> _AXIS_BITS == 0)
     x, y, z = (np.where(known, axis, 0) for axis in (x, y, z))
     return np.where(known, (((x << _AXIS_BITS) | y) << _AXIS_BITS) | z, NULL)
 

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from pathlib import Path
 
 from dsprof.nsys import schema
 from dsprof.nsys.export import Export, text_of
+from dsprof.nsys.possible import LONGEST
 from dsprof.trace import Gpu, Report
 
 
-def digest_of(path: Path) -> str:
-    """The SHA-256 of a file, as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def report_of(export: Export, digest: str) -> Report:
-    """What the report says of itself; `digest` is that of its file."""
+def report_of(export: Export) -> Report:
+    """What the report says of itself."""
     versions = _versions(export)
     system = _pairs(export, "TARGET_INFO_SYSTEM_ENV", ("NvDriverVersion", "CudaDriverVersion"))
     capture = _pairs(export, "META_DATA_CAPTURE", ("PROCESS_0:CUDA_GRAPH_TRACE_OPTIONS:MODE",))
     return Report(
-        file=export.path.name,
-        sha256=digest,
+        file=export.name,
+        sha256=export.input.sha256,
         exporter=versions.get("EXPORT_PRODUCT_VERSION", ""),
         schema=versions.get("EXPORT_SCHEMA_VERSION", ""),
         driver=_driver(system.get("NvDriverVersion", "")),
@@ -65,7 +58,8 @@ def duration_of(export: Export) -> int:
     if not export.has("ANALYSIS_DETAILS", "duration"):
         return 0
     rows = export.rows("SELECT max(CAST(duration AS INTEGER)) FROM ANALYSIS_DETAILS")
-    return int(rows[0][0] or 0)
+    duration = int(rows[0][0] or 0)
+    return duration if 0 <= duration <= LONGEST else 0
 
 
 _GPU_COLUMNS = (

@@ -13,12 +13,16 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from urllib.parse import quote
 
 from attrs import frozen
 
 from dsprof.errors import ExportFailed, NsysMissing, NsysTooOld, OutputRefused
+from dsprof.nsys.inputs import Input
 from dsprof.nsys.schema import STRINGS, VERSION_TABLES
+from dsprof.nsys.sound import read_only, stated_size
+
+#: The table that says of an export that dsprof made it.
+MARK = "DSPROF_EXPORT"
 
 #: Where NVIDIA's packages, Nsight Compute's folder and `make nsys` put an nsys; the newest is taken.
 _USUAL_PLACES = (
@@ -221,12 +225,15 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             continue
 
 
-def export(report: Path, target: Path, nsys: Path) -> None:
-    """Export `report` to the SQLite file `target`, which is there afterwards whole or not at all.
+def export(report: Input, target: Path, nsys: Path) -> None:
+    """Export `report` to the SQLite file `target`, which is there afterwards whole or not at all; it replaces nothing.
 
-    The report keeps the environments of the machine's processes, tokens included; the export does not.
-    Raises `NsysTooOld`, `ExportFailed`, `OutputRefused`.
+    The report keeps the environments of the machine's processes, tokens included; the export does not. It bears the
+    mark of dsprof with the report's hash (`made_from`).
+    Raises `NsysTooOld`, `ExportFailed`, `OutputRefused`, `ReportChanging`.
     """
+    if target.exists():
+        raise OutputRefused(f"{target} is there already, and is not replaced.", "Name another file.")
     try:
         folder = tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent)
     except OSError as error:
@@ -236,30 +243,21 @@ def export(report: Path, target: Path, nsys: Path) -> None:
         ) from error
     with folder:
         partial = Path(folder.name, "export.sqlite")
-        arguments = [
-            "export",
-            "--type=sqlite",
-            "--force-overwrite=true",
-            f"--output={partial}",
-            str(report.resolve()),
-        ]
-        outcome = run_nsys(nsys, arguments, EXPORT_LIMIT_S)
+        words = ["export", "--type=sqlite", "--force-overwrite=true", f"--output={partial}", str(report.path.resolve())]
+        sha256 = report.sha256
+        outcome = run_nsys(nsys, words, EXPORT_LIMIT_S)
+        report.check()
         if outcome.code != 0 or not is_whole(partial):
-            raise _export_error(report, nsys, outcome)
+            raise _export_error(report.path, nsys, outcome)
         try:
             _forget_environments(partial)
+            _mark(partial, sha256)
         except sqlite3.OperationalError as error:
             raise ExportFailed(
                 f"The export of {report.name} could not be cleaned of environments ({error}), and is not kept.",
                 "Make room on the disk, here and where temporary files go.",
             ) from error
-        try:
-            partial.replace(target)
-        except OSError as error:
-            raise OutputRefused(
-                f"The export of {report.name} cannot be written to {target} ({error.strerror}).",
-                "Move away what is there, or copy the report to another folder.",
-            ) from error
+        partial.replace(target)
 
 
 def _forget_environments(exported: Path) -> None:
@@ -278,24 +276,34 @@ def _forget_environments(exported: Path) -> None:
         database.execute("VACUUM")
 
 
+def _mark(exported: Path, sha256: str) -> None:
+    """Write into an export that dsprof made it, and of which report."""
+    with closing(sqlite3.connect(exported)) as database, database:
+        database.execute(f"CREATE TABLE {MARK} (name TEXT, value TEXT)")
+        rows = [("REPORT_SHA256", sha256)]
+        database.executemany(f"INSERT INTO {MARK} VALUES (?, ?)", rows)  # noqa: S608
+
+
+def made_from(exported: Path) -> str:
+    """The SHA-256 of the report that an export of dsprof was made from; empty for another's."""
+    try:
+        with closing(read_only(exported)) as database:
+            found = database.execute(f"SELECT value FROM {MARK} WHERE name = 'REPORT_SHA256'").fetchone()  # noqa: S608
+    except sqlite3.DatabaseError:
+        return ""
+    return str(found[0]) if found else ""
+
+
 def is_whole(exported: Path) -> bool:
     """Is it an SQLite export to its end? nsys leaves the first tables of a damaged report, a full disk a stump."""
     if not exported.is_file() or exported.stat().st_size < stated_size(exported):
         return False
     try:
-        with closing(sqlite3.connect(f"file:{quote(os.fsencode(exported))}?mode=ro&immutable=1", uri=True)) as database:
+        with closing(read_only(exported)) as database:
             names = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
-    except sqlite3.DatabaseError:
+    except (sqlite3.DatabaseError, UnicodeDecodeError):  # the latter from a message that quotes what is damaged
         return False
     return not names.isdisjoint(VERSION_TABLES)
-
-
-def stated_size(database: Path) -> int:
-    """Bytes that an SQLite file says it has: its page size times its pages."""
-    with database.open("rb") as file:
-        head = file.read(32)
-    page = int.from_bytes(head[16:18], "big")
-    return (65536 if page == 1 else page) * int.from_bytes(head[28:32], "big")
 
 
 def _export_error(report: Path, nsys: Path, outcome: Outcome) -> ExportFailed | NsysTooOld:

@@ -6,23 +6,23 @@ the standard library. The file is opened read-only and as immutable: nothing is 
 
 from __future__ import annotations
 
-import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 
-from dsprof.attribution import NULL, Ints, distinct
-from dsprof.errors import NotAReport, NvprofDatabase, ReportDamaged
+from dsprof.attribution import NULL, Ints
+from dsprof.errors import NotAReport, NvprofDatabase
 from dsprof.nsys import schema
-from dsprof.nsys.command import stated_size
+from dsprof.nsys.inputs import Input
 from dsprof.nsys.pages import Pages, PageTable
-from dsprof.trace import Codes
+from dsprof.nsys.possible import Possible
+from dsprof.nsys.sound import damaged, refuse_cut, refuse_unfinished, uri_of
 
 Columns = dict[str, Ints]
 #: Chooses the rows whose value in a column is one of some.
@@ -30,16 +30,19 @@ Where = tuple[str, tuple[int, ...]]
 
 _NULL_SQL = "(-9223372036854775807 - 1)"
 _BATCH_ROWS = "65536"
-#: A table of strings by id may have this many slots for each id, and this many more.
-_SLOTS_PER_ID, _SLOTS_FREE = 16, 1 << 20
+#: How many rows at the head of a table say when a capture was.
+_SAMPLES = 64
+#: The end of a table's declaration; nothing but options of the table follows its last bracket.
+_WITHOUT_ROWID = re.compile(r"\bWITHOUT\s+ROWID\b[^)]*$", re.IGNORECASE)
 
 
 class Export:
     """The file under its two connections, with the columns that each table really has."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._uri = f"file:{quote(os.fsencode(path.resolve()))}?mode=ro&immutable=1"
+    def __init__(self, given: Input | Path) -> None:
+        self.input = given if isinstance(given, Input) else Input(given)
+        self.path, self.name = self.input.path, self.input.name
+        self._uri = uri_of(self.path)
         self.columns: dict[str, list[str]] = {}
 
     def __enter__(self) -> Export:
@@ -47,25 +50,37 @@ class Export:
         import adbc_driver_manager as adbc
         import adbc_driver_sqlite
 
-        self._refuse_unfinished()
+        refuse_unfinished(self.path, self.name)
         with self.guarded():
             self._sql = sqlite3.connect(self._uri, uri=True)
             self._sql.text_factory = lambda raw: raw.decode("utf-8", "replace")
+            ((self.encoding,),) = self._sql.execute("PRAGMA encoding")
             for (table,) in self._sql.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')"):
-                rows = self._sql.execute("SELECT name FROM pragma_table_info(?)", (table,))
-                self.columns[table] = [name for (name,) in rows]
+                self.columns[table] = self._columns_of(table)
             self._database = adbc_driver_sqlite.connect(self._uri)
             self._arrow = adbc.AdbcConnection(self._database)
             self._new_statement = adbc.AdbcStatement
         self._pages = Pages(self.path).__enter__()
         self._tables: dict[str, PageTable | None] = {}
+        self.possible = Possible(self._moments())
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self._pages.__exit__(None, None, None)
         self._sql.close()
         self._arrow.close()
         self._database.close()
+        if kind is None or issubclass(kind, Exception):
+            self.input.check()  # whatever was read, or went wrong, says nothing if the file changed meanwhile
+
+    def _columns_of(self, table: str) -> list[str]:
+        """The columns of a table; none where that is for SQLite a mistake: a view of nothing, a module of others."""
+        try:
+            return [name for (name,) in self._sql.execute("SELECT name FROM pragma_table_info(?)", (table,))]
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+                raise
+            return []
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -73,48 +88,45 @@ class Export:
         try:
             yield
         except (sqlite3.DatabaseError, pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
-            raise self.damaged(error) from error
+            raise damaged(self.name, error) from error
         except Exception as error:
             if type(error).__module__.startswith("adbc_driver_manager"):
-                raise self.damaged(error) from error
+                raise damaged(self.name, error) from error
             raise
-
-    def damaged(self, error: object) -> ReportDamaged:
-        """The error for a file that cannot be read to its end."""
-        return ReportDamaged(
-            f"{self.path.name} is cut or damaged ({error}).",
-            "Export the report again with `nsys export --type=sqlite`, and see whether the disk is full.",
-        )
-
-    def _refuse_unfinished(self) -> None:
-        """Refuse a file whose last changes are beside it: read as immutable, it would be an older or a torn one."""
-        for suffix in ("-wal", "-journal"):
-            beside = self.path.with_name(self.path.name + suffix)
-            if not beside.is_file():
-                continue
-            with beside.open("rb") as file:
-                begins = file.read(1)
-            if begins not in (b"", b"\0"):  # SQLite empties the one, and clears the head of the other
-                raise ReportDamaged(
-                    f"{self.path.name} is being written, or a program that wrote it broke off: there is {beside.name}.",
-                    "Let that program end, or open the file once with sqlite3, or export the report again.",
-                )
 
     def sniff(self) -> None:
         """Refuse what is no whole export: a file shorter than it says, an nvprof database."""
-        size, stated = self.path.stat().st_size, stated_size(self.path)
-        if size < stated:
-            raise self.damaged(f"{size} bytes of {stated}")
+        refuse_cut(self.path, self.name)
         if "StringTable" in self.columns and schema.STRINGS not in self.columns:
             raise NvprofDatabase(
-                f"{self.path.name} is an nvprof database, not an Nsight Systems report.",
+                f"{self.name} is an nvprof database, not an Nsight Systems report.",
                 "Record the program again with `nsys profile --trace=cuda,nvtx`.",
             )
         if not any(name in self.columns for name in (schema.STRINGS, *schema.VERSION_TABLES, *schema.EXPECTED)):
             raise NotAReport(
-                f"{self.path.name} is an SQLite database, but no Nsight Systems export.",
+                f"{self.name} is an SQLite database, but no Nsight Systems export.",
                 "Name a .nsys-rep, or what `nsys export --type=sqlite` made of it.",
             )
+        for table in schema.READ:
+            if table in self.columns and (what := self._odd(table)):
+                raise NotAReport(
+                    f"{self.name} is no export as nsys writes it: {table} {what}.",
+                    "Export the report again with `nsys export --type=sqlite`.",
+                )
+
+    def _odd(self, table: str) -> str:
+        """What a table is or has whose rows cannot be told by SQLite's own number, or are not stored; else empty."""
+        ((kind, sql),) = self.rows("SELECT type, sql FROM sqlite_master WHERE name = ? AND type != 'index'", (table,))
+        declared = self.rows("SELECT name, hidden FROM pragma_table_xinfo(?)", (table,))
+        if kind != "table":
+            return f"is a {kind}"
+        if str(sql).upper().startswith("CREATE VIRTUAL"):
+            return "is a virtual table"
+        if any(hidden for _, hidden in declared):
+            return "has a generated column"
+        if "rowid" in (str(name).lower() for name, _ in declared):
+            return "has a column named rowid"
+        return "is a table without rowids" if _WITHOUT_ROWID.search(str(sql)) else ""
 
     def rows(self, query: str, parameters: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
         """A small query, as Python tuples."""
@@ -133,6 +145,12 @@ class Export:
         """Is there such a table, with all these columns?"""
         return table in self.columns and set(columns) <= set(self.columns[table])
 
+    def _moments(self) -> list[int]:
+        """When the first rows of each table of events began: some usual times of the capture."""
+        tables = [source.table for source in schema.EVENTS if self.has(source.table, "start")]
+        queries = [f'SELECT CAST("start" AS INTEGER) FROM "{table}" LIMIT {_SAMPLES}' for table in tables]
+        return [moment for query in queries for (moment,) in self.rows(query) if moment is not None]
+
     def integers(
         self,
         source: schema.Source,
@@ -145,7 +163,8 @@ class Export:
 
         `extra`: further columns, which may be ``rowid``. `details`: those of its details too; else they are NULL, and
         take no memory. `where`: the rows whose value in a column is one of some. `rowids`: the first and the last row.
-        The columns are read from the file's pages, where those are as usual, and else by SQL.
+        The columns are read from the file's pages, where those are as usual, and else by SQL. Of events, only what
+        `possible` lets pass.
         """
         asked = (*source.columns, *source.details, *extra)
         wanted = asked if details else (*source.columns, *extra)
@@ -155,6 +174,9 @@ class Export:
         columns = self._from_pages(source.table, present, where, rowids)
         if columns is None:
             columns = self._from_sql(source.table, present, where, rowids)
+        if source.table != schema.NVTX:  # of which only some rows have times that count
+            columns.setdefault("end", nulls(len(columns["start"])))
+            columns = self.possible.rows(source.table, columns)
         rows = len(columns["start"])
         return {name: columns[name] if name in columns else nulls(rows) for name in asked}
 
@@ -182,7 +204,7 @@ class Export:
             import pyarrow.compute as pc
 
             with self.guarded():
-                column = pc.cast(column, pa.int64(), safe=False)
+                column = pc.cast(column, pa.int64())  # a fraction, or too large for it, is refused
         return np.concatenate(
             [np.zeros(0, np.int64), *(np.from_dlpack(chunk) for chunk in column.chunks if len(chunk))]
         )
@@ -204,49 +226,6 @@ def condition(where: Where) -> str:
     return f"({' OR '.join(f'{column} = {value}' for value in values)})"
 
 
-class Names:
-    """All strings of a report, each once, and the codes under which the columns hold them."""
-
-    def __init__(self, export: Export) -> None:
-        self._codes: dict[str, int] = {"": 0}
-        self._ids = self._of_id = np.zeros(0, np.int64)
-        if export.has(schema.STRINGS, "id", "value"):
-            rows = export.rows("SELECT id, CAST(value AS BLOB) FROM StringIds ORDER BY id")
-            self._ids = np.array([row[0] for row in rows], np.int64)
-            self._of_id = np.array([self.code(text_of(row[1])) for row in rows], np.int64)
-        self._by_id = self._table()
-
-    def _table(self) -> Codes | None:
-        """The codes by id, and one entry more for ids that are none; None where ids are spread too wide for that."""
-        low, high = (int(self._ids[0]), int(self._ids[-1])) if len(self._ids) else (0, 0)
-        if low < 0 or high > _SLOTS_PER_ID * len(self._ids) + _SLOTS_FREE:
-            return None
-        table = np.zeros(high + 2, np.int32)
-        table[self._ids] = self._of_id
-        return table
-
-    def code(self, text: str) -> int:
-        """The code of a string, new or known."""
-        return self._codes.setdefault(text, len(self._codes))
-
-    def of_ids(self, ids: Ints) -> Codes:
-        """The codes of a column of StringIds; the empty string's where there is no such id."""
-        if self._by_id is not None:
-            known = (ids >= 0) & (ids < len(self._by_id))
-            code: Codes = self._by_id[np.where(known, ids, len(self._by_id) - 1)]
-            return code
-        used = distinct(ids)
-        if not len(self._ids):
-            return np.zeros(len(ids), np.int32)
-        slot = np.minimum(np.searchsorted(self._ids, used), len(self._ids) - 1)
-        code = np.where(self._ids[slot] == used, self._of_id[slot], 0)
-        return code[np.searchsorted(used, ids)].astype(np.int32)
-
-    def all(self) -> tuple[str, ...]:
-        """The strings, in the order of their codes."""
-        return tuple(self._codes)
-
-
-def text_of(raw: object) -> str:
-    """A text as SQLite gave it, bytes decoded with replacement."""
-    return raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw or "")
+def text_of(raw: object, encoding: str = "UTF-8") -> str:
+    """A text as SQLite gave it, bytes decoded with replacement; `encoding` is that of the file."""
+    return raw.decode(encoding, "replace") if isinstance(raw, bytes) else str(raw or "")

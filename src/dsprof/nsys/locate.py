@@ -2,55 +2,116 @@
 
 from __future__ import annotations
 
-import gzip
-import lzma
 import os
-import shutil
-import tempfile
-import zlib
-from collections.abc import Callable
+import sqlite3
+import stat
+from contextlib import closing
 from pathlib import Path
 
-from dsprof.errors import NoReportInFolder, NotAReport, OutputRefused, ReportDamaged, ReportEmpty, ReportMissing
-from dsprof.nsys.command import export, find_nsys, is_whole
+from dsprof.errors import NoReportInFolder, NotAReport, NsysMissing, ReportEmpty, ReportMissing
+from dsprof.nsys.cache import keep, kept
+from dsprof.nsys.command import export, find_nsys, is_whole, made_from, nsys_version
+from dsprof.nsys.inputs import Input
 from dsprof.nsys.reader import Progress
+from dsprof.nsys.schema import VERSION_TABLES
+from dsprof.nsys.sound import SQLITE, check_file, read_only
+from dsprof.nsys.unpack import Chunks, unpack, unpacker
 
-_SQLITE = b"SQLite format 3\x00"
-_PACKED: dict[bytes, Callable[[Path], lzma.LZMAFile | gzip.GzipFile]] = {
-    b"\xfd7zXZ\x00": lzma.LZMAFile,
-    b"\x1f\x8b": gzip.GzipFile,
-}
 #: How a .nsys-rep or .qdrep begins, in every version seen.
 _REPORT = b"NVIDIA Tegra Profiler Report"
 _REPORT_SUFFIXES = (".nsys-rep", ".qdrep")
 _RECORD = "Record one with `nsys profile --trace=cuda,nvtx`."
+#: Bytes of a report among which stands the identity of its recording: after the environment of the program.
+_FRONT_BYTES = 4 << 20
 
 
-def locate(path: Path, nsys: str | None = None, progress: Progress = lambda sentence: None) -> tuple[Path, Path]:
-    """The report that `path` means, and the SQLite export of it, made where there is none.
+def locate(
+    path: Path, nsys: str | None = None, progress: Progress = lambda sentence: None, anew: bool = False
+) -> tuple[Path, Input]:
+    """The report that `path` means, and the SQLite export to read.
 
-    A report is exported, and an export packed with xz or gzip unpacked, into the folder where it lies; what
-    is there already is used only while it is newer and whole. Raises `ReportMissing`, `NoReportInFolder`,
-    `ReportEmpty`, `NotAReport`, and what `export` raises.
+    An export is read as it is. A report is exported, and a packed export unpacked, into the cache (`cache_folder`),
+    under the hash of its content, and never beside it; the export that nsys or a capture made beside a report is used
+    where it holds the same recording. `anew`: export with the nsys that is found, if another one made what is kept.
+    Raises `ReportMissing`, `NoReportInFolder`, `ReportEmpty`, `NotAReport`, `ReportChanging`, and what `export` and
+    `unpack` raise.
     """
     if not os.path.exists(path):  # noqa: PTH110  Path raises for a name that is too long
         raise ReportMissing(f"There is no file or folder {path}.", "See whether its name is spelled right.")
     report = _in_folder(path) if path.is_dir() else path
     head = _head(report)
-    if head.startswith(_SQLITE):
-        return report, report
-    unpack = next((opener for magic, opener in _PACKED.items() if head.startswith(magic)), None)
-    target = _stem(report).with_suffix(".sqlite")
-    if not _is_current(target, report):
-        if unpack is not None:
-            progress(f"unpacking {report.name}")
-            _unpack(unpack, report, target)
-        else:
-            _refuse_others(report, head)
-            chosen = find_nsys(nsys)
-            progress(f"exporting {report.name} with nsys")
-            export(report, target, chosen)
-    return _stem(report), target
+    if head.startswith(SQLITE):
+        return report, Input(report)
+    chunks = unpacker(head)
+    if chunks is None:
+        _refuse_others(report, head)
+    before = Input(report)
+    found = _unpacked(before, chunks, progress) if chunks else _exported(before, nsys, progress, anew)
+    before.check()
+    return _stem(report), found
+
+
+def _unpacked(packed: Input, chunks: Chunks, progress: Progress) -> Input:
+    name = _stem(packed.path).name
+    if there := kept(packed.sha256, name, "unpacked"):
+        return there
+    progress(f"unpacking {packed.name}")
+
+    def make(target: Path) -> None:
+        unpack(packed.path, chunks, target)
+        check_file(target, name)
+
+    return keep(packed.sha256, name, "unpacked", make)
+
+
+def _exported(report: Input, nsys: str | None, progress: Progress, anew: bool) -> Input:
+    beside = report.path.with_suffix(".sqlite")
+    if not anew:
+        if _is_export_of(beside, report):
+            return Input(beside, report.name, report.sha256)
+        if there := kept(report.sha256, report.name):
+            return there
+    try:
+        chosen = find_nsys(nsys)
+    except NsysMissing as error:
+        if beside.exists():
+            error.hint = f"{error.hint} If {beside.name} is an export of this report, name that."
+        raise
+    maker = f"nsys-{nsys_version(chosen) or 'unknown'}"
+    if there := kept(report.sha256, report.name, maker):
+        return there
+    progress(f"exporting {report.name} with nsys")
+    return keep(report.sha256, report.name, maker, lambda target: export(report, target, chosen))
+
+
+def _is_export_of(exported: Path, report: Input) -> bool:
+    """Is the file beside a report a whole export of this very recording?
+
+    dsprof's own say it by the hash of the report; nsys's by the identity of the recording, which stands in the report.
+    """
+    if not is_whole(exported):
+        return False
+    marked = made_from(exported)
+    return marked == report.sha256 if marked else _recording_of(exported) in _front(report.path)
+
+
+def _front(report: Path) -> bytes:
+    with report.open("rb") as file:
+        return file.read(_FRONT_BYTES)
+
+
+def _recording_of(exported: Path) -> bytes:
+    """The identity of the recording that an export of nsys is of, whole; a text that no report holds for any other."""
+    nothing = b"no recording\n\0"
+    try:
+        with closing(read_only(exported)) as database:
+            about = dict(database.execute(f"SELECT name, value FROM {VERSION_TABLES[-1]}"))  # noqa: S608
+            capture = "SELECT value FROM META_DATA_CAPTURE WHERE name = 'PROFILING_SESSION_UUID'"
+            identity = next(iter(database.execute(capture)), ("",))[0]
+    except sqlite3.Error:
+        return nothing
+    parts = any(about.get(f"EXPORT_PARAM_{part}_TO_EXPORT") for part in ("TABLES", "TIMES"))
+    return nothing if parts or len(str(identity)) < len("473080e1-7572-4226") else str(identity).encode()
 
 
 def _stem(report: Path) -> Path:
@@ -71,7 +132,10 @@ def _in_folder(folder: Path) -> Path:
 
 
 def _head(path: Path) -> bytes:
+    """How the file begins. Raises `NotAReport` for what is no file: a FIFO or a device may never answer."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise NotAReport(f"{path} is no file: a pipe, a device or a socket.", "Copy the report to a file first.")
         with path.open("rb") as file:
             head = file.read(4096)
     except OSError as error:
@@ -94,29 +158,3 @@ def _refuse_others(path: Path, head: bytes) -> None:
         raise NotAReport(f"{path.name} is a text file, not an Nsight Systems report.", _RECORD)
     if path.suffix not in _REPORT_SUFFIXES:
         raise NotAReport(f"{path.name} is neither an SQLite export nor a .nsys-rep report.", _RECORD)
-
-
-def _is_current(target: Path, report: Path) -> bool:
-    """Is there a whole export that is newer than the report?"""
-    return target.is_file() and target.stat().st_mtime_ns >= report.stat().st_mtime_ns and is_whole(target)
-
-
-def _unpack(opener: Callable[[Path], lzma.LZMAFile | gzip.GzipFile], packed: Path, target: Path) -> None:
-    """Unpack into a temporary name beside the target, then rename."""
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-            partial = Path(folder, target.name)
-            with opener(packed) as source, partial.open("wb") as copy:
-                shutil.copyfileobj(source, copy, 1 << 20)
-            if not _head(partial).startswith(_SQLITE):
-                raise NotAReport(
-                    f"{packed.name} holds no SQLite export.", "Unpack it, and name the report that is in it."
-                )
-            partial.replace(target)
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
-        raise ReportDamaged(f"{packed.name} is cut or damaged ({error}).", "Copy it again.") from error
-    except OSError as error:
-        raise OutputRefused(
-            f"{packed.name} cannot be unpacked in {target.parent} ({error.strerror}).",
-            "Unpack it elsewhere, and name the .sqlite file.",
-        ) from error

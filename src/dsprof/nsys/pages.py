@@ -25,7 +25,6 @@ from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -33,12 +32,12 @@ from attrs import frozen
 
 from dsprof import fast
 from dsprof.attribution import NULL, Bools, Ints
+from dsprof.nsys.sound import SQLITE, uri_of
 
 Words = npt.NDArray[np.uint64]
 Bytes = npt.NDArray[np.uint8]
 
 _GREATEST, _LEAST = np.iinfo(np.int64).max, np.iinfo(np.int64).min
-_MAGIC = b"SQLite format 3\0"
 _INTERIOR, _LEAF = 5, 13
 _DEEPEST = 20  # levels: SQLite's own limit (BTCURSOR_MAX_DEPTH)
 _LOCK_BYTE = 1 << 30  # the page at this place of the file holds no data
@@ -101,7 +100,7 @@ class Pages:
         if not self._file:
             return None
         try:
-            with closing(sqlite3.connect(_uri(self._path), uri=True)) as sql:
+            with closing(sqlite3.connect(uri_of(self._path), uri=True)) as sql:
                 sql.text_factory = lambda raw: raw.decode("utf-8", "replace")
                 root, columns = _declared(sql, name)
             return PageTable(self._file, columns, *_walk(self._file, root))
@@ -182,10 +181,6 @@ class _Column:
     has_default: bool = False
 
 
-def _uri(path: Path) -> str:
-    return f"file:{quote(os.fsencode(path.resolve()))}?mode=ro&immutable=1"
-
-
 def _declared(sql: sqlite3.Connection, table: str) -> tuple[int, dict[str, _Column]]:
     """Root page and columns of a table, from the schema."""
     query = "SELECT rootpage FROM sqlite_master WHERE type = 'table' AND name = ? AND sql LIKE 'CREATE TABLE%'"
@@ -258,7 +253,7 @@ def _header(raw: bytes, size: int) -> tuple[int, int, int]:
     page_size = 65536 if number(16, 2) == 1 else number(16, 2)
     usable = page_size - raw[20]
     # Versions of the format (1: no WAL), and the three fractions that are the same in every file.
-    if raw[:16] != _MAGIC or raw[18:20] != b"\1\1" or raw[21:24] != b"\x40\x20\x20":
+    if raw[:16] != SQLITE or raw[18:20] != b"\1\1" or raw[21:24] != b"\x40\x20\x20":
         raise _NotKnown
     if page_size < 512 or page_size & (page_size - 1) or usable < 480:
         raise _NotKnown

@@ -26,10 +26,13 @@ from attrs import frozen
 from dsprof.attribution import NULL, Bools, Ints, join_calls
 from dsprof.errors import MemoryTooSmall
 from dsprof.nsys import schema
-from dsprof.nsys.about import digest_of, report_of
-from dsprof.nsys.export import Columns, Export, Names, is_null, nulls
+from dsprof.nsys.about import report_of
+from dsprof.nsys.export import Columns, Export, is_null, nulls
+from dsprof.nsys.inputs import Input
 from dsprof.nsys.reader import Progress, nothing_recorded
 from dsprof.nsys.rows import calls_of, kernels_of, memops_of, overheads_of, ranges_of
+from dsprof.nsys.sound import check
+from dsprof.nsys.strings import Names
 from dsprof.nsys.survey import Ids, Survey, id_ranges
 from dsprof.stages import CUDA_GRAPH
 from dsprof.trace import Calls, Kernels, MemOps, Part, Trace, process_of
@@ -117,17 +120,24 @@ class Plan:
     peak_bytes: int
 
 
-def size_of(path: Path) -> Size:
+def size_of(given: Input | Path) -> Size:
     """How many rows the export has. Raises `ReportDamaged` and `NvprofDatabase`."""
 
     def rows(export: Export, *sources: schema.Source) -> int:
-        """The last rowid: at once, and no less than what is there in a file that nsys wrote."""
         present = [source.table for source in sources if source.table in export.columns]
-        return sum(int(export.rows(f'SELECT max(rowid) FROM "{table}"')[0][0] or 0) for table in present)
+        return sum(_rows_in(export, table) for table in present)
 
-    with Export(path) as export:
+    with Export(given) as export:
         export.sniff()
         return Size(rows(export, schema.RANGES), rows(export, schema.CALLS), rows(export, *schema.OPERATIONS))
+
+
+def _rows_in(export: Export, table: str) -> int:
+    """The last rowid: at once, and no less than what is there in a file that nsys wrote; in others they are counted."""
+    first, last = (int(export.rows(f'SELECT {end}(rowid) FROM "{table}"')[0][0] or 0) for end in ("min", "max"))
+    if first >= 0 and last < export.path.stat().st_size:  # a row has a byte at least
+        return last
+    return int(export.rows(f'SELECT count(*) FROM "{table}"')[0][0])
 
 
 class CutTooLate(Exception):
@@ -143,34 +153,40 @@ class PartialReport:
 
     def __init__(
         self,
-        path: Path,
+        given: Input | Path,
         parts: int,
         details: bool = True,
         progress: Progress = lambda sentence: None,
         at_once: int = 2,
     ) -> None:
-        self.path, self.at_once, self._details, self._progress = path, at_once, details, progress
-        with Export(path) as export, ThreadPoolExecutor(1) as beside:
+        self.at_once, self._details, self._progress = at_once, details, progress
+        with Export(given) as export, ThreadPoolExecutor(2) as beside:
             export.sniff()
-            digest = beside.submit(digest_of, path)
+            self._input = export.input
+            checked, hashed = beside.submit(check, export.input), beside.submit(lambda: export.input.sha256)
             progress("reading names and ranges")
-            self._names = Names(export)
+            self._names = Names()
             ranges, overheads = ranges_of(export, self._names), overheads_of(export)
-            self._names.code(CUDA_GRAPH)
             progress("looking where to cut")
             self._survey = Survey(export)
-            report = report_of(export, digest.result())
+            self._names.learn(export, self._survey.call_names)
+            self._names.learn(export, self._survey.kernel_names)
+            self._names.code(CUDA_GRAPH)
+            hashed.result()
+            report = report_of(export)
+            checked.result()
         if not len(ranges) and self._survey.is_empty:
-            raise nothing_recorded(path)
+            raise nothing_recorded(report.file)
         calls, kernels, memops = _no(Calls), _no(Kernels), _no(MemOps)
-        self.trace = Trace(report, self._names.all(), ranges, calls, kernels, memops, overheads)
+        found = export.possible.found()
+        self.trace = Trace(report, self._names.all(), ranges, calls, kernels, memops, overheads, impossible=found)
         self.cuts = self._survey.cuts(parts, BYTES_PER_CALL, BYTES_PER_OP)
 
     def parts(self) -> Iterator[Trace]:
         """Each part in turn, the next one read ahead. Raises `CutTooLate`: after `cut_earlier`, begin again."""
         counted = Ids()
         bounds = list(itertools.pairwise([NULL, *self.cuts, _FOREVER]))
-        with Export(self.path) as export, ThreadPoolExecutor(1) as reader:
+        with Export(self._input) as export, ThreadPoolExecutor(1) as reader:
             coming = reader.submit(self._part, export, counted, self.trace, *bounds[0])
             for number in range(1, len(bounds) + 1):
                 self._progress(f"working on part {number} of {len(bounds)}")

@@ -21,6 +21,7 @@ from attrs import evolve, frozen
 
 from dsprof.errors import DsprofError, ImportHung, NoSpace, OutputExists, OutputRefused, ProfileFailed
 from dsprof.nsys.command import NO_AGENT, export
+from dsprof.nsys.inputs import Input
 from dsprof.nsys.options import ProfileOptions, arguments_of, asked, escape, given, known_options
 from dsprof.nsys.watching import LOG, RANGE, Run, number_of, report_files
 
@@ -107,7 +108,7 @@ def profile(
             raise _failure(run, options, raws, importer)
         for report in reports:
             progress(f"exporting {report.name}")
-            export(report, report.with_suffix(".sqlite"), nsys)
+            export(Input(report), report.with_suffix(".sqlite"), nsys)
         names = [report.name for report in reports]
         _publish(partial, folder, options)
     return Profile(

@@ -9,46 +9,56 @@ from pathlib import Path
 from dsprof.attribution import distinct
 from dsprof.errors import NothingRecorded
 from dsprof.nsys import schema
-from dsprof.nsys.about import digest_of, report_of
-from dsprof.nsys.export import Export, Names
+from dsprof.nsys.about import report_of
+from dsprof.nsys.export import Export
+from dsprof.nsys.inputs import Input
 from dsprof.nsys.rows import calls_of, kernels_of, memops_of, only_caller, overheads_of, ranges_of
+from dsprof.nsys.sound import check
+from dsprof.nsys.strings import Names
 from dsprof.trace import Trace
 
 Progress = Callable[[str], None]
 
 
-def read(path: Path, progress: Progress = lambda sentence: None, details: bool = True) -> Trace:
-    """Read the export at `path`, whatever its version.
+def read(given: Input | Path, progress: Progress = lambda sentence: None, details: bool = True) -> Trace:
+    """Read an export, whatever its version.
 
     `details`: also what the tables of events alone need (grids, registers, graph nodes, kinds of memory), NULL
-    otherwise. `progress` is told what is being read. Raises `ReportDamaged`, `NvprofDatabase`, `NothingRecorded`.
+    otherwise. `progress` is told what is being read. Raises `ReportDamaged`, `NvprofDatabase`, `ReportChanging`,
+    `NothingRecorded`.
     """
-    with Export(path) as export, ThreadPoolExecutor(1) as beside:
+    with Export(given) as export, ThreadPoolExecutor(2) as beside:
         export.sniff()
-        digest = beside.submit(digest_of, path)
-        progress("reading names")
-        names = Names(export)
+        checked, hashed = beside.submit(check, export.input), beside.submit(lambda: export.input.sha256)
         progress("reading NVTX ranges")
+        names = Names()
         ranges = ranges_of(export, names)
         progress("reading CUDA API calls")
-        calls = calls_of(export.integers(schema.CALLS), names)
+        called = export.integers(schema.CALLS)
+        names.learn(export, called["nameId"])
+        calls = calls_of(called, names)
         caller = only_caller(distinct(calls.thread))
         progress("reading kernels")
         kernels, graphs = (export.integers(source, details=details) for source in (schema.KERNELS, schema.GRAPHS))
+        names.learn(export, kernels["demangledName"])
         kernels_and_graphs = kernels_of(kernels, graphs, names, caller)
         progress("reading copies")
         copies, sets = (export.integers(source, details=details) for source in (schema.COPIES, schema.SETS))
         memops = memops_of(copies, sets, caller)
-        overheads, report = overheads_of(export), report_of(export, digest.result())
-    trace = Trace(report, names.all(), ranges, calls, kernels_and_graphs, memops, overheads)
+        overheads = overheads_of(export)
+        hashed.result()
+        report = report_of(export)
+        checked.result()
+    found = export.possible.found()
+    trace = Trace(report, names.all(), ranges, calls, kernels_and_graphs, memops, overheads, impossible=found)
     if not (len(ranges) or len(calls) or len(trace.operations)):
-        raise nothing_recorded(path)
+        raise nothing_recorded(report.file)
     return trace
 
 
-def nothing_recorded(path: Path) -> NothingRecorded:
+def nothing_recorded(name: str) -> NothingRecorded:
     """The error for a report without ranges and without CUDA events."""
     return NothingRecorded(
-        f"{path.name} holds neither NVTX ranges nor CUDA events.",
+        f"{name} holds neither NVTX ranges nor CUDA events.",
         "Record with `nsys profile --trace=cuda,nvtx`, and see whether the program ran to its end.",
     )

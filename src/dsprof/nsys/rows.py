@@ -2,41 +2,49 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pyarrow as pa
 
-from dsprof.attribution import NULL, Bools, Ints, join_calls
+from dsprof.attribution import NULL, Bools, Ints, group_rows, join_calls
 from dsprof.nsys import schema
 from dsprof.nsys.about import duration_of
-from dsprof.nsys.export import Columns, Export, Names, condition, is_null, nulls, text_of
+from dsprof.nsys.export import Columns, Export, condition, is_null, nulls
+from dsprof.nsys.strings import Names, shortened, text, texts
 from dsprof.stages import CUDA_GRAPH
 from dsprof.trace import Calls, Codes, Kernels, MemOps, Overheads, Ranges, pack_dimensions, process_of
 
 #: The rows of the NVTX events that are ranges.
 _RANGES = ("eventType", schema.RANGE_TYPES)
+#: A kernel's shared memory is less than so many bits can count.
+_SIZE_BITS = 31
 
 
 def ranges_of(export: Export, names: Names) -> Ranges:
     """All NVTX ranges."""
     where = ("eventType", (*schema.RANGE_TYPES, schema.DOMAIN_CREATED))
     both = export.integers(schema.RANGES, where, extra=("rowid", *schema.PAYLOADS))
+    names.learn(export, both["textId"])
     is_domain = both["eventType"] == schema.DOMAIN_CREATED
     domains = _domains(export, names, _rows(both, is_domain))
     raw = _rows(both, ~is_domain)
+    begun = export.possible.begun(schema.NVTX, raw["start"])
+    name, raw = _range_names(export, names, raw["textId"])[begun], {of: column[begun] for of, column in raw.items()}
     duration = duration_of(export)
     unclosed = (raw["end"] == NULL) | ((raw["end"] == duration) & (duration > 0))
     last = duration or (_last_moment(export, raw) if unclosed.any() else 0)
-    end = np.where(raw["end"] == NULL, last, raw["end"])
+    end = np.where(raw["end"] == NULL, np.maximum(last, raw["start"]), raw["end"])
     key = np.where(raw["domainId"] == NULL, 0, raw["domainId"])
     return Ranges(
         range_id=raw["rowid"],
-        name=_range_names(export, names, raw["textId"]),
-        domain=_domain_codes(domains, process_of(raw["globalTid"]), key),
+        name=name,
+        domain=domains.of(process_of(raw["globalTid"]), key),
         style=np.isin(raw["eventType"], schema.START_END).astype(np.int64),
         thread=raw["globalTid"],
         end_thread=raw["endGlobalTid"],
         start=raw["start"],
-        end=np.maximum(end, raw["start"]),
+        end=export.possible.ended(schema.NVTX, raw["start"], end),
         payload=_payload(raw),
         truncated=unclosed,
     )
@@ -57,9 +65,11 @@ def _payload(raw: Columns) -> Ints:
 
 def _last_moment(export: Export, ranges: Columns) -> int:
     """The last time that ranges and API calls tell, for a report that does not say how long it is."""
-    times = [int(column.max()) for column in (ranges["start"], ranges["end"]) if len(column)]
+    low, high = export.possible.low, export.possible.high
+    columns = [ranges["start"], ranges["end"][ranges["end"] <= high]]
+    times = [int(column.max()) for column in columns if len(column)]
     if export.has(schema.RUNTIME, "end"):
-        ((last,),) = export.rows(f'SELECT max("end") FROM "{schema.RUNTIME}"')
+        ((last,),) = export.rows(f'SELECT max("end") FROM "{schema.RUNTIME}" WHERE "end" BETWEEN {low} AND {high}')
         times.append(int(last or 0))
     return max(times, default=0)
 
@@ -72,43 +82,42 @@ def _range_names(export: Export, names: Names, text_id: Ints) -> Codes:
     ranges = f"FROM {schema.NVTX} NOT INDEXED WHERE {condition(_RANGES)}"
     if not export.rows(f"SELECT 1 {ranges} AND length(text) > 0 LIMIT 1"):
         return code
-    own = "CASE WHEN length(text) > 0 THEN CAST(text AS BLOB) ELSE x'' END"
-    text = export.arrow(f"SELECT {own} AS text {ranges}").column("text").combine_chunks().dictionary_encode()
-    if isinstance(text, pa.ChunkedArray):
-        text = text.combine_chunks()
-    known = [names.code(text_of(value)) if value else -1 for value in text.dictionary.to_pylist()]
-    found = np.array(known, np.int32)[np.from_dlpack(text.indices)]
+    own = f"CASE WHEN length(text) > 0 THEN {shortened('text')} ELSE x'' END"
+    column = export.arrow(f"SELECT {own} AS text {ranges}").column("text").combine_chunks().dictionary_encode()
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    known = [names.code(text(value, export.encoding)) if value else -1 for value in column.dictionary.to_pylist()]
+    found = np.array(known, np.int32)[np.from_dlpack(column.indices)]
     return np.where(found < 0, code, found)
 
 
-def _domains(export: Export, names: Names, created: Columns) -> dict[tuple[int, int], int]:
-    """Code of each domain's name by (process, domainId); the first row counts."""
-    found: dict[tuple[int, int], int] = {}
+class _Domains(NamedTuple):
+    """Domains that processes created, and the codes of their names; of two with one number the first counts."""
+
+    process: Ints
+    number: Ints
+    name: Codes
+
+    def of(self, process: Ints, number: Ints) -> Codes:
+        """The codes of some domains' names; the empty name's for a domain that has none."""
+        heads, group = group_rows(np.concatenate([self.process, process]), np.concatenate([self.number, number]))
+        code = np.zeros(len(heads), np.int32)
+        code[group[: len(self.name)][::-1]] = self.name[::-1]
+        return code[group[len(self.name) :]]
+
+
+def _domains(export: Export, names: Names, created: Columns) -> _Domains:
+    """The domains of the report, from the rows that created them."""
     if not export.has(schema.NVTX, "domainId", "globalTid"):
-        return found
-    registered = names.of_ids(np.where(created["textId"] == 0, NULL, created["textId"]))
-    process, domain = process_of(created["globalTid"]), np.where(created["domainId"] == NULL, 0, created["domainId"])
-    for key, row, code in zip(
-        zip(process.tolist(), domain.tolist(), strict=True), created["rowid"].tolist(), registered.tolist(), strict=True
-    ):
-        if key not in found:
-            found[key] = names.code(own) if (own := _text_in(export, row)) else code
-    return found
-
-
-def _text_in(export: Export, row: int) -> str:
-    """The text of a row of the NVTX events, empty where it has none."""
-    if not export.has(schema.NVTX, "text"):
-        return ""
-    ((text,),) = export.rows(f"SELECT CAST(text AS BLOB) FROM {schema.NVTX} WHERE rowid = ?", (row,))
-    return text_of(text)
-
-
-def _domain_codes(domains: dict[tuple[int, int], int], process: Ints, domain: Ints) -> Codes:
-    code = np.zeros(len(domain), np.int32)  # the empty name, for a domain that has none
-    for (of_process, number), name in domains.items():
-        code[(process == of_process) & (domain == number)] = name
-    return code
+        nothing = np.zeros(0, np.int64)
+        return _Domains(nothing, nothing, nothing.astype(np.int32))
+    code = names.of_ids(np.where(created["textId"] == 0, NULL, created["textId"]))
+    if export.has(schema.NVTX, "text"):
+        own = dict(texts(export, schema.NVTX, "rowid", "text", created["rowid"]))
+        found = [names.code(own[row]) if own.get(row) else -1 for row in created["rowid"].tolist()]
+        code = np.where(np.array(found, np.int32) < 0, code, np.array(found, np.int32))
+    number = np.where(created["domainId"] == NULL, 0, created["domainId"])
+    return _Domains(process_of(created["globalTid"]), number, code)
 
 
 def calls_of(raw: Columns, names: Names, repeats: bool = True) -> Calls:
@@ -160,11 +169,11 @@ def _packed(raw: Columns, what: str) -> Ints:
 
 
 def _sum(one: Ints, other: Ints) -> Ints:
-    """Sum of two columns; NULL where both are, a lone NULL counting as 0."""
+    """Sum of two columns of sizes below 2 GiB; NULL where neither is one, a lone other value counting as 0."""
     if is_null(one):
         return one
-    total = np.where(one == NULL, 0, one) + np.where(other == NULL, 0, other)
-    return np.where((one == NULL) & (other == NULL), NULL, total)
+    known, also = one >> _SIZE_BITS == 0, other >> _SIZE_BITS == 0
+    return np.where(known | also, np.where(known, one, 0) + np.where(also, other, 0), NULL)
 
 
 def memops_of(copies: Columns, sets: Columns, caller: int | None) -> MemOps:
@@ -185,7 +194,7 @@ def memops_of(copies: Columns, sets: Columns, caller: int | None) -> MemOps:
 def overheads_of(export: Export) -> Overheads:
     """What the profiler itself took of the threads' time."""
     raw = export.integers(schema.OVERHEADS)
-    return Overheads(start=raw["start"], end=np.maximum(raw["end"], raw["start"]), thread=raw["globalTid"])
+    return Overheads(start=raw["start"], end=raw["end"], thread=raw["globalTid"])
 
 
 def only_caller(threads: Ints) -> int | None:

@@ -53,6 +53,8 @@ SETS = Source(MEMSET, (*_PLACE, "bytes"), ("contextId", "memKind", "graphNodeId"
 OPERATIONS = (KERNELS, GRAPHS, COPIES, SETS)
 OVERHEADS = Source(OVERHEAD, ("start", "end", "globalTid"))
 RANGES = Source(NVTX, ("start", "end", "eventType", "globalTid", "endGlobalTid", "textId", "domainId"))
+#: The tables whose rows have a time.
+EVENTS = (RANGES, CALLS, *OPERATIONS, OVERHEADS)
 #: The integer forms in which a range's payload may arrive; the first that is not NULL counts.
 PAYLOADS = ("int64Value", "uint64Value", "int32Value", "uint32Value")
 
@@ -60,3 +62,5 @@ PAYLOADS = ("int64Value", "uint64Value", "int32Value", "uint32Value")
 PUSH_POP, START_END = (59, 70), (60, 71)
 RANGE_TYPES = PUSH_POP + START_END
 DOMAIN_CREATED = 75
+#: All tables of which rows are told by their number in the file, or of which many are read.
+READ = (STRINGS, *(source.table for source in (RANGES, CALLS, *OPERATIONS, OVERHEADS)))

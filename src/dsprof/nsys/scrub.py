@@ -34,14 +34,13 @@ from dsprof.environment import secrets_in, secrets_of
 from dsprof.errors import (
     NotAReport,
     NvprofDatabase,
-    ReportDamaged,
     ReportEmpty,
     ReportMissing,
     ScrubFailed,
     ScrubRefused,
 )
 from dsprof.nsys import schema
-from dsprof.nsys.command import stated_size
+from dsprof.nsys.sound import SQLITE, check_file, damaged, refuse_cut, refuse_unfinished, uri_of
 
 #: What stands where something was taken out.
 REMOVED, PATH = b"<removed>", b"<path>"
@@ -90,7 +89,6 @@ def scrub(source: Path, target: Path, *, force: bool = False) -> ScrubReport:
 
 # -- what is refused --------------------------------------------------------------------------------------
 
-_SQLITE = b"SQLite format 3\x00"
 _PACKED = {b"\xfd7zXZ": "xz -dk", b"\x1f\x8b": "gzip -dk"}
 
 
@@ -107,15 +105,16 @@ def _refuse_source(source: Path) -> None:
     unpack = next((command for magic, command in _PACKED.items() if head.startswith(magic)), "")
     if unpack:
         raise ScrubRefused(f"{source.name} is packed.", f"Unpack it first: `{unpack} {source.name}`.")
-    if not head.startswith(_SQLITE):
+    if not head.startswith(SQLITE):
         if source.suffix in (".nsys-rep", ".qdrep") or b"NVIDIA Tegra" in head:
             raise ScrubRefused(
                 f"{source.name} is a report, which only NVIDIA's tools can write: it cannot be cleaned.",
                 f"Export it (`nsys export --type=sqlite {source.name}`), scrub the .sqlite, and pass on only that.",
             )
         raise NotAReport(f"{source.name} is no SQLite export of Nsight Systems.", "Name the .sqlite file.")
-    if source.stat().st_size < stated_size(source):
-        raise ReportDamaged(f"{source.name} is cut: it is shorter than it says.", "Export the report again.")
+    refuse_cut(source, source.name)
+    refuse_unfinished(source, source.name)
+    check_file(source, source.name)
 
 
 def _refuse_target(source: Path, target: Path, force: bool) -> None:
@@ -135,8 +134,8 @@ def _guarded(source: Path) -> Iterator[None]:
         raise ScrubFailed(
             f"The cleaned copy of {source.name} could not be written ({error}).", "See whether the disk has room."
         ) from error
-    except sqlite3.DatabaseError as error:
-        raise ReportDamaged(f"{source.name} is cut or damaged ({error}).", "Export the report again.") from error
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        raise damaged(source.name, error) from error
 
 
 def _open(source: Path, partial: Path) -> sqlite3.Connection:
@@ -148,7 +147,7 @@ def _open(source: Path, partial: Path) -> sqlite3.Connection:
     database.execute("PRAGMA temp_store = MEMORY")
     database.create_function("allowed", 3, _allowed, deterministic=True)
     database.create_function("program", 1, _program, deterministic=True)
-    database.execute("ATTACH ? AS old", (f"file:{quote(str(source.resolve()))}?mode=ro&immutable=1",))
+    database.execute("ATTACH ? AS old", (uri_of(source),))
     return database
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
-from dsprof.attribution import NULL, Bools, Ints, distinct, distinct_in_any_order
+from dsprof.attribution import NULL, Bools, Ints, distinct, distinct_in_any_order, group_rows
 from dsprof.nsys import schema
 from dsprof.nsys.export import Columns, Export
 from dsprof.nsys.rows import only_caller
@@ -14,31 +15,40 @@ from dsprof.trace import process_of
 
 #: Rows that are told apart, blocks that are looked at together, and every how many rows a sample of the times is.
 _ROWS_PER_BLOCK, _BLOCKS_AT_ONCE, _SAMPLE = 1 << 14, 64, 64
-#: CUPTI's ids are of 32 bits; what else stands there is kept one by one.
-_MOST_IDS = 1 << 32
+#: Columns of operations that are looked at; some of them only to count what is impossible.
+_SURVEYED = ("start", "end", "globalPid", "correlationId", "bytes")
+#: A table of ids may have this many slots for each, and this many more, and so many processes have one.
+_SLOTS_PER_ID, _SLOTS_FREE, _MOST_TABLES = 8, 1 << 16, 64
+_FOREVER = int(np.iinfo(np.int64).max)
 
 
 class Survey:
-    """One look at the API calls and operations of a file, in as much memory as a byte for each call takes."""
+    """One look at the API calls and operations of a file, in as much memory as a few bytes for each call take.
+
+    `call_names`, `kernel_names`: ids of all strings that name calls and kernels.
+    """
 
     def __init__(self, export: Export) -> None:
         self.seen = Ids()
-        callers = [np.zeros(0, np.int64)]
+        callers, called, launched = ([np.zeros(0, np.int64)] for _ in range(3))
         self.calls = Blocks(schema.CALLS)
-        for blocks, raw in self.calls.survey(export, ("start", "globalTid", "correlationId")):
+        for blocks, raw in self.calls.survey(export, ("start", "end", "globalTid", "correlationId", "nameId")):
             process = process_of(raw["globalTid"])
             self.seen.add(process, raw["correlationId"])
             callers.append(distinct(raw["globalTid"]))
+            called.append(distinct(raw["nameId"]))
             self.calls.note(blocks, raw["start"])
         self.caller = only_caller(np.concatenate(callers))
         #: Does an id stand for two calls? The earlier one counts, though it be in another part.
         self.repeats = self.seen.repeats
         self.operations = [Blocks(source) for source in schema.OPERATIONS]
         for table in self.operations:
-            for blocks, raw in table.survey(export, ("start", "globalPid", "correlationId")):
+            for blocks, raw in table.survey(export, (*_SURVEYED, *_named(table.source))):
                 process = self.process(raw["globalPid"])
+                launched += [distinct(raw[name]) for name in _named(table.source)]
                 table.note(blocks, raw["start"])
                 table.note_ids(blocks, process, raw["correlationId"], ~self.seen.has(process, raw["correlationId"]))
+        self.call_names, self.kernel_names = (np.unique(np.concatenate(found)) for found in (called, launched))
 
     def process(self, process: Ints) -> Ints:
         """The process of each operation; one that the file does not name is the only one that called."""
@@ -64,34 +74,33 @@ class Survey:
         return [int(cut) for cut in found if cut > time.min()]
 
 
+def _named(source: schema.Source) -> tuple[str, ...]:
+    return tuple(name for name in source.columns if name == "demangledName")
+
+
 class Blocks:
     """The blocks of a table's rows: by rowid, with what is in each."""
 
     def __init__(self, source: schema.Source) -> None:
-        self._source = source
+        self.source = source
         nothing = np.zeros(0, np.int64)
-        self.first, self.low, self.high, self.samples = nothing, nothing, nothing, nothing
+        self.first, self.last, self.low, self.high, self.samples = nothing, nothing, nothing, nothing, nothing
         self.orphans = np.zeros(0, np.bool_)
-        self._ids: dict[int, tuple[Ints, Ints]] = {}
+        self._ids = [_IdRanges(nothing, nothing, nothing, nothing)]
 
     def survey(self, export: Export, columns: tuple[str, ...]) -> Iterator[tuple[Ints, Columns]]:
         """Some columns of all rows, many blocks at a time, and the block of each row; the caller notes them."""
-        if not export.has(self._source.table, "start"):
+        if not export.has(self.source.table, "start"):
             return
-        asked = schema.Source(self._source.table, columns)
-        # Each by itself is a look at one end of the table; both in one query would be a look at every row.
-        ((low,),) = export.rows(f'SELECT min(rowid) FROM "{self._source.table}"')
-        ((high,),) = export.rows(f'SELECT max(rowid) FROM "{self._source.table}"')
-        if low is None:
-            return
-        self.first = np.arange(low, high + 1, _ROWS_PER_BLOCK)
-        self.low = np.full(len(self.first), np.iinfo(np.int64).max)
+        asked = schema.Source(self.source.table, columns)
+        self.first, self.last = _block_edges(export, self.source.table)
+        self.low = np.full(len(self.first), _FOREVER)
         self.high = np.full(len(self.first), NULL)
         self.orphans = np.zeros(len(self.first), np.bool_)
-        for begin in range(low, high + 1, _ROWS_PER_BLOCK * _BLOCKS_AT_ONCE):
-            end = begin + _ROWS_PER_BLOCK * _BLOCKS_AT_ONCE - 1
-            raw = export.integers(asked, extra=("rowid",), rowids=(begin, end))
-            yield (raw["rowid"] - low) // _ROWS_PER_BLOCK, raw
+        for begin in range(0, len(self.first), _BLOCKS_AT_ONCE):
+            first, last = self.first[begin : begin + _BLOCKS_AT_ONCE], self.last[begin : begin + _BLOCKS_AT_ONCE]
+            raw = export.integers(asked, extra=("rowid",), rowids=(int(first[0]), int(last[-1])))
+            yield begin + np.searchsorted(first, raw["rowid"], side="right") - 1, raw
 
     def note(self, blocks: Ints, start: Ints) -> None:
         """Note the first and last start of each block, and some of the times."""
@@ -103,28 +112,28 @@ class Blocks:
     def note_ids(self, blocks: Ints, process: Ints, ids: Ints, orphan: Bools) -> None:
         """Note the least and greatest id of each block by process, and which blocks hold what no call launched."""
         self.orphans[blocks[orphan]] = True
-        for one in distinct(process).tolist():
-            mine = (process == one) & (ids != NULL)
-            if one not in self._ids:
-                self._ids[one] = np.full(len(self.first), np.iinfo(np.int64).max), np.full(len(self.first), NULL)
-            low, high = self._ids[one]
-            of, number = (blocks, ids) if mine.all() else (blocks[mine], ids[mine])
-            heads = _heads(of)
-            if len(heads):
-                low[of[heads]] = np.minimum.reduceat(number, heads)
-                high[of[heads]] = np.maximum.reduceat(number, heads)
+        known = np.flatnonzero(ids != NULL)
+        blocks, process, ids = blocks[known], process[known], ids[known]
+        if not len(ids):
+            return
+        heads, group = group_rows(blocks, process)
+        low, high = np.full(len(heads), _FOREVER), np.full(len(heads), NULL)
+        np.minimum.at(low, group, ids)
+        np.maximum.at(high, group, ids)
+        self._ids.append(_IdRanges(blocks[heads], process[heads], low, high))
 
     def between(self, low: int, high: int) -> Bools:
         """The blocks in which something starts in ``[low, high)``."""
         return (self.low < high) & (self.high >= low)
 
-    def with_ids(self, ids: dict[int, tuple[int, int]]) -> Bools:
+    def with_ids(self, ids: IdRanges) -> Bools:
         """The blocks that can hold one of some ids, of which the least and the greatest are given by process."""
         found = np.zeros(len(self.first), np.bool_)
-        for process, (least, greatest) in ids.items():
-            if process in self._ids:
-                low, high = self._ids[process]
-                found |= (low <= greatest) & (high >= least)
+        if len(ids.process):
+            for blocks, process, low, high in self._ids:
+                place = np.minimum(np.searchsorted(ids.process, process), len(ids.process) - 1)
+                meets = (ids.process[place] == process) & (low <= ids.high[place]) & (high >= ids.low[place])
+                found[blocks[meets]] = True
         return found
 
     def read_between(self, export: Export, low: int, high: int) -> Columns:
@@ -137,23 +146,64 @@ class Blocks:
         """All rows of some blocks."""
         edges = np.flatnonzero(np.diff(np.concatenate([[False], wanted, [False]]).astype(np.int8)))
         spans = [
-            (int(self.first[begin]), int(self.first[end - 1]) + _ROWS_PER_BLOCK - 1)
+            (int(self.first[begin]), int(self.last[end - 1]))
             for begin, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
         ]
-        parts = [export.integers(self._source, details=details, rowids=span) for span in spans]
+        parts = [export.integers(self.source, details=details, rowids=span) for span in spans]
         if len(parts) == 1:
             return parts[0]
-        names = (*self._source.columns, *self._source.details)
+        names = (*self.source.columns, *self.source.details)
         return {name: np.concatenate([np.zeros(0, np.int64), *(part[name] for part in parts)]) for name in names}
 
 
-def id_ranges(process: Ints, ids: Ints) -> dict[int, tuple[int, int]]:
+class IdRanges(NamedTuple):
+    """The least and the greatest id of some processes, which are sorted."""
+
+    process: Ints
+    low: Ints
+    high: Ints
+
+
+class _IdRanges(NamedTuple):
+    """The same by block and process."""
+
+    block: Ints
+    process: Ints
+    low: Ints
+    high: Ints
+
+
+def id_ranges(process: Ints, ids: Ints) -> IdRanges:
     """The least and the greatest id by process; NULL is none."""
-    found = {}
-    for one in distinct(process).tolist():
-        mine = ids[(process == one) & (ids != NULL)]
-        if len(mine):
-            found[one] = int(mine.min()), int(mine.max())
+    known = np.flatnonzero(ids != NULL)
+    order = known[np.argsort(process[known], kind="stable")]
+    heads = _heads(process[order])
+    if not len(heads):
+        return IdRanges(heads, heads, heads)
+    found = ids[order]
+    return IdRanges(process[order[heads]], np.minimum.reduceat(found, heads), np.maximum.reduceat(found, heads))
+
+
+def _block_edges(export: Export, table: str) -> tuple[Ints, Ints]:
+    """The first and the last rowid of each block of a table."""
+    # Each by itself is a look at one end of the table; both in one query would be a look at every row.
+    ((low,),) = export.rows(f'SELECT min(rowid) FROM "{table}"')
+    ((high,),) = export.rows(f'SELECT max(rowid) FROM "{table}"')
+    if low is None:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    if high - low < export.path.stat().st_size:  # a row has a byte at least
+        first = np.arange(low, high + 1, _ROWS_PER_BLOCK)
+    else:
+        first = np.array(_counted_out(export, table, low), np.int64)
+    return first, np.append(first[1:] - 1, high)
+
+
+def _counted_out(export: Export, table: str, low: int) -> list[int]:
+    """Every so many rows the rowid of one, for a table whose rowids are far apart."""
+    found = [low]
+    following = f'SELECT rowid FROM "{table}" WHERE rowid >= ? ORDER BY rowid LIMIT 1 OFFSET {_ROWS_PER_BLOCK}'
+    while rows := export.rows(following, (found[-1],)):
+        found.append(rows[0][0])
     return found
 
 
@@ -163,42 +213,123 @@ def _heads(blocks: Ints) -> Ints:
 
 
 class Ids:
-    """Ids of API calls, by process: a byte for each."""
+    """Ids of API calls, by process: a few bytes for each, whatever they are.
+
+    CUPTI counts them from a number on, so a process has a table of those that it made: a byte for each number from its
+    least one on, as far as a good part of them is there. All others are kept one by one, sorted.
+    """
 
     def __init__(self) -> None:
-        self._table: dict[int, Bools] = {}
-        self._odd: dict[int, Ints] = {}
+        self._tables: dict[int, _IdTable] = {}
+        self._runs: list[_Pairs] = []
         self._added = 0
 
     def add(self, process: Ints, ids: Ints) -> None:
         """Note ids of calls; NULL is none."""
-        for one in distinct(process).tolist():
-            mine = ids[(process == one) & (ids != NULL)]
-            self._added += len(mine)
-            odd = (mine < 0) | (mine >= _MOST_IDS)
-            if odd.any():
-                known = self._odd.get(one, mine[:0])
-                self._odd[one] = distinct_in_any_order(np.concatenate([known, mine[odd]]))
-                mine = mine[~odd]
-            table, needed = self._table.get(one, np.zeros(0, np.bool_)), int(mine.max(initial=-1)) + 1
-            if needed > len(table):
-                table = np.concatenate([table, np.zeros(needed - len(table) + needed // 8, np.bool_)])
-            table[mine] = True
-            self._table[one] = table
+        known = np.flatnonzero(ids != NULL)
+        process, ids = process[known], ids[known]
+        self._added += len(ids)
+        rest = np.ones(len(ids), np.bool_)
+        for one in self._with_tables(process):
+            mine = np.flatnonzero(process == one)
+            table = self._tables.setdefault(one, _IdTable(int(ids[mine].min())))
+            rest[mine[table.add(ids[mine])]] = False
+        if rest.any():
+            self._keep(_Pairs.of(process[rest], ids[rest]))
+
+    def _with_tables(self, process: Ints) -> list[int]:
+        """The processes that have a table, or get one."""
+        free = _MOST_TABLES - len(self._tables)
+        found = distinct(process).tolist()
+        new = [one for one in found if one not in self._tables]
+        return [*(one for one in found if one in self._tables), *new[:free]]
+
+    def _keep(self, run: _Pairs) -> None:
+        """Keep sorted ids; runs of about one length become one, so that there are few."""
+        while self._runs and len(self._runs[-1].keys) < 2 * len(run.keys):
+            run = self._runs.pop().with_those_of(run)
+        self._runs.append(run)
 
     @property
     def repeats(self) -> bool:
         """Was any id added twice?"""
-        tables, odd = self._table.values(), self._odd.values()
-        return sum(map(np.count_nonzero, tables)) + sum(map(len, odd)) < self._added
+        while len(self._runs) > 1:
+            self._runs.append(self._runs.pop().with_those_of(self._runs.pop()))
+        count = sum(table.count for table in self._tables.values())
+        for run in self._runs:
+            process, ids = run.columns()
+            count += len(ids) - int(self._in_tables(process, ids).sum())
+        return count < self._added
 
     def has(self, process: Ints, ids: Ints) -> Bools:
         """True for the operations whose process made a call of that id."""
+        found = self._in_tables(process, ids)
+        for run in self._runs:
+            found |= run.has(process, ids)
+        return found
+
+    def _in_tables(self, process: Ints, ids: Ints) -> Bools:
         found = np.zeros(len(ids), np.bool_)
-        for one in distinct(process).tolist():
+        for one, table in self._tables.items():
             mine = np.flatnonzero(process == one)
-            table, number = self._table.get(one, np.zeros(0, np.bool_)), ids[mine]
-            inside = (number >= 0) & (number < len(table))
-            found[mine[inside]] = table[number[inside]]
-            found[mine[~inside]] = np.isin(number[~inside], self._odd.get(one, number[:0]))
+            found[mine] = table.has(ids[mine])
+        return found
+
+
+class _IdTable:
+    """A byte for each id from `low` on: was it added?"""
+
+    def __init__(self, low: int) -> None:
+        self._low, self.count, self._table = low, 0, np.zeros(0, np.bool_)
+
+    def add(self, ids: Ints) -> Ints:
+        """Note ids, as far as the table may be made so long; the places of those that it took."""
+        most = self._low + _SLOTS_PER_ID * (self.count + len(ids)) + _SLOTS_FREE
+        taken = np.flatnonzero((ids >= self._low) & (ids < most))
+        place = ids[taken] - self._low
+        needed = int(place.max(initial=-1)) + 1
+        if needed > len(self._table):
+            self._table = np.append(self._table, np.zeros(needed - len(self._table) + needed // 8, np.bool_))
+        self._table[place] = True
+        self.count = int(np.count_nonzero(self._table))
+        return taken
+
+    def has(self, ids: Ints) -> Bools:
+        """True for those that were added."""
+        inside = (ids >= self._low) & (ids < self._low + len(self._table))
+        found = np.zeros(len(ids), np.bool_)
+        found[inside] = self._table[ids[inside] - self._low]
+        return found
+
+
+class _Pairs(NamedTuple):
+    """Distinct pairs: the processes, the ids, sorted keys: ``place of the process * len(ids) + place of the id``."""
+
+    process: Ints
+    ids: Ints
+    keys: Ints
+
+    @staticmethod
+    def of(process: Ints, ids: Ints) -> _Pairs:
+        """Of two columns."""
+        few, many = np.unique(process), distinct_in_any_order(ids)
+        keys = np.searchsorted(few, process) * len(many) + np.searchsorted(many, ids)
+        return _Pairs(few, many, distinct_in_any_order(keys))
+
+    def columns(self) -> tuple[Ints, Ints]:
+        """The two columns."""
+        one, other = np.divmod(self.keys, len(self.ids))
+        return self.process[one], self.ids[other]
+
+    def with_those_of(self, other: _Pairs) -> _Pairs:
+        """Those of both."""
+        return _Pairs.of(*map(np.concatenate, zip(self.columns(), other.columns(), strict=True)))
+
+    def has(self, process: Ints, ids: Ints) -> Bools:
+        """True for the rows of two columns that are among them."""
+        one = np.minimum(np.searchsorted(self.process, process), len(self.process) - 1)
+        two = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
+        key = one * len(self.ids) + two
+        place = np.minimum(np.searchsorted(self.keys, key), len(self.keys) - 1)
+        found: Bools = (self.process[one] == process) & (self.ids[two] == ids) & (self.keys[place] == key)
         return found

@@ -19,6 +19,8 @@ from dsprof.table import STATISTICS, Coded, Table, integer, name, statistics
 from dsprof.trace import pid_of, tid_of
 
 STYLES = ("PushPop", "StartEnd")
+#: Where ranges nest deeper, kernels are looked for in a tree; more of one name that overlap are counted together.
+_DEEP, _CROWD = 32, 32
 
 
 @frozen(eq=False)
@@ -28,8 +30,10 @@ class RangeKernels:
     `durations`: by ``path * names + kernel name``; a path is one of `paths`, the groups of the ranges around a kernel,
     each once and sorted, as the bytes of int64. `exclusive`: of the kernels whose innermost range is in the group.
     `launching`: how many ranges of a group launched a kernel of the name; `across`: the (range, kernel) pairs of
-    ranges that reach over the edge of a part, which are counted once at the end. `outside`: kernels that no range
-    encloses, by thread (process, where no launch is).
+    ranges that reach over the edge of a part, which are counted once at the end. Where too many ranges of one name
+    overlap, there are `moments` instead: the first and the last launch of each kernel name in each part, as rows of
+    (is it by process, scope, time, name); and `cuts`, the beginnings of the parts. `outside`: kernels that no range
+    encloses, by thread (process, where no launch is). Groups that are not `Ranged.summed` are in none of them.
     """
 
     names: int
@@ -38,6 +42,8 @@ class RangeKernels:
     exclusive: Sums
     launching: Sums
     across: Ints
+    moments: Ints
+    cuts: Ints
     outside: dict[int, Distribution]
 
 
@@ -60,6 +66,8 @@ def _add(one: RangeKernels, other: RangeKernels) -> RangeKernels:
         both(one.exclusive, other.exclusive),
         both(one.launching, other.launching),
         np.union1d(one.across, other.across),
+        np.unique(np.concatenate([one.moments, other.moments]), axis=0),
+        np.union1d(one.cuts, other.cuts),
         {**one.outside, **outside},
     )
 
@@ -76,26 +84,39 @@ def range_kernels(a: Attributed) -> RangeKernels:
     kernels, own = a.trace.kernels, a.trace.own_kernels
     duration, name = kernels.end - kernels.start, kernels.name.astype(np.int64)
     covers = [_cover(a, *part) for part in a.covered]
-    paths, path_of_kernel = _paths(covers, group_of_range, len(kernels))
+    paths, path_of_kernel = _paths([cover.spans(a) for cover in covers], group_of_range, len(kernels))
     number: dict[bytes, int] = {}
     path = np.append(_numbered(paths.as_bytes(), number), -1)[path_of_kernel]
     inside = np.flatnonzero(path >= 0)
     inner = a.of_op(a.range_of_call)[: len(kernels)]
     exclusive = np.flatnonzero(inner[own] >= 0) + a.trace.part.kernels
-    pairs = np.concatenate([_range_pairs(cover, name, names) for cover in covers])
-    edge = _reaches_over(a, pairs // names)
-    counted = group_of_range[pairs[~edge] // names] * names + pairs[~edge] % names
-    ones = np.ones(len(counted), np.int64)
+    exclusive = exclusive[_summed(a, inner[exclusive])]
     return RangeKernels(
         names=names,
         paths=tuple(number),
         durations=distribution(path[inside] * names + name[inside], duration[inside]),
         exclusive=sums(group_of_range[inner[exclusive]] * names + name[exclusive], np.ones(len(exclusive), np.int64),
                        duration[exclusive]),
-        launching=sums(counted, ones, ones),
-        across=np.unique(pairs[edge]),
-        outside=_outside(a, np.flatnonzero(path[own] < 0) + a.trace.part.kernels),
+        **_launches(a, covers, name, names),
+        moments=np.concatenate([_moments(a, kind, part[0], name) for kind, part in enumerate(a.covered)]),
+        cuts=np.array([a.trace.part.low], np.int64),
+        outside=_outside(a, np.flatnonzero(inner[own] < 0) + a.trace.part.kernels),
     )  # fmt: skip
+
+
+def _launches(a: Attributed, covers: list[_Cover], name: Ints, names: int) -> dict[str, Any]:
+    """Which ranges launched which kernels: how many of each group, and which of those over the edge of a part."""
+    pairs = np.concatenate([_range_pairs(cover.of(~_crowds(a, cover.range)), name, names) for cover in covers])
+    edge = _reaches_over(a, pairs // names)
+    keys, counts = [a.groups[1][pairs[~edge] // names] * names + pairs[~edge] % names], []
+    counts.append(np.ones(len(keys[0]), np.int64))
+    for cover in covers:
+        crowd = cover.of(_crowds(a, cover.range) & ~_reaches_over(a, cover.range))
+        key, count = _launching_of(a, crowd, name, names)
+        keys.append(key)
+        counts.append(count)
+    key, count = np.concatenate(keys), np.concatenate(counts)
+    return {"launching": sums(key, count, count), "across": np.unique(pairs[edge])}
 
 
 def _reaches_over(a: Attributed, rows: Ints) -> Bools:
@@ -104,36 +125,49 @@ def _reaches_over(a: Attributed, rows: Ints) -> Bools:
     return (ranges.start[rows] < part.low) | (ranges.end[rows] > part.high)
 
 
-class _Cover(NamedTuple):
-    """Which kernels some ranges enclose: the kernels in launch order, and a slice of that order for each range.
+def _summed(a: Attributed, rows: Ints) -> Bools:
+    """True for those of the ranges that are of a group which is summed."""
+    kept: Bools = a.summed[a.groups[1][rows]] if len(a.summed) else np.zeros(len(rows), np.bool_)
+    return kept
 
-    `bounds` are all ends of slices: between two of them lies a piece of the order that is in the same ranges.
+
+class _Cover(NamedTuple):
+    """Which kernels some ranges, or spans of ranges, enclose: the kernels in launch order, and a slice for each range.
+
+    None of the slices is empty. For a span stands a range of it.
     """
 
     kernel: Ints
     range: Ints
     low: Ints
     high: Ints
-    bounds: Ints
 
-    def pieces(self) -> tuple[Ints, Ints]:
-        """First piece of each range, and the one after its last."""
-        return np.searchsorted(self.bounds, self.low), np.searchsorted(self.bounds, self.high)
+    def of(self, chosen: Bools) -> _Cover:
+        """The same kernels, and some of the ranges."""
+        return _Cover(self.kernel, self.range[chosen], self.low[chosen], self.high[chosen])
 
-    def piece_of_kernel(self) -> Ints:
-        """The piece of each kernel; -1 before the first bound. Behind the last one no range is."""
-        return np.searchsorted(self.bounds, np.arange(len(self.kernel)), side="right") - 1
+    def spans(self, a: Attributed) -> _Cover:
+        """The same kernels, and the spans of the ranges: of one group no two overlap."""
+        if not len(self.range):
+            return self
+        span = a.spans.of_range[self.range]
+        order = np.argsort(span, kind="stable")
+        heads = np.flatnonzero(np.append(True, span[order[1:]] != span[order[:-1]]))
+        edges = (one.reduceat(edge[order], heads) for one, edge in ((np.minimum, self.low), (np.maximum, self.high)))
+        return _Cover(self.kernel, a.spans.first[span[order[heads]]], *edges)
+
+    def depth(self) -> int:
+        """In how many ranges a kernel is at most."""
+        places = len(self.kernel) + 1
+        change = np.bincount(self.low, minlength=places) - np.bincount(self.high, minlength=places)
+        return int(np.cumsum(change).max(initial=0))
 
 
 def _cover(a: Attributed, order: Scope, which: Ints, low: Ints, high: Ints) -> _Cover:
     own = (order.op >= a.trace.part.kernels) & (order.op < len(a.trace.kernels))
     rank = np.append(0, np.cumsum(own))
-    low, high = rank[low], rank[high]
-    filled = np.flatnonzero(high > low)
-    low, high = low[filled], high[filled]
-    return _Cover(
-        order.op[own], a.reached[which[filled]], low, high, at.distinct_in_any_order(np.concatenate([low, high]))
-    )
+    found = _Cover(order.op[own], a.reached[which], rank[low], rank[high])
+    return found.of((found.high > found.low) & _summed(a, found.range))
 
 
 class _Paths(NamedTuple):
@@ -152,7 +186,7 @@ class _Paths(NamedTuple):
 
 
 def _paths(covers: list[_Cover], group_of_range: Ints, kernels: int) -> tuple[_Paths, Ints]:
-    """The sets of groups that enclose a kernel, and the path of each kernel, -1 for none.
+    """The sets of groups that enclose a kernel, and the path of each kernel, -1 for none; from covers of spans.
 
     A report has few of them: every decode step, and every layer in it, has the same.
     """
@@ -183,11 +217,28 @@ def _paths_of(cover: _Cover, group: Ints) -> tuple[_Paths, Ints]:
         scrambled = _scrambled(group, 1).view(np.int64)
         first, groups, path = loops.slice_paths(cover.low, cover.high, group, scrambled, *orders, len(cover.kernel))
         return _Paths(first, groups), path
-    first, last = cover.pieces()
-    owner, piece = at.explode(first, last)
-    key = at.distinct_in_any_order(piece * (int(group.max(initial=0)) + 1) + group[owner])
-    of_piece, paths = _distinct_sets(*np.divmod(key, int(group.max(initial=0)) + 1), len(cover.bounds))
-    return paths, np.append(of_piece, -1)[cover.piece_of_kernel()]
+    bounds = at.distinct_in_any_order(np.concatenate([cover.low, cover.high]))  # a piece is from one to the next
+    first, last = np.searchsorted(bounds, cover.low), np.searchsorted(bounds, cover.high)
+    depth = np.cumsum(np.bincount(first, minlength=len(bounds)) - np.bincount(last, minlength=len(bounds)))
+    found, of_piece, count = [], [np.zeros(0, np.int64)], 0
+    for pieces in at.batches(np.arange(len(bounds)), depth):
+        number, paths = _paths_between(int(pieces[0]), int(pieces[-1]) + 1, first, last, group)
+        of_piece.append(np.where(number >= 0, number + count, -1))
+        found.append(paths)
+        count += len(paths.first) - 1
+    piece_of_kernel = np.searchsorted(bounds, np.arange(len(cover.kernel)), side="right") - 1
+    size = np.concatenate([first[:0], *(np.diff(paths.first) for paths in found)])
+    groups = np.concatenate([first[:0], *(paths.group for paths in found)])
+    return _Paths(np.append(0, np.cumsum(size)), groups), np.append(np.concatenate(of_piece), -1)[piece_of_kernel]
+
+
+def _paths_between(low: int, high: int, first: Ints, last: Ints, group: Ints) -> tuple[Ints, _Paths]:
+    """The path of each piece from `low` to before `high`, -1 for none; ranges are from one piece to before another."""
+    some = np.flatnonzero((first < high) & (last > low))
+    owner, piece = at.explode(np.maximum(first[some], low), np.minimum(last[some], high))
+    groups = int(group.max(initial=0)) + 1
+    key = at.distinct_in_any_order((piece - low) * groups + group[some][owner])
+    return _distinct_sets(*np.divmod(key, groups), high - low)
 
 
 def _distinct_sets(spot: Ints, group: Ints, spots: int) -> tuple[Ints, _Paths]:
@@ -225,6 +276,8 @@ def _range_pairs(cover: _Cover, name: Ints, names: int) -> Ints:
         row, value = loops.slice_values(name[cover.kernel], names, low, high, by_low, by_high)
         compiled: Ints = ranges[row] * names + value
         return compiled
+    if cover.depth() > _DEEP:
+        return _deep_pairs(cover, name, names)
     place, kernel = np.arange(len(cover.kernel)), name[cover.kernel]
     found = [np.zeros(0, np.int64)]
     while len(ranges):
@@ -244,21 +297,118 @@ def _range_pairs(cover: _Cover, name: Ints, names: int) -> Ints:
     return np.concatenate(found)
 
 
+def _deep_pairs(cover: _Cover, name: Ints, names: int) -> Ints:
+    """The same, for ranges that nest deep: a kernel is the first of its name in those that begin after the one before.
+
+    By a tree of the earliest of each two, four, eight … such kernels before: its nodes are gone down, from the root,
+    where they lie in a range and hold the first of some name in it.
+    """
+    kernel = name[cover.kernel]
+    levels: list[Ints] = [_before(kernel)]
+    found = [np.zeros(0, np.int64)]
+    while len(levels[-1]) > 1:
+        levels[-1] = np.append(levels[-1], len(kernel)) if len(levels[-1]) % 2 else levels[-1]
+        levels.append(np.minimum(levels[-1][::2], levels[-1][1::2]))
+    for rows in at.batches(np.arange(len(cover.low)), np.minimum(cover.high - cover.low, len(at.distinct(kernel)))):
+        node: Ints = np.zeros(len(rows), np.int64)
+        for level in range(len(levels) - 2, -1, -1):
+            rows, node = np.repeat(rows, 2), np.repeat(2 * node, 2) + np.tile([0, 1], len(node))
+            low, high = cover.low[rows], cover.high[rows]
+            inside = (levels[level][node] < low) & (node << level < high) & (node + 1 << level > low)
+            rows, node = rows[inside], node[inside]
+        found.append(cover.range[rows] * names + kernel[node])
+    return np.concatenate(found)
+
+
+def _before(values: Ints) -> Ints:
+    """The place before each at which the same value is, -1 for none."""
+    order, before = np.argsort(values, kind="stable"), np.full(len(values), -1)
+    same = np.flatnonzero(values[order[1:]] == values[order[:-1]])
+    before[order[same + 1]] = order[same]
+    return before
+
+
+# -- where many ranges of one name overlap -------------------------------------------------------------------
+
+
+def _crowds(a: Attributed, rows: Ints) -> Bools:
+    """True for those of the ranges that are in a span of many."""
+    return a.spans.ranges[a.spans.of_range[rows]] > _CROWD
+
+
+def _launching_of(a: Attributed, cover: _Cover, name: Ints, names: int) -> tuple[Ints, Ints]:
+    """How many ranges of a group launched a kernel of a name, by ``group * names + name``; a key may come again.
+
+    Nothing is done for each range and name: a kernel is the first of its name in those ranges of a span that begin
+    after the one before it, and go on; these are counted, for all kernels at once.
+    """
+    spans, found, counts = cover.spans(a), [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    of_range = np.searchsorted(spans_of := a.spans.of_range[spans.range], a.spans.of_range[cover.range])
+    kernel, before, group = name[cover.kernel], _before(name[cover.kernel]), a.groups[1][spans.range]
+    for some in at.batches(np.arange(len(spans_of)), spans.high - spans.low):
+        # Each span has places of its own, so that the ranges of others are none of its.
+        size = spans.high[some] - spans.low[some]
+        shift = np.cumsum(size) - size - spans.low[some]
+        mine = np.flatnonzero((of_range >= some[0]) & (of_range <= some[-1]))
+        low, high = (edge[mine] + shift[of_range[mine] - some[0]] for edge in (cover.low, cover.high))
+        order = np.argsort(low, kind="stable")
+        owner, place = at.explode(spans.low[some], spans.high[some])
+        earlier = np.maximum(before[place], spans.low[some][owner] - 1) + shift[owner]
+        since, until = (np.searchsorted(low[order], one, side="right") for one in (earlier, place + shift[owner]))
+        count = at.slice_sum_above(high[order], np.ones(len(order), np.int64), since, until, place + shift[owner])
+        some_of_them = np.flatnonzero(count)
+        found.append(group[some][owner[some_of_them]] * names + kernel[place[some_of_them]])
+        counts.append(count[some_of_them])
+    return np.concatenate(found), np.concatenate(counts)
+
+
+def _moments(a: Attributed, kind: int, order: Scope, name: Ints) -> Ints:
+    """Of a part: the first and the last launch of each kernel name in each scope, as rows of `RangeKernels.moments`.
+
+    They tell of a range that reaches over the part's edge whether it launched such a kernel.
+    """
+    if a.trace.is_whole or not (a.spans.ranges > _CROWD).any():
+        return np.zeros((0, 4), np.int64)
+    own = np.flatnonzero((order.op >= a.trace.part.kernels) & (order.op < len(a.trace.kernels)))
+    scope, time, kernel = order.number[own], order.launch[own], name[order.op[own]]
+    first, last = (at.group_rows(scope[::step], kernel[::step])[0] for step in (1, -1))
+    rows = np.append(first, len(own) - 1 - last)
+    return np.unique(np.stack([np.full(len(rows), kind), scope[rows], time[rows], kernel[rows]], axis=1), axis=0)
+
+
+def _launching_across(a: Attributed, measured: RangeKernels) -> tuple[Ints, Ints]:
+    """What `_launching_of` counts, of the ranges in large spans that reach over the edge of a part."""
+    ranges, names = a.trace.ranges, len(a.trace.names)
+    over = np.searchsorted(measured.cuts, ranges.start, side="right") < np.searchsorted(measured.cuts, ranges.end)
+    found = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
+    for kind in (0, 1):
+        _, scope, time, kernel = measured.moments[measured.moments[:, 0] == kind].T
+        rows = np.flatnonzero(over & (ranges.of_process == bool(kind)))
+        rows = rows[_crowds(a, rows) & _summed(a, rows)]
+        number = a.place_of(ranges.thread[rows])[kind]
+        keys = at.Keys(int(max(scope.max(initial=0), number.max(initial=0))) + 1, time, ranges.start, ranges.end)
+        begin, finish = (keys.pack(number, times[rows]) for times in (ranges.start, ranges.end))
+        cover = _Cover(np.arange(len(time)), rows, *at.slices(keys.pack(scope, time), begin, finish))
+        found.append(_launching_of(a, cover.of(cover.high > cover.low), kernel, names))
+    keys_of, counts = zip(*found, strict=True)
+    return np.concatenate(keys_of), np.concatenate(counts)
+
+
 def _outside(a: Attributed, kernel: Ints) -> dict[int, Distribution]:
     """Kernels that no range encloses, by the thread that launched them (the process, where no launch is)."""
     kernels = a.trace.kernels
     thread = a.of_op(a.trace.calls.thread, missing=NULL)[kernel]
     thread = np.where(thread == NULL, kernels.process[kernel], thread)
     duration, name = kernels.end - kernels.start, kernels.name.astype(np.int64)
-    by = {int(one): kernel[thread == one] for one in np.unique(thread)}
+    by = {one: kernel[rows] for one, rows in at.each(thread)}
     return {one: distribution(name[rows], duration[rows]) for one, rows in by.items()}
 
 
 def build(a: Attributed) -> dict[str, Any]:
     """A row per range name, domain, style, thread and kernel; a kernel counts once per range name."""
     measured, ranges, names = range_kernels(a), a.trace.ranges, a.trace.names
-    heads, group_of_range = a.groups
-    inside = _by_group(measured).describe()
+    heads = a.groups[0]
+    inside = _by_group(measured)
     of_group, kernel = np.divmod(inside.group, len(names))
     head = heads[of_group] if len(heads) else of_group
     threads = sorted(measured.outside)
@@ -273,32 +423,39 @@ def build(a: Attributed) -> dict[str, Any]:
         "pid": pid_of(thread),
         "tid": np.where(tid_of(thread) == 0, NULL, tid_of(thread)),
         "kernel": Coded(np.append(kernel, found.group[len(head) :]), names),
-        "range_instances": np.append(
-            _launching(measured, inside.group, group_of_range, len(names)), np.zeros(rest, np.int64)
-        ),
+        "range_instances": np.append(_launching(a, measured, inside.group), np.zeros(rest, np.int64)),
         **_exclusive(measured.exclusive, inside, found),
         **statistics(found),
     }
 
 
-def _by_group(measured: RangeKernels) -> Distribution:
-    """The durations by ``group of the range * len(names) + kernel name``."""
+def _by_group(measured: RangeKernels) -> Groups:
+    """Statistics of the durations by ``group of the range * len(names) + kernel name``."""
     sets = [np.frombuffer(path, np.int64) for path in measured.paths]
-    reach = np.append(0, np.cumsum([len(one) for one in sets], dtype=np.int64))
-    of_path, value, times = measured.durations
-    path, name = np.divmod(of_path, measured.names)
-    row, position = at.explode(reach[path], reach[path + 1])
-    group = np.concatenate([path[:0], *sets])[position]
-    return distribution(group * measured.names + name[row], value[row], times[row])
+    reach = np.searchsorted(measured.durations.group, np.arange(len(sets) + 1) * measured.names)
+    lengths, group = [len(one) for one in sets], np.concatenate([reach[:0], *sets])
+    order = np.argsort(group, kind="stable")
+    path, group = np.repeat(np.arange(len(sets), dtype=np.int32), lengths)[order], group[order]
+    heads = np.flatnonzero(np.append(True, group[1:] != group[:-1])[: len(group)])
+    ends, size = np.append(heads[1:], len(group)), np.diff(reach)[path]
+    found = [Distribution(*measured.durations).describe().take(reach[:0])]
+    for some in at.batches(np.arange(len(heads)), np.add.reduceat(size, heads) if len(heads) else heads):
+        mine = slice(heads[some[0]], ends[some[-1]])
+        owner, row = at.explode(reach[path[mine]], reach[path[mine] + 1])
+        key, value, times = (column[row] for column in measured.durations)
+        key = group[mine][owner] * measured.names + key % measured.names
+        found.append(distribution(key, value, times).describe())
+    return Groups(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
 
 
-def _launching(measured: RangeKernels, group: Ints, group_of_range: Ints, names: int) -> Ints:
+def _launching(a: Attributed, measured: RangeKernels, group: Ints) -> Ints:
     """How many ranges of each group launched the kernel."""
-    count = np.zeros(len(group), np.int64)
+    count, names = np.zeros(len(group), np.int64), measured.names
     count[np.searchsorted(group, measured.launching.group)] = measured.launching.instances
-    if len(measured.across):
-        of_range, kernel = np.divmod(measured.across, names)
-        np.add.at(count, np.searchsorted(group, group_of_range[of_range] * names + kernel), 1)
+    of_range, kernel = np.divmod(measured.across, names)
+    np.add.at(count, np.searchsorted(group, a.groups[1][of_range] * names + kernel), 1)
+    key, more = _launching_across(a, measured)
+    np.add.at(count, np.searchsorted(group, key), more)
     return count
 
 

@@ -61,16 +61,15 @@ def build(a: Attributed) -> dict[str, Any]:
     }
 
 
-def _host_time(a: Attributed, width: int, window: Ints, code: Ints, spent: Ints) -> Ints:
+def _host_time(a: Attributed, width: int, of_stage: Ints, code: Ints, spent: Ints) -> Ints:
     """Host time by stage and call name, the last of each stage outside of all calls; NULL where there is none."""
     ranges, rows = a.trace.ranges, a.stage_ranges
-    stage, slots = a.stage_of_range[rows], len(a.stage_names) * width
-    slot = stage[window] * width + code
+    stages, slots = len(a.stage_names), len(a.stage_names) * width
+    slot, stage = of_stage * width + code, a.stage_of_range[rows]
     host = sum_by(slot, spent, slots)
-    outside = ranges.end[rows] - ranges.start[rows] - sum_by(window, spent, len(rows))
-    own = stage * width + width - 1
-    host += sum_by(own, outside, slots)
-    return np.where(count_by(np.append(slot, own), slots) > 0, host, NULL)
+    host[width - 1 :: width] += sum_by(stage, ranges.end[rows] - ranges.start[rows], stages)
+    host[width - 1 :: width] -= sum_by(of_stage, spent, stages)
+    return np.where(count_by(np.append(slot, stage * width + width - 1), slots) > 0, host, NULL)
 
 
 TABLE = Table(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dsprof import attribution as at
 from dsprof.accounting import CAUSES, accounts
 from dsprof.attributed import Attributed, wall_time
 from dsprof.attribution import NULL, Bools, Ints
@@ -74,13 +75,15 @@ def _excess(a: Attributed, steady: Bools, far: Bools) -> tuple[Ints, Floats, tup
     step, (of_call, found) = spent.group // all_names, call_names(a, spent.group % all_names)
     names = (*found, OUTSIDE_CUDA)
     duration = ranges.end[a.step_ranges] - ranges.start[a.step_ranges]
-    for stage in np.unique(a.stage_of_step[far]).tolist():
-        rows = np.flatnonzero(steady & (a.stage_of_step == stage))
-        place = np.full(len(far), -1)
+    kept, known, place = np.flatnonzero(steady), np.flatnonzero(steady[step]), np.full(len(far), -1)
+    inside = {stage: known[rows] for stage, rows in at.each(a.stage_of_step[step[known]])}
+    for stage, mine in at.each(a.stage_of_step[kept]):
+        rows = kept[mine]
+        if not far[rows].any():
+            continue
         place[rows] = np.arange(len(rows))
-        inside = np.flatnonzero(place[step] >= 0)
-        times = np.zeros((len(rows), len(names)))
-        np.add.at(times, (place[step[inside]], of_call[inside]), spent.total[inside])
+        times, some = np.zeros((len(rows), len(names))), inside.get(stage, mine[:0])
+        np.add.at(times, (place[step[some]], of_call[some]), spent.total[some])
         times[:, -1] = duration[rows] - times.sum(axis=1)
         out = far[rows]
         more = (times - np.median(times, axis=0))[out]

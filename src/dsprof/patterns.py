@@ -1,0 +1,62 @@
+"""Regular expressions that users write, searched for in names that a report holds: both may be anything.
+
+Some patterns take exponential time on some texts (``(a+)+$`` on many a's and a b), and Python's `re` knows no limit.
+So what could repeat is searched for in a process of its own, which is ended when it takes too long. It starts within a
+fiftieth of a second; patterns that repeat nothing, as the usual ones, are searched for here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from dsprof.errors import PatternTooSlow
+
+#: Seconds that the search for some patterns may take.
+LIMIT_S = 20.0
+#: What a pattern needs to take more time than its own length and that of the text.
+_REPEATS = re.compile(r"[*+?{]")
+#: The search, for a Python without what is installed beside it, which starts at once.
+_WORKER = """
+import json, re, sys
+asked = json.load(sys.stdin)
+searches = [re.compile(pattern).search for pattern in asked["patterns"]]
+first = [next((n for n, search in enumerate(searches) if search(text)), -1) for text in asked["texts"]]
+json.dump(first, sys.stdout)
+"""
+
+
+def first_found(patterns: Sequence[str], texts: Sequence[str]) -> list[int]:
+    """For each text, which of the patterns is found in it first in their order; -1 for none.
+
+    Raises `PatternTooSlow`, and `re.error` for what is no pattern.
+    """
+    searches = [re.compile(pattern).search for pattern in patterns]
+    if any(map(_REPEATS.search, patterns)) and texts:
+        return _elsewhere(patterns, texts)
+    return [next((number for number, search in enumerate(searches) if search(text)), -1) for text in texts]
+
+
+def _elsewhere(patterns: Sequence[str], texts: Sequence[str]) -> list[int]:
+    """The same in a process of its own."""
+    asked = json.dumps({"patterns": list(patterns), "texts": list(texts)})
+    command = [sys.executable, "-I", "-S", "-c", _WORKER]
+    try:
+        done = subprocess.run(command, input=asked.encode(), capture_output=True, timeout=LIMIT_S, check=True)
+    except subprocess.TimeoutExpired as error:
+        raise _too_slow(patterns, f"took more than {LIMIT_S:g} s") from error
+    except subprocess.CalledProcessError as error:  # no memory left, as a rule
+        raise _too_slow(patterns, "could not be searched for to the end") from error
+    found: list[int] = json.loads(done.stdout)
+    return found
+
+
+def _too_slow(patterns: Sequence[str], what: str) -> PatternTooSlow:
+    named = ", ".join(f"'{pattern}'" for pattern in patterns)
+    return PatternTooSlow(
+        f"The pattern{'s' if len(patterns) > 1 else ''} {named} {what} in the names of this report.",
+        "Repeat nothing that is repeated inside, as (a+)+ does: write a+.",
+    )
