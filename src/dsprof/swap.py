@@ -40,8 +40,7 @@ def replacing(target: Path, strangers: Strangers, last: str) -> Iterator[Path]:
     target.mkdir(parents=True, exist_ok=True)
     try:
         _refuse(target, strangers)
-        inside = os.path.ismount(target) or not os.access(target.parent, os.W_OK | os.X_OK)
-        place, prefix = (target, ".writing-") if inside else (target.parent, f".{target.name[:80]}.writing-")
+        inside, place, prefix = _beside(target)
         clear_leftovers(prefix, place)
         with own_folder(prefix, place) as fresh:
             yield fresh
@@ -57,6 +56,19 @@ def replacing(target: Path, strangers: Strangers, last: str) -> Iterator[Path]:
             with suppress(OSError):  # somebody else's results are there by now
                 target.rmdir()
         raise
+
+
+def clear_unfinished(target: Path) -> None:
+    """Remove what killed writers of a folder left of theirs."""
+    _, place, prefix = _beside(Path(os.path.realpath(target)))
+    clear_leftovers(prefix, place)
+
+
+def _beside(target: Path) -> tuple[bool, Path, str]:
+    """Where a folder that takes the place of this one is filled: in it or not, in which folder, called how."""
+    if os.path.ismount(target) or not os.access(target.parent, os.W_OK | os.X_OK):
+        return True, target, ".writing-"
+    return False, target.parent, f".{target.name[:80]}.writing-"
 
 
 @contextmanager

@@ -17,6 +17,8 @@ Tables = Mapping[str, pa.Table]
 _KERNELS = ("CUPTI_ACTIVITY_KIND_KERNEL", "CUPTI_ACTIVITY_KIND_GRAPH_TRACE")
 _MEMOPS = ("CUPTI_ACTIVITY_KIND_MEMCPY", "CUPTI_ACTIVITY_KIND_MEMSET")
 _RANGES = (59, 60, 70, 71)
+#: No capture of our bases has such times: what dsprof makes of them, it tells as a finding.
+_ODD_TIMES = '("end" < start OR start < 0 OR start > 1 << 52 OR "end" > 1 << 52)'
 #: Columns that may be negative: moments, slopes, and what a report says itself.
 _MAY_BE_NEGATIVE = re.compile(r"(^|_)(start|end|drift|payload|id|pid|tid|request|step|context_tokens|tokens)(_|$)")
 _MEASURED = re.compile(r"_(ns|bytes|pct)$|^(instances|kernels|launches|gpu_ops|steps|stages)|_total$")
@@ -107,10 +109,8 @@ def _total(sql: sqlite3.Connection, tables: Iterable[str]) -> tuple[int, int] | 
         try:
             if not sql.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone():
                 continue
-            odd = "typeof(start) <> 'integer' OR typeof(\"end\") <> 'integer' OR \"end\" < start OR start < 0"
-            ((count, total, odd_rows),) = sql.execute(
-                f'SELECT count(*), sum("end" - start), sum({odd} OR "end" > 1 << 60) FROM "{table}"'
-            )
+            odd = f"typeof(start) <> 'integer' OR typeof(\"end\") <> 'integer' OR {_ODD_TIMES}"
+            ((count, total, odd_rows),) = sql.execute(f'SELECT count(*), sum("end" - start), sum({odd}) FROM "{table}"')
         except sqlite3.Error:
             return None
         if odd_rows or isinstance(total, float):
@@ -120,7 +120,7 @@ def _total(sql: sqlite3.Connection, tables: Iterable[str]) -> tuple[int, int] | 
 
 
 def _ranges(sql: sqlite3.Connection) -> tuple[int, int] | None:
-    odd = "typeof(start) <> 'integer' OR typeof(\"end\") NOT IN ('integer', 'null') OR \"end\" < start"
+    odd = f"typeof(start) <> 'integer' OR typeof(\"end\") NOT IN ('integer', 'null') OR {_ODD_TIMES}"
     try:
         ((count, odd_rows),) = sql.execute(f"SELECT count(*), sum({odd}) FROM NVTX_EVENTS WHERE eventType IN {_RANGES}")
         ((strange,),) = sql.execute("SELECT count(*) FROM NVTX_EVENTS WHERE typeof(eventType) <> 'integer'")

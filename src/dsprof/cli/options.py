@@ -152,8 +152,10 @@ def stages_of(options: list[str] | None) -> dict[str, str]:
 def _pattern(option: str, pattern: str | None) -> str | None:
     import re
 
+    from dsprof.patterns import compiled
+
     try:
-        re.compile(pattern or "")
+        compiled(pattern or "")
     except re.error as error:
         raise typer.BadParameter(f"{option} '{pattern}' is no regular expression: {error}.") from error
     return pattern

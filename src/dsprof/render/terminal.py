@@ -94,7 +94,7 @@ def print_table(name: str, table: pa.Table, out: Console, rows: int) -> None:
 
     Kernel names are shortened here, and in full in every other format.
     """
-    shown = table.slice(0, rows)
+    shown = table.slice(0, min(rows, table.num_rows))
     columns = [
         _Shown(field.name, _is_number(field.type), cells)
         for field, cells in zip(shown.schema, _texts(shown), strict=True)
