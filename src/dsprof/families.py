@@ -212,7 +212,7 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
         pattern = "my_attn|tree_attn"   # a regular expression, searched for in the demangled name
         example = "my_attn_kernel"      # may be left out; must fit
     """
-    if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):  # noqa: PTH110, PTH112, PTH113
         raise _unreadable(path, "it is no file")  # a pipe or a device may never end
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -75,7 +75,7 @@ def read_record(path: Path) -> ModelRecord:
 
 
 def _document(path: Path) -> dict[str, Any]:
-    if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):  # noqa: PTH110, PTH112, PTH113
         raise _unreadable(path, "it is no file")  # a pipe or a device may never end
     try:
         document = json.loads(path.read_text(encoding="utf-8"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -35,8 +36,9 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What a failure's file is called."""
-        return f"{self.kind}-{self.seed}"
+        """What a failure's file is called: recipes may have one seed."""
+        chosen = zlib.crc32(json.dumps(self.chosen, sort_keys=True).encode())
+        return f"{self.kind}-{self.seed}-{chosen:08x}"
 
     def write(self, path: Path, **more: Any) -> Path:
         """Keep it as a recipe, with more to know of it."""
