@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,9 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import slow_reference as slow
+from dsprof import accounting, hosttime, measures, patterns, ranged
 from dsprof import attribution as at
-from dsprof import measures, patterns, ranged
 from dsprof.analysis import Analysis
+from dsprof.attribution import Ints
 from dsprof.cli import main
 from dsprof.errors import NotAReport, PatternTooSlow
 from dsprof.families import OTHER, RULES, family_of
@@ -30,7 +34,18 @@ from dsprof.nsys.survey import Ids
 from dsprof.stages import CUDA_GRAPH
 from dsprof.tables import range_kern_sum
 from test_parts import as_text, assert_same, in_parts, written
-from test_properties import analysis_of, assert_holds, assert_rows, few, keyed, recordings, renamed, rows_of
+from test_properties import (
+    MODES,
+    analysis_of,
+    assert_holds,
+    assert_rows,
+    few,
+    keyed,
+    recordings,
+    renamed,
+    rows_of,
+    some,
+)
 from trace_builder import KERNEL, LAUNCH, NVTX, RUNTIME, TraceBuilder
 
 INTERVALS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 30), st.integers(0, 12)), max_size=25)
@@ -42,7 +57,10 @@ def deep() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("_STEPS", "_TIMES_EACH", "_TIMES_MIXED"):
             patch.setattr(at, name, 0)
+        patch.setattr(at, "_FEW", 0)
         patch.setattr(measures, "_CALLS_BACK", 0)
+        patch.setattr(hosttime, "_TIMES_EACH", 0)
+        patch.setattr(accounting, "_LONGEST", 10)
         for name in ("_DEEP", "_CROWD"):
             patch.setattr(range_kern_sum, name, 0)
         yield
@@ -87,6 +105,7 @@ def test_sums_above_a_bound_are_those_of_a_loop(values, data):
     ]
 
 
+@some
 @given(recordings())
 def test_ranges_are_told_the_same_however_deep(rec):
     expected = renamed(slow.range_trace(rec), row="range_id", parent_row="parent_id")
@@ -94,6 +113,17 @@ def test_ranges_are_told_the_same_however_deep(rec):
         assert_rows(rows_of(analysis_of(rec), "range_trace"), expected)
 
 
+@few
+@given(recordings(), st.sampled_from(MODES))
+def test_all_tables_are_the_same_however_deep(rec, threads):
+    usual = analysis_of(rec, threads)
+    with deep():
+        found = analysis_of(rec, threads)
+        for table in usual:
+            pd.testing.assert_frame_equal(as_text(found[table]), as_text(usual[table]), obj=table)
+
+
+@some
 @given(recordings())
 def test_kernels_count_once_for_each_range_name_however_deep(rec):
     keys = ("name", "domain", "style", "pid", "tid", "kernel")
@@ -270,10 +300,81 @@ def test_the_command_line_ends_with_the_sentence_on_a_slow_pattern(tmp_path, cap
     assert "(a+)+$" in capsys.readouterr().err
 
 
+@few
 @given(st.lists(st.sampled_from(["a", "b+", "^a.*b$", "x?"])), st.lists(st.text("abx\n\u2026", max_size=5), max_size=6))
 def test_patterns_are_found_the_same_here_and_elsewhere(asked, texts):
     expected = [next((n for n, one in enumerate(asked) if re.search(one, text)), -1) for text in texts]
     assert patterns.first_found(asked, texts) == expected
+
+
+# -- many of a kind -------------------------------------------------------------------------------------------
+
+
+def lines_run(function: Callable[[], object]) -> int:
+    """How many lines of Python a function runs: what loops over rows counts them."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def threads_of(count: int, kind: str) -> TraceBuilder:
+    """A launch in a decode of its own on each of many threads, or of many processes, devices, streams, domains."""
+    report = TraceBuilder().range("prefill", 0, 1)
+    for number in range(1, count + 1):
+        where = {
+            "threads": {"tid": number}, "processes": {"pid": number}, "domains": {},
+            "devices": {"device": number}, "streams": {"stream": number},
+        }[kind]  # fmt: skip
+        own = {name: value for name, value in where.items() if name in ("pid", "tid")}
+        domain = {"domain": f"domain {number}"} if kind == "domains" else {}
+        report.range("decode", 100 * number, 100 * number + 80, **own, **domain)
+        report.range("step", 100 * number + 5, 100 * number + 60, **own, **domain)
+        report.kernel(at=(100 * number + 30, 100 * number + 40), call=(100 * number + 10, 100 * number + 20), **where)
+    return report
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes", "devices", "streams", "domains"])
+def test_many_of_a_kind_take_steps_in_proportion(tmp_path, kind):
+    def steps(count: int) -> int:
+        path = threads_of(count, kind).write(tmp_path / f"{count}.sqlite")
+
+        def work() -> None:
+            analysis = Analysis(read(path), None, path)
+            assert [len(analysis.arrow(table)) for table in analysis]
+            assert analysis.summary()
+
+        work()
+        return lines_run(work)
+
+    few, more = steps(150), steps(600)
+    assert more < 4.4 * few
+
+
+def test_no_array_grows_with_threads_times_rows(tmp_path):
+    """What is done for each thread looks at its own rows alone."""
+    seen = []
+
+    def counted(values: Ints) -> Ints:
+        seen.append(len(values))
+        return usual(values)
+
+    usual, path = np.flatnonzero, threads_of(300, "threads").write(tmp_path / "made.sqlite")
+    analysis = Analysis(read(path), None, path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np, "flatnonzero", counted)
+        assert all(len(analysis[table]) >= 0 for table in analysis)
+    assert sum(seen) < 300 * 300 * 2
 
 
 # -- tables that are none -------------------------------------------------------------------------------------

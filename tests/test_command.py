@@ -16,6 +16,7 @@ import pytest
 from dsprof.errors import DsprofError, ExportFailed, NsysMissing, NsysTooOld, OutputRefused
 from dsprof.findings import STRICT_EXITS
 from dsprof.nsys import command
+from dsprof.nsys.clean import clean
 from dsprof.nsys.command import export, find_nsys, is_whole, nsys_version, run_nsys
 from dsprof.nsys.inputs import Input
 from nsys_stats import OLD, Nsys, require
@@ -349,7 +350,7 @@ def test_nothing_is_left_of_an_environment_where_rows_have_moved(tmp_path: Path)
         rows = [(number, f"PATH=/bin\0TOKEN={secret}{number}\0") for number in range(400)]
         database.executemany("INSERT INTO StringIds VALUES (?, ?)", [*rows[::2], *rows[1::2]])
         database.executemany("INSERT INTO StringIds VALUES (?, ?)", [(1000 + n, f"kernel_{n}") for n in range(50)])
-    command._forget_environments(path)
+    clean(path)
     assert secret.encode() not in path.read_bytes()
     with closing(sqlite3.connect(path)) as database:
         kept = [value for (value,) in database.execute("SELECT value FROM StringIds WHERE value != '' ORDER BY id")]

@@ -157,6 +157,19 @@ def test_damage_that_no_query_meets_is_found_by_the_check(tmp_path: Path) -> Non
     assert not (tmp_path / "clean.sqlite").exists()
 
 
+def test_a_row_that_differs_from_what_an_index_says_is_damage(tmp_path: Path) -> None:
+    """One bit of a value: nothing in the table itself tells it."""
+    path = made().sql(f'CREATE INDEX mine ON "{KERNEL}" ("start")').write(tmp_path / "run.sqlite")
+    data = path.read_bytes()
+    start = (3000 + 100 * 2500).to_bytes(3, "big")  # of a kernel that no other row has the time of
+    places = [place.start() for place in re.finditer(re.escape(start), data)]
+    (at,) = [place for place in places if data[place // 4096 * 4096] == 13]  # a leaf of a table, not of the index
+    path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    assert "missing from index mine" in mutations.refused(path)
+    with pytest.raises(ReportDamaged, match="missing from index mine"):
+        read(path)
+
+
 def test_the_check_says_what_is_wrong(report: Path, tmp_path: Path) -> None:
     sound.check_file(report, report.name)
     path = tmp_path / "odd.sqlite"

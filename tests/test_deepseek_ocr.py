@@ -194,6 +194,7 @@ def test_flash_attention_that_cannot_be_had_is_an_error(
     tiny_folder: Path, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: device == "cpu")
+    monkeypatch.setattr("dsprof.workloads.deepseek_ocr._device", str)  # there need not be one
     for load in (
         lambda: DeepSeekOCRSession.from_local(tiny_folder, device, use_flash_attn=True),
         lambda: DeepSeekOCRSession.from_random("tiny", 0, device, use_flash_attn=True),
@@ -642,18 +643,23 @@ def test_the_log_says_where_a_model_broke(
     assert said.index("Traceback") < said.index("from_pretrained") < said.index("dsprof: The model in")
 
 
-def test_an_error_that_nobody_expected_is_not_swallowed(
-    folder: Path, domain: Written, images: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+def test_an_error_that_nobody_expected_is_a_sentence_and_its_place_in_the_log(
+    folder: Path,
+    domain: Written,
+    images: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def fails(self: Any, *_: Any) -> None:
-        raise ZeroDivisionError
+        raise ZeroDivisionError("told here")
 
     monkeypatch.setattr(DeepSeekOCRSession, "run_inference", fails)
     write_json(folder / JOB, job(images["noise.jpg"]))
-    with pytest.raises(ZeroDivisionError):
-        process.main(folder)
+    assert process.main(folder) == 39
     outcome = read_outcome(folder / OUTCOME)
     assert (outcome.requests, outcome.device) == ([], "cpu")
+    assert outcome.error == ["WorkloadFailed", "The session ended with ZeroDivisionError: told here.", ""]
+    assert "in fails" in capsys.readouterr().err
 
 
 def start(folder: Path) -> subprocess.CompletedProcess[str]:

@@ -78,7 +78,7 @@ def test_a_machine_that_can_capture(which: str, tmp_path: Path, monkeypatch: pyt
 @pytest.mark.nsys
 def test_plain_ranges_of_a_new_nvtx_are_lost_under_an_old_nsys() -> None:
     nsys = require(PRIMARY)
-    if nsys.year >= 2025 or tuple(map(int, doctor._version("nvtx").split(".")[:3])) < (0, 2, 12):
+    if nsys.year >= 2025 or tuple(map(int, doctor.installed("nvtx").split(".")[:3])) < (0, 2, 12):
         pytest.skip("this pair of nvtx and nsys records plain ranges")
     plain = by_name(examine(str(nsys.path)))["plain nvtx ranges"]
     assert plain.state == "warning"
@@ -134,15 +134,15 @@ def test_an_nsys_that_does_not_run(content: str, tmp_path: Path) -> None:
 
 
 def test_a_program_that_lacks_nvtx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = doctor._version
-    monkeypatch.setattr(doctor, "_version", lambda package: "" if package == "nvtx" else honest(package))
+    honest = doctor.installed
+    monkeypatch.setattr(doctor, "installed", lambda package: "" if package == "nvtx" else honest(package))
     checks = examine(str(pretend(tmp_path)))
     assert not works(checks)
     assert by_name(checks)["nvtx"].remedy == "`pip install nvtx`"
 
 
 def test_libraries_that_are_missing_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_version", lambda package: "")
+    monkeypatch.setattr(doctor, "installed", lambda package: "")
     found = by_name(doctor._libraries(doctor._Gpu(False)))
     assert [check.state for check in found.values()] == ["absent"] * 4
     assert all("pip install" in check.remedy for check in found.values())

@@ -71,7 +71,8 @@ from dsprof.errors import DsprofError
 from dsprof.nsys.options import ProfileOptions
 from dsprof.nsys.profile import profile
 limit_s = float(os.environ.get("IMPORT_LIMIT_S", "300"))
-options = ProfileOptions(trace="nvtx", minimum_free_bytes=0, import_limit_s=limit_s)
+free = int(os.environ.get("MINIMUM_FREE", "0"))
+options = ProfileOptions(trace="nvtx", minimum_free_bytes=free, import_limit_s=limit_s)
 try:
     done = profile(options, sys.argv[3:], Path(sys.argv[1]), Path(sys.argv[2]))
     print(json.dumps({"code": done.exit_code, "ending": done.ending}))
@@ -87,6 +88,12 @@ def serve(requests: int, pause_s: float, code: int = 0) -> list[str]:
 
 def python(program: str, *arguments: str) -> list[str]:
     return [sys.executable, "-c", program, *arguments]
+
+
+def runs(pid: int) -> bool:
+    """Is there such a process, and not only what nobody has taken note of (a zombie)?"""
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def carriers(folder: Path) -> dict[int, str]:
@@ -359,9 +366,70 @@ def test_nsys_itself_is_killed(primary: Nsys, folder: Path, temporary: Path) -> 
 
 
 @pytest.mark.nsys
-def test_daemon_of_the_program_does_not_stay(primary: Nsys, folder: Path) -> None:
-    done, _ = record(primary, folder, ["sh", "-c", "setsid sleep 50 & exit 0"], extra=("--wait=primary",))
-    assert done.ending == "finished"
+def test_recording_ends_with_its_program_and_not_with_a_daemon(any_nsys: Nsys, folder: Path) -> None:
+    """What has our TMPDIR loses it, and the agent, so it is ended; nsys would wait for it (--wait=all)."""
+    program = f"import subprocess\nsubprocess.Popen(['sleep', '200'], start_new_session=True)\n{SERVE}"
+    done, _ = record(any_nsys, folder, python(program, "1", "0.05", "0"))
+    assert (done.ending, done.left) == ("finished", ("sleep",))
+    assert done.explain() == "the program ended normally; what it left running was ended: sleep"
+    assert ranges(done) == [1]
+
+
+@pytest.mark.nsys
+def test_daemon_with_an_environment_of_its_own_lives_on(any_nsys: Nsys, folder: Path, tmp_path: Path) -> None:
+    daemon = f"env -i PATH=$PATH setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 200' >/dev/null 2>&1 & sleep 1"
+    done, _ = record(any_nsys, folder, ["sh", "-c", daemon])
+    assert (done.ending, done.left) == ("finished", ())
+    pid = int((tmp_path / "pid").read_text())
+    assert Path(f"/proc/{pid}/comm").read_text() == "sleep\n"
+    os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.nsys
+@pytest.mark.parametrize("how", ["TMPDIR=/tmp exec", "exec env -i", "(setsid env -i sleep 9 &);"])
+def test_silent_program_with_another_environment_is_no_hung_import(how: str, any_nsys: Nsys, folder: Path) -> None:
+    wait = ("--wait=all",) if "setsid" in how else ()
+    done, _ = record(any_nsys, folder, ["sh", "-c", f"{how} sleep 9"], import_limit_s=5, extra=wait)
+    assert (done.ending, done.exit_code) == ("finished", 0)
+
+
+@pytest.mark.nsys
+def test_time_limit_for_a_program_with_another_environment(primary: Nsys, folder: Path) -> None:
+    done, _ = record(primary, folder, ["sh", "-c", "exec env -i sleep 100"], limit_s=4)
+    assert (done.ending, done.exit_code) == ("time-limit", 130)
+
+
+@pytest.mark.nsys
+def test_killed_dsprof_takes_nsys_and_the_program_with_it(
+    any_nsys: Nsys, folder: Path, temporary: Path, tmp_path: Path
+) -> None:
+    """Also children with an environment of their own, and daemons; what is left of files, the next run clears."""
+    program = (
+        f"env -i sh -c 'echo $$ > {tmp_path}/pid; exec sleep 200' & setsid -f sleep 200; sleep 1; echo ready; wait"
+    )
+    with drive(any_nsys, folder, ["sh", "-c", program]) as driver:
+        assert driver.stderr is not None
+        assert driver.stderr.readline() == "ready\n"
+        pid = int((tmp_path / "pid").read_text())
+        assert runs(pid)
+        driver.kill()
+        driver.wait()
+        wait_until(lambda: not carriers(temporary) and not runs(pid), 20)
+    assert [path.name[:9] for path in folder.iterdir() if path.is_dir()] == [".partial-"]
+    assert any(path.is_dir() for path in temporary.iterdir())
+    assert record(install(tmp_path / "fake"), folder, ["true"])[0].ending == "finished"  # the fixture looks for more
+
+
+def test_what_a_killed_dsprof_had_recorded_is_kept(folder: Path, tmp_path: Path) -> None:
+    folder.mkdir()
+    left = "import sys; from dsprof.leftovers import own_folder; from pathlib import Path\n"
+    left += "with own_folder('.partial-', Path(sys.argv[1])) as folder:\n"
+    left += f"  (folder / 'run.nsys-rep').write_bytes({module._MAGIC!r})\n  (folder / {LOG!r}).write_text('said')\n"
+    left += "  import os; os.kill(os.getpid(), 9)"
+    subprocess.run(python(left, str(folder)), check=False)
+    assert module.rescue(folder)
+    assert names(folder) == {"run.unchecked.nsys-rep", LOG}
+    assert not module.rescue(folder)
 
 
 # -- capture ranges -------------------------------------------------------------------------------------
@@ -479,7 +547,58 @@ def test_disk_becomes_full(any_nsys: Nsys, folder: Path) -> None:
     prefix = (*isolate, "sh", "-c", f'{small} && exec "$@"', "sh")
     with drive(any_nsys, folder, serve(1, 0.05), prefix=prefix) as driver:
         said = ended(driver)
-    assert said.startswith("NoSpace The disk became full during the recording.")
+    assert said.startswith(f"NoSpace The disk with {folder} became full during the recording.")
+
+
+@contextmanager
+def drive_in_small_tmpdir(nsys: Nsys, folder: Path, small: Path, before: str, program: str) -> Iterator[Any]:
+    """As `drive`, with a TMPDIR of 8 MB in a mount namespace; `before` is done there first (shell)."""
+    isolate = ("unshare", "-m") if os.geteuid() == 0 else ("unshare", "-rm")
+    small.mkdir()
+    mount = f"mount -t tmpfs -o size=8m none {small}"
+    if shutil.which("unshare") is None or subprocess.run([*isolate, "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("no mount namespace can be made here")
+    script = f'{mount} && export TMPDIR={small} && {before} && exec "$@"'
+    with drive(nsys, folder, python(program), prefix=(*isolate, "sh", "-c", script, "sh")) as driver:
+        yield driver
+
+
+def test_temporary_folder_is_full_before(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python passes over a TMPDIR that cannot be written to, and says nothing."""
+    monkeypatch.setenv("MINIMUM_FREE", "1000000")
+    nsys, small = Nsys(install(tmp_path / "fake"), "2030.1"), tmp_path / "small"
+    fill = f"(head -c 9M /dev/zero > {small}/fill || true) 2> /dev/null"
+    with drive_in_small_tmpdir(nsys, folder, small, fill, f"open({str(tmp_path / 'ran')!r}, 'w')") as driver:
+        said = ended(driver)
+    assert said.startswith(f"NoSpace {small} has 0 MB free, and 1 MB are asked for.")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.nsys
+def test_temporary_folder_becomes_full(
+    any_nsys: Nsys, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nsys 2023.4 cannot write how the program ended, and waits for ever."""
+    monkeypatch.setenv("IMPORT_LIMIT_S", "250")
+    small = tmp_path / "small"
+    fill = f"{SERVE.partition('for')[0]}\nwith annotate('prefill'): pass\n"
+    fill += f"try: open('{small}/fill', 'wb').write(bytes(9 << 20))\n"
+    fill += "except OSError: print('full', flush=True)\ntime.sleep(2)"
+    begin = time.monotonic()
+    with drive_in_small_tmpdir(any_nsys, folder, small, "true", fill) as driver:
+        said, shown = driver.communicate(timeout=200)
+    assert said.startswith(f"NoSpace The disk with {small} became full during the recording.")
+    assert f"dsprof: The disk with {small} is full, so the recording may be lost.\n" in shown
+    assert time.monotonic() - begin < 200
+
+
+@pytest.mark.nsys
+def test_folder_that_the_program_removes(primary: Nsys, folder: Path) -> None:
+    done, _ = record(
+        primary, folder, python(f"import shutil; shutil.rmtree({str(folder)!r})\n{SERVE}", "1", "0.5", "0")
+    )
+    assert ranges(done) == [1]
+    assert names(folder) == {"run.nsys-rep", "run.sqlite"}
 
 
 def test_too_little_room(folder: Path, tmp_path: Path) -> None:
@@ -820,6 +939,58 @@ def test_what_is_begun_is_shown_before_its_line_ends(tmp_path: Path) -> None:
     wait_until(lambda: live.getvalue() == "A token and another")
     os.close(write)
     output.close()
+
+
+class Sink(io.TextIOBase):
+    """Counts what is shown, and keeps nothing."""
+
+    shown = 0
+
+    def write(self, text: str) -> int:
+        """Count."""
+        self.shown += len(text)
+        return len(text)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"x" * (1 << 16), b"\r" * 999, b"words\n\n", b"Generated:\n\n", b"Gener\r\n", b"\xff\xc3", b"\r[1/1] [==50%  ] ]"],
+)
+def test_work_and_memory_for_the_output_do_not_grow_with_what_was_said(
+    said: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted: characters in which ends of lines are sought (20 MB without an end of line took 139 s)."""
+    looked, split = [0], watching.re.split
+
+    def count(pattern: str, text: str) -> list[Any]:
+        looked[0] += len(text)
+        return split(pattern, text)
+
+    monkeypatch.setattr(watching.re, "split", count)
+    read, write = os.pipe()
+    output = watching.Output(os.fdopen(read, "rb"), (tmp_path / "log").open("wb"), Sink(), (".partial-1",))
+    data = said * ((2 << 20) // len(said))
+    with os.fdopen(write, "wb") as pipe:
+        pipe.write(data)
+    output._thread.join()
+    assert looked[0] <= len(data)
+    assert (tmp_path / "log").stat().st_size == len(data)
+    held = [output._rest, output._held, *output.lines, *output.chatter]
+    assert sum(map(len, held)) < 1_000_000
+
+
+@pytest.mark.parametrize("line", ["x" * 20_000, "Gx" * 10_000, "\rab" + "G" * 30_000, "[1/" + "=" * 20_000])
+@pytest.mark.parametrize("end", ["\n", "", "Generating '/t/nsys-report-1.qdstrm'\n"])
+def test_long_line_is_shown_whole_and_once(line: str, end: str, tmp_path: Path) -> None:
+    read, write = os.pipe()
+    live = io.StringIO()
+    output = watching.Output(os.fdopen(read, "rb"), (tmp_path / "log").open("wb"), live, ())
+    with os.fdopen(write, "wb", buffering=0) as pipe:
+        for begin in range(0, len(line), 999):
+            pipe.write(line[begin : begin + 999].encode())
+        pipe.write(end.encode())
+    output.close()
+    assert live.getvalue() == line + (end if end in ("", "\n") else "\n")
 
 
 def test_live_stream_that_cannot_be_written_does_not_end_the_recording(folder: Path, tmp_path: Path) -> None:

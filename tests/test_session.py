@@ -215,8 +215,8 @@ def test_what_fails_in_the_session_is_told_as_what_it_was(make, code, sentence, 
     assert sentence in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     (folder,) = (tmp_path / "out").iterdir()
-    assert not (folder / RECORD).exists()
-    assert (folder / "workload.log").is_file()
+    assert (read_session(folder).ending, read_session(folder).exit_code) == ("failed", code)
+    assert f"The last lines of {folder / 'workload.log'}:" in done.stderr
 
 
 def test_images_of_a_folder_are_taken_by_name_and_suffix(tmp_path):

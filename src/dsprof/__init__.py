@@ -43,9 +43,9 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first used (PEP 562), so that ``import dsprof`` costs nothing."""
     if name == "__version__":
-        from importlib.metadata import version
+        from dsprof.versions import our_version
 
-        return version("dsprof")
+        return our_version()
     if name in _HOME:
         return getattr(import_module(f"dsprof.{_HOME[name]}"), name)
     raise AttributeError(f"module 'dsprof' has no attribute {name!r}")

@@ -150,24 +150,24 @@ class _Timeline(NamedTuple):
         found = {name: np.zeros(len(start), np.int64) for name in _LAYERS}
         holds = _LOWEST[self.open]
         for layer in np.flatnonzero(np.bincount(holds, minlength=len(_LAYERS) + 1)[: len(_LAYERS)]).tolist():
-            chosen = holds == layer
-            found[_LAYERS[layer]] = self.until(chosen, end) - self.until(chosen, start)
+            until = self.until(holds == layer)
+            found[_LAYERS[layer]] = until(end) - until(start)
         return found
 
-    def until(self, chosen: Bools, moment: Ints) -> Ints:
-        """Nanoseconds up to each moment that the chosen pieces cover."""
+    def until(self, chosen: Bools) -> Callable[[Ints], Ints]:
+        """Tells how many nanoseconds up to some moments the chosen pieces cover."""
         if not len(self.time):
-            return np.zeros(len(moment), np.int64)
+            return np.zeros_like
         length = np.diff(self.time, append=self.time[-1:])
-        covered = np.cumsum(length * chosen)
-        piece = np.maximum(np.searchsorted(self.time, moment, side="right") - 1, 0)
-        within = np.clip(moment - self.time[piece], 0, length[piece])
-        found: Ints = covered[piece] - np.where(chosen[piece], length[piece] - within, 0)
-        return found
+        length[~chosen] = 0
+        covered = np.append(0, np.cumsum(length))
 
-    def free(self, moment: Ints) -> Ints:
-        """Nanoseconds up to each moment in which nothing holds."""
-        return moment - self.until(self.open != 0, moment)
+        def at_moments(moment: Ints) -> Ints:
+            piece = np.maximum(np.searchsorted(self.time, moment, side="right") - 1, 0)
+            found: Ints = covered[piece] + np.clip(moment - self.time[piece], 0, length[piece])
+            return found
+
+        return at_moments
 
 
 class _Axis(NamedTuple):
@@ -292,23 +292,28 @@ def _painted(events: list[_Source], windows: Windows) -> dict[str, Ints]:
     of_process = processes.number(process)
     shared = _timeline({**running.on(processes, processes.place), **waiting.on(processes, processes.place)})
     found = shared.sums(*(processes.place(of_process, time) for time in times))
+    busy = shared.until(shared.open != 0)
     threads = _Axis.of(windows.thread, *times)
     of_thread, its_process = threads.number(windows.thread), processes.number(process_of(threads.scope))
-    edges = [shared.free(processes.place(its_process, edge)) for edge in (threads.low, threads.high)]
-    left = _Axis(threads.scope, *edges)
+
+    def not_busy(number: Ints, time: Ints) -> Ints:
+        moment = processes.place(its_process[number], time)
+        return moment - busy(moment)
+
+    every = np.arange(len(threads.scope))
+    left = _Axis(threads.scope, *(not_busy(every, edge) for edge in (threads.low, threads.high)))
 
     def free(number: Ints, time: Ints) -> Ints:
-        within = np.clip(time, threads.low[number], threads.high[number])
-        return left.place(number, shared.free(processes.place(its_process[number], within)))
+        return left.place(number, not_busy(number, time))  # which is clipped to the thread's windows there
 
     own = _timeline({**held.on(threads, free), **called.on(threads, free)})
     begin, finish = (free(of_thread, time) for time in times)
     of_own = own.sums(begin, finish)
     found |= {name: of_own[name] for name in _LAYERS[_FIRST_OWN:]}
     found["host"] = finish - begin - np.sum([found[name] for name in _LAYERS[_FIRST_OWN:]], axis=0)
-    calls = _timeline(called.on(threads, threads.place))
-    inside = calls.open != 0
-    begin, finish = (calls.until(inside, threads.place(of_thread, time)) for time in times)
+    calls = _timeline(called._replace(layer=_only("api")).on(threads, threads.place))
+    inside = calls.until(calls.open != 0)
+    begin, finish = (inside(threads.place(of_thread, time)) for time in times)
     return {**found, "in_calls": finish - begin}
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,6 +36,7 @@ from dsprof.swap import clear_unfinished, replacing
 from dsprof.table import EventTable, Table
 from dsprof.tables import all_tables
 from dsprof.trace import Trace
+from dsprof.versions import our_version
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -250,7 +251,7 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
     def _metadata(self) -> dict[str, str]:
         report = self.attributed.trace.report
         return {
-            "dsprof.version": version("dsprof"),
+            "dsprof.version": our_version(),
             "dsprof.report_sha256": report.sha256,
             "dsprof.nsys_export": report.exporter,
             "dsprof.nsys_schema": report.schema,
@@ -285,7 +286,7 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
         if top not in self._summaries:
             self._measured(_measures(()))
             tables = {name: self.arrow(name) for name in _SUMMED}
-            self._summaries[top] = summarize(self.attributed, tables, self.findings, version("dsprof"), top)
+            self._summaries[top] = summarize(self.attributed, tables, self.findings, our_version(), top)
         return self._summaries[top]
 
     def _repr_html_(self) -> str:
@@ -410,7 +411,9 @@ def _in_turn(workers: Executor, work: Callable[[T], U], items: Iterable[T], ahea
 def known_table(name: str) -> Table:
     """The table of that name. Raises `UnknownTable`."""
     if name not in all_tables():
-        raise UnknownTable(f"There is no table {name}.", f"There are: {', '.join(all_tables())}.")
+        near = difflib.get_close_matches(name, all_tables(), 1)
+        meant = f"Did you mean {near[0]}? " if near else ""
+        raise UnknownTable(f"There is no table {name}.", f"{meant}There are: {', '.join(all_tables())}.")
     return all_tables()[name]
 
 

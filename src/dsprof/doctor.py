@@ -13,8 +13,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as metadata_version
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +24,7 @@ from dsprof.nsys.inputs import Input
 from dsprof.nsys.reader import read
 from dsprof.stages import DECODE, DOMAIN, PREFILL
 from dsprof.trace import Trace
+from dsprof.versions import installed
 
 State = Literal["ok", "warning", "failed", "absent"]
 
@@ -37,6 +36,8 @@ _SMI_LIMIT_S, _TORCH_LIMIT_S = 20.0, 90.0
 _DISK_NEEDED, _DISK_WISHED = 200 * 10**6, 5 * 10**9
 #: The domain of the range that the canary opens with the nvtx package as everybody would.
 _PLAIN = "dsprof-plain"
+#: What helps where a program's own ranges are lost to the pair of its nvtx and nsys.
+PLAIN_REMEDY = "For programs that call nvtx themselves: `pip install 'nvtx<0.2.12'`, or nsys 2025 or newer."
 
 
 @frozen
@@ -67,6 +68,11 @@ def examine(nsys: str | None = None) -> list[Check]:
     return [*checks, *_libraries(machine), _paranoid(), *_disk()]
 
 
+def pair(nvtx: str, nsys: str) -> str:
+    """The two versions that decide together whether a program's ranges are recorded."""
+    return f"nvtx {nvtx} under nsys {nsys}"
+
+
 # -- nsys and the canaries ----------------------------------------------------------------------------------
 
 
@@ -89,7 +95,7 @@ def _nsys_checks(named: str | None, machine: _Gpu) -> list[Check]:
 
 
 def _not_tried(machine: _Gpu, why: str) -> list[Check]:
-    package = _version("nvtx")
+    package = installed("nvtx")
     return [
         Check("capture", "failed", f"not tried: {why}", "See the line above."),
         _nvtx(package) if package else _no_nvtx(),
@@ -99,7 +105,7 @@ def _not_tried(machine: _Gpu, why: str) -> list[Check]:
 
 def _range_checks(nsys: Path, version: str) -> list[Check]:
     """The first canary: the toy's ranges, and one that the nvtx package was asked for in the plain way."""
-    package = _version("nvtx")
+    package = installed("nvtx")
     if not package:
         return [Check("capture", "failed", "not tried: the toy program needs nvtx", "See below."), _no_nvtx()]
     got = _canary(nsys, "nvtx", _TOY)
@@ -138,14 +144,14 @@ def _names_and_domains(trace: Trace) -> list[tuple[int, int]]:
 
 def _plain_ranges(trace: Trace, package: str, version: str) -> Check:
     """Do ranges arrive that a program opens without dsprof's way around? Here the pair of versions decides."""
-    pair = f"nvtx {package} under nsys {version}"
+    both = pair(package, version)
     if any(trace.names[domain] == _PLAIN for _, domain in _names_and_domains(trace)):
-        return Check("plain nvtx ranges", "ok", f"recorded: {pair}")
+        return Check("plain nvtx ranges", "ok", f"recorded: {both}")
     return Check(
         "plain nvtx ranges",
         "warning",
-        f"not recorded: {pair}; dsprof's own ranges are",
-        "For programs that call nvtx themselves: `pip install 'nvtx<0.2.12'`, or nsys 2025 or newer.",
+        f"not recorded: {both}; dsprof's own ranges are",
+        PLAIN_REMEDY,
     )
 
 
@@ -320,13 +326,6 @@ def _gpu(machine: _Gpu) -> Check:
 # -- libraries ----------------------------------------------------------------------------------------------
 
 
-def _version(package: str) -> str:
-    try:
-        return metadata_version(package)
-    except PackageNotFoundError:
-        return ""
-
-
 def _nvtx(package: str) -> Check:
     return Check("nvtx", "ok", package)
 
@@ -338,7 +337,7 @@ def _no_nvtx() -> Check:
 def _libraries(machine: _Gpu) -> list[Check]:
     workload = "`pip install 'dsprof[workload]'`, for models; captures of other programs do not need it."
     return [
-        _torch(_version("torch"), machine, workload),
+        _torch(installed("torch"), machine, workload),
         _optional("transformers", workload),
         _optional("flash-attn", "`pip install 'dsprof[flash-attn]'`, on CUDA alone; models run without it."),
         _optional("numba", "`pip install 'dsprof[fast]'`, for reports of millions of kernels; others need no more."),
@@ -346,7 +345,7 @@ def _libraries(machine: _Gpu) -> list[Check]:
 
 
 def _optional(package: str, remedy: str) -> Check:
-    version = _version(package)
+    version = installed(package)
     return Check(package, "ok", version) if version else Check(package, "absent", "not installed", remedy)
 
 

@@ -40,13 +40,34 @@ def secrets_of(name: str, value: str) -> tuple[str, ...]:
     if not value or name in _NEVER:
         return ()
     parts = secrets_in(value)
-    return (value, *parts) if _named_secret(name, value) else parts
+    return (value, *parts) if is_secret_by_name(name, value) else parts
 
 
 def secrets_in(text: str) -> tuple[str, ...]:
     """The parts of a text that look secret wherever they stand: known kinds of token, passwords in URLs."""
-    found = (match.group(match.lastindex or 0) for pattern in _SECRET_FORMS for match in pattern.finditer(text))
-    return tuple(dict.fromkeys(part for part in found if part and not _REFERENCE.fullmatch(part)))
+    return tuple(dict.fromkeys(text[start:end] for start, end in places_in(text)))
+
+
+def places_in(text: str) -> list[tuple[int, int]]:
+    """From where to where in a text the parts reach that look secret wherever they stand; they may overlap."""
+    return [*certain_places_in(text), *_spans(_NAMED_FORM, text)]
+
+
+def certain_places_in(text: str) -> list[tuple[int, int]]:
+    """Those of `places_in` that are known by their own form or the URL around them, and not by a name before them."""
+    if not _MAY_BE.search(text):
+        return []
+    return [span for pattern in _SECRET_FORMS for span in _spans(pattern, text)]
+
+
+def _spans(pattern: re.Pattern[str], text: str) -> list[tuple[int, int]]:
+    found = (match.span(match.lastindex or 0) for match in pattern.finditer(text))
+    return [(start, end) for start, end in found if start < end and not REFERENCE.fullmatch(text[start:end])]
+
+
+def words_of(name: str) -> list[str]:
+    """The words that the name of a variable or option is made of, in capitals."""
+    return [word.upper() for word in _WORD.findall(name)]
 
 
 #: Names that need no look at what they hold: programs cannot do without them, and `PWD` is a folder.
@@ -57,10 +78,15 @@ _NEVER = frozenset(("PATH", "HOME", "PWD", "OLDPWD", "LD_LIBRARY_PATH", "LD_PREL
 #: Words of a name that make its value secret, be it a word or a number.
 _PASSWORDS = frozenset(
     ("PASSWORD", "PASSWORDS", "PASSWD", "PASSPHRASE", "PASSCODE", "SECRET", "SECRETS", "PWD", "PASS", "SSHPASS",
-     "CREDENTIAL", "CREDENTIALS", "CREDS", "COOKIE", "COOKIES", "JWT", "BEARER")
+     "CREDENTIAL", "CREDENTIALS", "CREDS", "COOKIE", "COOKIES", "JWT", "BEARER", "AUTHORIZATION")
 )  # fmt: skip
 #: Words that do so unless the value is a switch or a short number, as in ``MAX_NEW_TOKENS=512``.
 _TOKENS = frozenset(("TOKEN", "TOKENS", "APIKEY", "APIKEYS", "DSN", "PAT", "SAS"))
+#: Words by which a name counts tokens or says which of a vocabulary: ``EOS_TOKEN_ID=151645``.
+_COUNTING = frozenset(
+    ("TOKENS", "ID", "IDS", "INDEX", "MAX", "MIN", "NUM", "N", "COUNT", "LIMIT", "BUDGET", "SIZE", "PER", "RATE")
+)
+_NUMBERS = re.compile(r"[\[(]?[+-]?\d[\d.,;:+eE \t-]*[kKmMgG]?i?[\])]?")
 #: Ends of words run together: PGPASSWORD, GHTOKEN, authtoken.
 _ENDS = ("PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "TOKEN", "APIKEY", "ACCESSKEY", "SECRETKEY", "PRIVATEKEY")
 #: Before KEY or KEYS: a key that opens something. Other keys sort, cache or bind.
@@ -76,22 +102,25 @@ _PLACES = frozenset(
 )
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-_SWITCH = re.compile(r"true|false|yes|no|on|off|none|null|auto|default|enabled?|disabled?|basic|\d{1,5}", re.IGNORECASE)
+_SWITCH = re.compile(
+    r"true|false|yes|no|on|off|none|null|auto|default|empty|enabled?|disabled?|basic|\d{1,5}|\d*\.\d+", re.IGNORECASE
+)
 _RANDOM = re.compile(r"(?=.*\d)[A-Za-z0-9+/=]{16,}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _PLACE = re.compile(r"(?:~|\.{0,2})/[^\s:@]+|[A-Za-z]:\\[^\s@]+")
 
 
-def _named_secret(name: str, value: str) -> bool:
-    words = [word.upper() for word in _WORD.findall(name)]
+def is_secret_by_name(name: str, value: str) -> bool:
+    """Is the value of a variable secret, as far as its name tells, and unless it is a switch, a count or a place?"""
+    words = words_of(name)
     if not words or (words[-1] in _PLACES and _PLACE.fullmatch(value)):
         return False
     if _PASSWORDS & set(words):
         return not re.fullmatch(r"true|false|yes|no|on|off|[01]", value, re.IGNORECASE)
-    if _SWITCH.fullmatch(value):
+    if _SWITCH.fullmatch(value) or (_COUNTING & set(words) and _NUMBERS.fullmatch(value)):
         return False
     if _TOKENS & set(words) or any(word.endswith(_ENDS) for word in words) or _opens(words):
         return True
-    return bool(_DOUBTFUL & set(words)) and _looks_random(value)
+    return bool(_DOUBTFUL & set(words)) and looks_random(value)
 
 
 def _opens(words: list[str]) -> bool:
@@ -101,7 +130,7 @@ def _opens(words: list[str]) -> bool:
     return key or words[-1] == "AUTH" or bool(pairs & {("CONNECTION", "STRING"), ("CONN", "STR")})
 
 
-def _looks_random(value: str) -> bool:
+def looks_random(value: str) -> bool:
     """Is it a UUID, or one long run of letters and digits such as no one writes by hand (over 3 bits each)?"""
     if _PLACE.fullmatch(value) or not _RANDOM.fullmatch(value):
         return False
@@ -112,19 +141,25 @@ def _looks_random(value: str) -> bool:
 # -- values ---------------------------------------------------------------------------------------------
 
 #: ``$TOKEN`` and ``<token>`` stand for a secret and are none.
-_REFERENCE = re.compile(r"\$\w+|\$\{\w+\}|<\w+>|\*+|x+", re.IGNORECASE)
+REFERENCE = re.compile(r"\$\w+|\$\{\w+\}|<\w+>|\*+|x+", re.IGNORECASE)
+#: A secret behind its name, in a connection string, a query, JSON; but no number, and nothing that a program computes.
+_NAMED_FORM = re.compile(
+    r"(?i:\b(?:password|passwd|pwd|accountkey|sharedaccesskey|api[_-]?key|(?:client[_-]?)?secret|(?:access[_-]?)?token))"
+    r"""["']?\s*[=:]\s*["']?(?!\d{1,9}(?![\w.+/-])|[A-Za-z_][\w.]*[(\[])([^\s"';&,]{4,})"""
+)
+#: Each of the forms below has one of these in it, and most texts have none.
+_MAY_BE = re.compile(r"://|[?&]|-----|[\w+/=.~-]{14}|(?i:basic|bearer) ")
 #: Forms of a value that are secret under any name; the last group is the secret itself.
 _SECRET_FORMS = tuple(
     re.compile(form)
     for form in (
-        r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s/@:?#]*:([^\s/@]+)@",  # a password in a URL
-        r"\b[A-Za-z][A-Za-z0-9+.-]*://([^\s/@:?#]{16,})@",  # a key in its place
+        r"\b[A-Za-z][A-Za-z0-9+.-]{0,31}://[^\s/@:?#]*:([^\s/]+)@",  # a password in a URL
+        r"\b[A-Za-z][A-Za-z0-9+.-]{0,31}://([^\s/@:?#]{16,})@",  # a key in its place
         r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]+",
-        r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*",  # JSON web tokens
+        r"\beyJ[\w-]{8,1024}\.[\w-]{8,}\.[\w-]*",  # JSON web tokens
         r"(?i:\b(?:basic|bearer)) +([\w+/=.~-]{8,})",
-        r"(?i:\b(?:password|passwd|pwd|accountkey|sharedaccesskey|api[_-]?key|(?:client[_-]?)?secret|(?:access[_-]?)?token))"
-        r"""\s*[=:]\s*["']?([^\s"';&,]{4,})""",  # in a connection string or a query
         r"[?&](?:sig|X-Amz-Signature|X-Goog-Signature)=([\w%+/=-]{16,})",
+        r"[?&](?:key|auth|code|signature)=([\w%+/=.~-]{8,})",
         r"\bhooks\.slack\.com/services/([\w/]{16,})",
         r"\bhf_[A-Za-z0-9]{16,}",
         r"\bgh[opsur]_[A-Za-z0-9]{16,}|\bgithub_pat_\w{16,}|\bglpat-[\w-]{16,}",

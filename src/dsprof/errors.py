@@ -31,7 +31,9 @@
     ├── AttentionUnavailable   38   the attention that was asked for cannot be had here
     ├── WorkloadFailed         39   the profiled session ended with an error of its own
     ├── NothingCaptured        40   a capture without our ranges, or without kernels of a GPU that worked
-    └── PatternTooSlow         42   a pattern takes too long to be searched for in the names of the report
+    ├── DeviceUnavailable      41   the device that was asked for is not here
+    ├── PatternTooSlow         42   a pattern takes too long to be searched for in the names of the report
+    └── CaptureRefused         43   a name or a pattern that a capture cannot have
 
 Exit code 2 is the command line's own (a wrong option); 20 and above are findings under ``--strict``,
 see `dsprof.findings`.
@@ -39,11 +41,15 @@ see `dsprof.findings`.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class DsprofError(Exception):
     """What happened, in a sentence, and what to do next; `exit_code` is what the command line ends with."""
 
     exit_code = 1
+    #: The file that may hold more of the reason, like the log of a program.
+    log: Path | None = None
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -198,10 +204,22 @@ class NothingCaptured(DsprofError):
     exit_code = 40
 
 
+class DeviceUnavailable(DsprofError):
+    """The device that was asked for is not there, or torch cannot use it."""
+
+    exit_code = 41
+
+
 class PatternTooSlow(DsprofError):
     """A regular expression of the user's takes too long in the names that the report holds."""
 
     exit_code = 42
+
+
+class CaptureRefused(DsprofError):
+    """A session's name, or a pattern, that cannot be; nothing was run."""
+
+    exit_code = 43
 
 
 class OutputExists(DsprofError):

@@ -235,7 +235,7 @@ def _rule(path: Path, number: int, entry: Any) -> Rule:
         raise _unreadable(path, f"{part} has a value that is no text, or empty")
     try:
         fits = first_found([entry["pattern"]], [entry.get("example", "")]) == [0]
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise _unreadable(path, f"{part} has a pattern that is no regular expression: {error}") from error
     if "example" in entry and not fits:
         raise _unreadable(path, f"{part} has an example that its pattern does not fit")

@@ -6,7 +6,6 @@ config`` writes, and a checkpoint's ``config.json``, which knows nothing of requ
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from attrs import field, frozen
 
+from dsprof.documents import parse_json
 from dsprof.errors import ConfigUnreadable
 from dsprof.model_costs import View
 
@@ -78,8 +78,8 @@ def _document(path: Path) -> dict[str, Any]:
     if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):  # noqa: PTH110, PTH112, PTH113
         raise _unreadable(path, "it is no file")  # a pipe or a device may never end
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        document = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise _unreadable(path, getattr(error, "strerror", None) or str(error)) from error
     if not isinstance(document, dict):
         raise _unreadable(path, "it is no object")
@@ -103,7 +103,7 @@ def _record(path: Path, document: dict[str, Any]) -> ModelRecord | None:
         if schema == SCHEMA:
             served = _served([document.get("views")], int(document.get("batch", 1)))
             return ModelRecord(path.name, dict(document["config"]), str(document.get("dtype", "")), each=served)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _unreadable(path, f"it holds something else than it should ({error!r})") from error
     if "model_type" not in document:
         raise _unreadable(path, "it names no model_type")

@@ -244,8 +244,10 @@ def _figure() -> tuple[Figure, Axes]:
 
 def _figures(rows: int) -> tuple[Figure, list[Axes]]:
     """The same with several axes above each other that share what is below them."""
+    import matplotlib as mpl
     from matplotlib import pyplot as plt
 
+    mpl.rcParams["text.parse_math"] = False
     figure, found = plt.subplots(rows, figsize=_SIZE, layout="constrained", sharex=True, squeeze=False)
     plt.close(figure)
     for axes in found[:, 0]:

@@ -37,7 +37,10 @@ def replacing(target: Path, strangers: Strangers, last: str) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(target))
     made = not target.exists()
-    target.mkdir(parents=True, exist_ok=True)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except RecursionError as error:  # a folder in a folder in a folder, a thousand times
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(target)) from error
     try:
         _refuse(target, strangers)
         inside, place, prefix = _beside(target)

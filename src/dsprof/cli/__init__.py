@@ -10,30 +10,41 @@ import io
 import os
 import sys
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 
 from dsprof.cli import captures, reports
-from dsprof.cli.options import app
+from dsprof.cli.options import app, say
 from dsprof.errors import DsprofError, OutputRefused
 
 __all__ = ["app", "captures", "main", "reports"]
 
 
+#: The exit code of a program whose output nobody reads any more (SIGPIPE).
+_NOBODY_READS = 141
+#: What the parser raises for a wrong option; its class moved between versions of Typer.
+_Usage: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
 def main() -> None:
     """Run the command line; the exit codes are listed in `dsprof.errors` and `dsprof.findings`."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to stop
-            stream.reconfigure(errors="backslashreplace")
+    _prepare_streams()
     arguments, command = _split(sys.argv[1:])
     try:
-        app(args=arguments, obj=command)
+        code = app(args=arguments, obj=command, standalone_mode=False)
+        sys.stdout.flush()
+        raise SystemExit(code or 0)
     except DsprofError as error:
         _fail(error)
+    except _Usage as error:
+        _refuse(error)
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # the parser's way to end then
+            _end_unread()
+        raise
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(141) from None
+        _end_unread()
     except KeyboardInterrupt:
         typer.echo("dsprof: interrupted.", err=True)
         raise SystemExit(130) from None
@@ -45,6 +56,35 @@ def main() -> None:
         _fail(OutputRefused(f"The output cannot be written ({error.strerror}).", "See whether the disk is full."))
 
 
+def _prepare_streams() -> None:
+    """Let nothing stop at a name that the terminal cannot show, and no file take the place of a closed stream."""
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:  # standard input, output and error
+        continue
+    os.close(handle)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, io.TextIOWrapper(io.FileIO(os.devnull, "w")))
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _end_unread() -> NoReturn:
+    """End as programs do whose output nobody reads any more, and let nothing complain of what is in the buffer."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for number in (1, 2):
+        os.dup2(nowhere, number)
+    raise SystemExit(_NOBODY_READS) from None
+
+
+def _refuse(error: Any) -> NoReturn:
+    from dsprof.render.safe import for_terminal
+
+    error.message = for_terminal(error.message)
+    error.show()
+    raise SystemExit(error.exit_code) from None
+
+
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     """What is ours, and the command behind ``--`` of a capture, which the parser would mix with the images."""
     if arguments[:1] == ["capture"] and "--" in arguments:
@@ -54,7 +94,7 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _fail(error: DsprofError) -> NoReturn:
-    typer.echo(f"dsprof: {error.message}", err=True)
+    say(f"dsprof: {error.message}", err=True)
     if error.hint:
-        typer.echo(f"        {error.hint}", err=True)
+        say(f"        {error.hint}", err=True)
     raise SystemExit(error.exit_code) from None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,12 +21,16 @@ from dsprof.cli.options import (
     ThreadsOption,
     app,
     load_numpy,
+    pattern,
+    say,
     stages_of,
 )
 from dsprof.cli.progress import Progress
 from dsprof.cli.reports import show
+from dsprof.errors import DsprofError
 
 if TYPE_CHECKING:
+    from dsprof.analysis import Analysis
     from dsprof.session import Capture
 
 _PROMPT = "<image>\nFree OCR. "
@@ -63,7 +69,7 @@ def capture(
     trust_remote_code: Annotated[bool, typer.Option(help="Run the code that comes with the checkpoint.")] = False,
     seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
     out: Annotated[Path, typer.Option(help="Where the session's folder is made.")] = Path("traces"),
-    name: Annotated[str, typer.Option(help="Name of the session; of the image or program by default.")] = "",
+    name: Annotated[str | None, typer.Option(help="Name of the session; of the image or program by default.")] = None,
     limit: Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="End the program then.")] = None,
     trace: Annotated[str, typer.Option(help="What nsys traces.")] = "cuda,nvtx",
     cuda_graph_trace: Annotated[
@@ -89,14 +95,17 @@ def capture(
     from dsprof.families import read_rules
     from dsprof.model_record import read_record
     from dsprof.nsys.options import ProfileOptions
-    from dsprof.session import Settings, capture_command, capture_images, images_of
+    from dsprof.session import Settings, images_of, record_command, record_images
     from dsprof.workloads.job import Job
 
     command: list[str] = list(context.obj or [])
     if bool(images) == bool(command):
         raise typer.BadParameter("name images to read, or a command behind --, and not both.")
+    # What is wrong here is told before the recording, not after it.
+    stages, steps = stages_of(stage), pattern("--step", step)
+    pattern("--modules", modules)
     if families:
-        read_rules(families)  # a wrong file is told before the recording, not after it
+        read_rules(families)
     if model_config:
         read_record(model_config)
     options = ProfileOptions(
@@ -104,44 +113,67 @@ def capture(
         capture_range_end=capture_range_end, nvtx_capture=nvtx_capture, extra=tuple(nsys_option or ()),
     )  # fmt: skip
     settings = Settings(out=out, name=name, nsys=nsys, keep_variables=tuple(env or ()), profile=options)
-    with Progress() as progress:
+    with Progress() as progress, _showing_the_log():
         if command:
-            done = capture_command(command, settings, sys.stderr, progress)
+            done = record_command(command, settings, sys.stderr, progress)
         else:
             job = Job(
                 images=tuple(str(path.resolve()) for path in images_of(images or [])), prompt=prompt, model=model,
                 max_new_tokens=max_new_tokens, repeat=repeat, batch=batch, warmup=warmup, modules=modules, seed=seed,
                 device=device, dtype=dtype, use_flash_attn=flash_attn, trust_remote_code=trust_remote_code,
             )  # fmt: skip
-            done = capture_images(job, settings, sys.stderr, progress)
-    _analyze(done, stage, step, threads, families, model_config, top)
+            done = record_images(job, settings, sys.stderr, progress)
+
+    def analysis_of(export: Path) -> Analysis:
+        from dsprof.analysis import analyze
+
+        return analyze(export, stages=stages, step=steps, threads=threads.value, families=families,
+                       model_config=model_config)  # fmt: skip
+
+    _analyze(done, analysis_of, top)
 
 
-def _analyze(
-    done: Capture,
-    stage: list[str] | None,
-    step: str | None,
-    threads: ThreadsOption,
-    families: Path | None,
-    model_config: Path | None,
-    top: int,
-) -> None:
+@contextmanager
+def _showing_the_log() -> Iterator[None]:
+    """Of an error whose reason may be in a log, show the log's last lines before the sentence."""
+    try:
+        yield
+    except DsprofError as error:
+        if error.log is not None:
+            _show_log(error.log)
+        raise
+
+
+def _show_log(log: Path) -> None:
+    from dsprof.nsys.watching import last_words
+
+    words = last_words(log) if log.is_file() else []
+    if words:
+        say("\n".join([f"The last lines of {log}:", *(f"  {line}" for line in words)]), err=True)
+
+
+def _analyze(done: Capture, analysis_of: Callable[[Path], Analysis], top: int) -> None:
     """Tables and summary of every report of a capture; the exit code is the captured program's."""
-    from dsprof.analysis import analyze
-
     for export in done.exports if done.recorded else ():
-        analysis = analyze(export, stages=stages_of(stage), step=step, threads=threads.value, families=families,
-                           model_config=model_config)  # fmt: skip
+        analysis = analysis_of(export)
         show(analysis.summary(top), SummaryFormat.RICH, analysis.write())
-    typer.echo(f"Session: {done.folder} (to pass on: the export; a .nsys-rep holds environments of other processes)")
+    say(f"Session: {done.folder} (to pass on: all but the .nsys-rep, which keeps environments and arguments;")
+    say("         user, host and folders stand in the export as well: `dsprof scrub` takes them out)")
+    ending = done.profile.ending
+    if ending in ("failed", "signalled", "unknown"):
+        _show_log(done.profile.log)
+    if done.trouble:
+        raise done.trouble
     if not done.recorded:
         typer.echo("dsprof: Neither NVTX ranges nor CUDA events were recorded.", err=True)
-    if done.profile.ending != "finished":
+    if ending != "finished" or done.profile.left:
         explained = done.profile.explain()
-        typer.echo(f"dsprof: {explained[0].upper()}{explained[1:]}.", err=True)
-    if done.profile.ending == "unknown":  # nsys hung and was ended, and took the program's exit code with it
+        say(f"dsprof: {explained[0].upper()}{explained[1:]}.", err=True)
+    if done.profile.left:
+        typer.echo("        With --nsys-option=--wait=all, the recording goes on until they end.", err=True)
+    if ending == "unknown":  # nsys hung and was ended, and took the program's exit code with it
         raise typer.Exit(1)
-    if done.profile.ending in ("failed", "signalled", "interrupted"):
+    if ending in ("failed", "signalled", "interrupted"):
         raise typer.Exit(done.session.exit_code)
 
 
@@ -167,9 +199,9 @@ def scrub(
     from dsprof.nsys.scrub import scrub as run
 
     done = run(report, output, force=force)
-    typer.echo(f"{done.target}: {sum(done.kept.values())} rows kept, {sum(done.removed.values())} removed.")
+    say(f"{done.target}: {sum(done.kept.values())} rows kept, {sum(done.removed.values())} removed.")
     for what, times in done.found.items():
-        typer.echo(f"  taken out of {times} texts: {what}")
+        say(f"  taken out of {times} texts: {what}")
 
 
 @workloads.command(epilog="Example: dsprof workloads tiny checkpoint/ --seed 1")
@@ -182,7 +214,7 @@ def tiny(
     """Write a DeepSeek-OCR-2 checkpoint of the true classes with random weights."""
     from dsprof.workloads.tiny import save
 
-    typer.echo(f"Checkpoint: {save(folder, size, seed, dtype)}")
+    say(f"Checkpoint: {save(folder, size, seed, dtype)}")
 
 
 @workloads.command(epilog="Example: dsprof workloads config full --image page.png > run.model.json")
@@ -195,12 +227,13 @@ def config(
     import json
 
     from dsprof.model_costs import ITEM_BYTES
+    from dsprof.render.safe import for_json
     from dsprof.workloads.describe import describe
     from dsprof.workloads.tiny import SIZES
 
     if size not in SIZES or dtype not in ITEM_BYTES:
         raise typer.BadParameter(f"the size is one of {', '.join(SIZES)}, the type one of {', '.join(ITEM_BYTES)}.")
-    typer.echo(json.dumps(describe(size, dtype, image or []), ensure_ascii=False))
+    typer.echo(for_json(json.dumps(describe(size, dtype, image or []), ensure_ascii=False)))
 
 
 @workloads.command(epilog="Example: dsprof workloads page page.png")
@@ -208,4 +241,4 @@ def page(path: Annotated[Path, typer.Argument(help="The picture to write.")]) ->
     """Draw a page of text to read."""
     from dsprof.workloads.page import draw
 
-    typer.echo(f"Page: {draw(path)}")
+    say(f"Page: {draw(path)}")

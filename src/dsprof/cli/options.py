@@ -89,12 +89,19 @@ def options(
 ) -> None:
     """From an Nsight Systems report to what prefill and decode did on the GPU."""
     if version:
-        from importlib.metadata import version as installed
+        from dsprof.versions import our_version
 
-        typer.echo(f"dsprof {installed('dsprof')}")
+        typer.echo(f"dsprof {our_version()}")
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+
+
+def say(text: str, err: bool = False) -> None:
+    """Print lines that may hold names of files and reports."""
+    from dsprof.render.safe import for_terminal
+
+    typer.echo(for_terminal(text), err=err)
 
 
 def load_numpy() -> None:
@@ -124,7 +131,7 @@ def analysis_of(
     """Analyze a report as the options say; wrong patterns and sizes are usage errors."""
     from dsprof.analysis import analyze as run
 
-    return run(report, stages=stages_of(stage), step=_pattern("--step", step), threads=threads.value,
+    return run(report, stages=stages_of(stage), step=pattern("--step", step), threads=threads.value,
                families=families, model_config=model_config, tables=tables, memory=_size(memory),
                compiled=fast, folder=folder, reuse=reuse, nsys=nsys, progress=progress)  # fmt: skip
 
@@ -142,20 +149,21 @@ def stages_of(options: list[str] | None) -> dict[str, str]:
     """``NAME=REGEX`` options as a dictionary; a wrong one is a usage error."""
     stages = {}
     for option in options or []:
-        name, separator, pattern = option.partition("=")
-        if not (name and separator and pattern) or name == NO_STAGE:
+        name, separator, text = option.partition("=")
+        if not (name and separator and text) or name == NO_STAGE:
             raise typer.BadParameter(f"'{option}' is not NAME=REGEX, like prefill=^my_prefill$.")
-        stages[name] = _pattern("--stage", pattern) or ""
+        stages[name] = pattern("--stage", text) or ""
     return stages
 
 
-def _pattern(option: str, pattern: str | None) -> str | None:
+def pattern(option: str, text: str | None) -> str | None:
+    """The value of an option that is a regular expression; a wrong one is a usage error."""
     import re
 
     from dsprof.patterns import compiled
 
     try:
-        compiled(pattern or "")
+        compiled(text or "")
     except re.error as error:
-        raise typer.BadParameter(f"{option} '{pattern}' is no regular expression: {error}.") from error
-    return pattern
+        raise typer.BadParameter(f"{option} '{text}' is no regular expression: {error}.") from error
+    return text

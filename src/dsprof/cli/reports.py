@@ -24,6 +24,7 @@ from dsprof.cli.options import (
     analysis_of,
     app,
     load_numpy,
+    say,
 )
 from dsprof.cli.progress import Progress
 
@@ -91,6 +92,8 @@ def table(
     from dsprof.analysis import known_table
 
     known_table(name)
+    if format_ is TableFormat.PARQUET and sys.stdout.isatty():
+        raise typer.BadParameter("--format parquet writes a file, and this is a terminal: add > table.parquet.")
     with Progress() as progress:
         analysis = analysis_of(
             report, progress, stage=stage, step=step, threads=threads, families=families, model_config=model_config,
@@ -128,18 +131,16 @@ def show(summary: Summary, format_: SummaryFormat, folder: Path) -> None:
 
     if format_ is SummaryFormat.RICH:
         terminal.print_summary(summary, terminal.console())
-        typer.echo(f"Tables: {folder}")
+        say(f"Tables: {folder}")
         return
     if format_ is SummaryFormat.MARKDOWN:
         typer.echo(plain.summary_markdown(summary))
     else:
-        import json
-
         from cattrs import unstructure
 
-        typer.echo(json.dumps(unstructure(summary), indent=1, ensure_ascii=False))
+        typer.echo(plain.json_text(unstructure(summary)))
     for found in summary.findings:
-        typer.echo(f"dsprof: {found}", err=True)
+        say(f"dsprof: {found}", err=True)
 
 
 def _parquet_to_stdout(analysis: Analysis, name: str) -> None:

@@ -17,8 +17,11 @@ from pathlib import Path
 from attrs import frozen
 
 from dsprof.errors import ExportFailed, NsysMissing, NsysTooOld, OutputRefused
+from dsprof.leftovers import clear_leftovers, own_folder
+from dsprof.nsys.clean import clean
 from dsprof.nsys.inputs import Input
-from dsprof.nsys.schema import STRINGS, VERSION_TABLES
+from dsprof.nsys.processes import end_all, guarded, tmpdir_of
+from dsprof.nsys.schema import VERSION_TABLES
 from dsprof.nsys.sound import read_only, stated_size
 
 #: The table that says of an export that dsprof made it.
@@ -46,6 +49,8 @@ NO_AGENT = re.compile(
 #: Where nsys keeps its locks when nobody sets TMPDIR.
 _USUAL_TMPDIR = Path("/tmp")  # noqa: S108 - nsys's choice
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - nsys's choice, not ours
+#: How the folders begin that nsys has as TMPDIR.
+_SCRATCH = "dsprof-"
 #: Seconds after which a session-manager file that no process has mapped is a dead one: nsys maps it at once.
 _STALE_S = 5.0
 #: Seconds for an export of any size that we have seen, with room; a hung importer is ended after it.
@@ -104,14 +109,14 @@ def run_nsys(nsys: Path, arguments: Sequence[str], limit_s: float) -> Outcome:
     An own TMPDIR, because what a killed nsys leaves in a shared one stops later runs on the machine; an own
     process group, so that its helpers end with it; those in groups of their own are known by the TMPDIR.
     """
-    with tempfile.TemporaryDirectory(prefix="dsprof-") as folder, _ending_carriers(Path(folder)):
+    with scratch_folder() as folder:
         if arguments[:1] == ["profile"]:
             remove_stale_shared_memory()
-            share_session_lock(Path(folder), nsys)
+            share_session_lock(folder, nsys)
         try:
             process = subprocess.Popen(
                 [str(nsys), *arguments],
-                env={**os.environ, "TMPDIR": folder},
+                env={**os.environ, "TMPDIR": str(folder)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -131,32 +136,18 @@ def run_nsys(nsys: Path, arguments: Sequence[str], limit_s: float) -> Outcome:
 
 
 @contextmanager
-def _ending_carriers(folder: Path) -> Iterator[None]:
-    """End what is left of a run in the end: an agent that stays keeps nsys 2022 from starting again."""
-    try:
-        yield
-    finally:
-        end = time.monotonic() + 5.0
-        while (pids := carriers(folder)) and time.monotonic() < end:
-            for pid in pids:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.02)
+def scratch_folder() -> Iterator[Path]:
+    """A TMPDIR for one run of nsys: no process that has it outlives the block, nor a killed dsprof.
 
-
-def carriers(folder: Path) -> list[int]:
-    """The processes that have `folder` as TMPDIR in their environment, dead ones not counted."""
-    numbers = (path.name for path in Path("/proc").iterdir() if path.name.isdigit())
-    return [pid for pid in map(int, numbers) if tmpdir_of(pid) == os.fsencode(folder)]
-
-
-def tmpdir_of(pid: int) -> bytes | None:
-    """The TMPDIR in the environment of a process; empty if there is none, None if it cannot be read."""
-    try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:  # gone, or another user's
-        return None
-    return next((entry[7:] for entry in environment.split(b"\0") if entry.startswith(b"TMPDIR=")), b"")
+    An agent that stays keeps nsys 2022 from starting again. Those that killed ones of us left are cleared first.
+    """
+    parent = Path(tempfile.gettempdir())
+    clear_leftovers(_SCRATCH, parent, end_all)
+    with own_folder(_SCRATCH, parent) as folder, guarded(folder):
+        try:
+            yield folder
+        finally:
+            end_all(folder, 5.0)
 
 
 def share_session_lock(folder: Path, nsys: Path) -> None:
@@ -225,10 +216,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             continue
 
 
-def export(report: Input, target: Path, nsys: Path) -> None:
+def export(report: Input, target: Path, nsys: Path, command: Sequence[str] = ()) -> None:
     """Export `report` to the SQLite file `target`, which is there afterwards whole or not at all; it replaces nothing.
 
-    The report keeps the environments of the machine's processes, tokens included; the export does not. It bears the
+    The report keeps the environments of the machine's processes, tokens included; the export does not, nor secrets
+    of its command line, nor those of `command`, what was recorded, where it is known (see `clean`). It bears the
     mark of dsprof with the report's hash (`made_from`).
     Raises `NsysTooOld`, `ExportFailed`, `OutputRefused`, `ReportChanging`.
     """
@@ -250,30 +242,14 @@ def export(report: Input, target: Path, nsys: Path) -> None:
         if outcome.code != 0 or not is_whole(partial):
             raise _export_error(report.path, nsys, outcome)
         try:
-            _forget_environments(partial)
+            clean(partial, command)
             _mark(partial, sha256)
         except sqlite3.OperationalError as error:
             raise ExportFailed(
-                f"The export of {report.name} could not be cleaned of environments ({error}), and is not kept.",
+                f"The export of {report.name} could not be cleaned of secrets ({error}), and is not kept.",
                 "Make room on the disk, here and where temporary files go.",
             ) from error
         partial.replace(target)
-
-
-def _forget_environments(exported: Path) -> None:
-    """Blank the environments in a fresh export: nsys records those of every process that it may look at.
-
-    They stand in StringIds, a variable after each NUL; no name of a kernel, call or range holds one. When a page of
-    the file became full, half of its rows went to a new one, and what is left of them there is in no row: so the file
-    is written anew from its rows. Raises `sqlite3.OperationalError` where the disk is full.
-    """
-    with closing(sqlite3.connect(exported)) as database:
-        with suppress(sqlite3.OperationalError), database:  # a report need not have the table
-            database.execute("PRAGMA secure_delete = ON")
-            database.execute(
-                f"UPDATE {STRINGS} SET value = '' WHERE instr(CAST(value AS BLOB), x'00') AND instr(value, '=')"  # noqa: S608
-            )
-        database.execute("VACUUM")
 
 
 def _mark(exported: Path, sha256: str) -> None:
@@ -289,7 +265,7 @@ def made_from(exported: Path) -> str:
     try:
         with closing(read_only(exported)) as database:
             found = database.execute(f"SELECT value FROM {MARK} WHERE name = 'REPORT_SHA256'").fetchone()  # noqa: S608
-    except sqlite3.DatabaseError:
+    except (sqlite3.DatabaseError, UnicodeDecodeError):
         return ""
     return str(found[0]) if found else ""
 

@@ -147,7 +147,8 @@ class Export:
 
     def _moments(self) -> list[int]:
         """When the first rows of each table of events began: some usual times of the capture."""
-        tables = [source.table for source in schema.EVENTS if self.has(source.table, "start")]
+        stored = {name for (name,) in self.rows("SELECT name FROM sqlite_master WHERE sql LIKE 'CREATE TABLE%'")}
+        tables = [one.table for one in schema.EVENTS if one.table in stored and self.has(one.table, "start")]
         queries = [f'SELECT CAST("start" AS INTEGER) FROM "{table}" LIMIT {_SAMPLES}' for table in tables]
         return [moment for query in queries for (moment,) in self.rows(query) if moment is not None]
 

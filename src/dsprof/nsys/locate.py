@@ -8,9 +8,10 @@ import stat
 from contextlib import closing
 from pathlib import Path
 
-from dsprof.errors import NoReportInFolder, NotAReport, NsysMissing, ReportEmpty, ReportMissing
+from dsprof.errors import NotAReport, NsysMissing, ReportEmpty, ReportMissing
 from dsprof.nsys.cache import keep, kept
 from dsprof.nsys.command import export, find_nsys, is_whole, made_from, nsys_version
+from dsprof.nsys.folders import REPORT_SUFFIXES, report_in
 from dsprof.nsys.inputs import Input
 from dsprof.nsys.reader import Progress
 from dsprof.nsys.schema import VERSION_TABLES
@@ -19,7 +20,6 @@ from dsprof.nsys.unpack import Chunks, unpack, unpacker
 
 #: How a .nsys-rep or .qdrep begins, in every version seen.
 _REPORT = b"NVIDIA Tegra Profiler Report"
-_REPORT_SUFFIXES = (".nsys-rep", ".qdrep")
 _RECORD = "Record one with `nsys profile --trace=cuda,nvtx`."
 #: Bytes of a report among which stands the identity of its recording: after the environment of the program.
 _FRONT_BYTES = 4 << 20
@@ -38,7 +38,7 @@ def locate(
     """
     if not os.path.exists(path):  # noqa: PTH110  Path raises for a name that is too long
         raise ReportMissing(f"There is no file or folder {path}.", "See whether its name is spelled right.")
-    report = _in_folder(path) if path.is_dir() else path
+    report = report_in(path, progress) if path.is_dir() else path
     head = _head(report)
     if head.startswith(SQLITE):
         return report, Input(report)
@@ -108,7 +108,7 @@ def _recording_of(exported: Path) -> bytes:
             about = dict(database.execute(f"SELECT name, value FROM {VERSION_TABLES[-1]}"))  # noqa: S608
             capture = "SELECT value FROM META_DATA_CAPTURE WHERE name = 'PROFILING_SESSION_UUID'"
             identity = next(iter(database.execute(capture)), ("",))[0]
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeDecodeError):
         return nothing
     parts = any(about.get(f"EXPORT_PARAM_{part}_TO_EXPORT") for part in ("TABLES", "TIMES"))
     return nothing if parts or len(str(identity)) < len("473080e1-7572-4226") else str(identity).encode()
@@ -117,18 +117,6 @@ def _recording_of(exported: Path) -> bytes:
 def _stem(report: Path) -> Path:
     """The report's name without the suffix that says how it is packed."""
     return report.with_suffix("") if report.suffix in (".xz", ".gz") else report
-
-
-def _in_folder(folder: Path) -> Path:
-    """The one report of a folder: ``run`` where there is one, a report before the export of it."""
-    files = [path for suffix in (*_REPORT_SUFFIXES, ".sqlite") for path in sorted(folder.glob(f"*{suffix}"))]
-    stems = sorted({path.stem for path in files})
-    if not stems:
-        raise NoReportInFolder(f"The folder {folder} holds no report (.nsys-rep, .qdrep or .sqlite).", _RECORD)
-    if len(stems) > 1 and "run" not in stems:
-        raise NoReportInFolder(f"The folder {folder} holds {len(stems)} reports.", "Name the one that is meant.")
-    stem = "run" if "run" in stems else stems[0]
-    return next(path for path in files if path.stem == stem)
 
 
 def _head(path: Path) -> bytes:
@@ -156,5 +144,5 @@ def _refuse_others(path: Path, head: bytes) -> None:
         return
     if b"\x00" not in head:
         raise NotAReport(f"{path.name} is a text file, not an Nsight Systems report.", _RECORD)
-    if path.suffix not in _REPORT_SUFFIXES:
+    if path.suffix not in REPORT_SUFFIXES:
         raise NotAReport(f"{path.name} is neither an SQLite export nor a .nsys-rep report.", _RECORD)

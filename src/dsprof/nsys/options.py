@@ -12,7 +12,7 @@ from attrs import field, frozen
 from dsprof.nsys.command import run_nsys
 
 #: Options that an nsys too old to know them can do without.
-_OPTIONAL = ("--sample", "--cpuctxsw", "--cuda-graph-trace")
+_OPTIONAL = ("--sample", "--cpuctxsw", "--cuda-graph-trace", "--wait")
 _SHORT = {"--trace": "-t", "--sample": "-s", "--capture-range": "-c", "--nvtx-capture": "-p", "--duration": "-d"}
 
 
@@ -77,6 +77,7 @@ def arguments_of(options: ProfileOptions, known: str) -> list[str]:
         "--sample": "none",
         "--cpuctxsw": "none",
         "--cuda-graph-trace": options.cuda_graph_trace,
+        "--wait": "primary",  # a daemon of the program may live for ever
         "--capture-range": options.capture_range,
         "--capture-range-end": options.capture_range_end,
         "--nvtx-capture": options.nvtx_capture,

@@ -33,7 +33,7 @@ from dsprof.nsys.reader import Progress, nothing_recorded
 from dsprof.nsys.rows import calls_of, kernels_of, memops_of, overheads_of, ranges_of
 from dsprof.nsys.sound import check
 from dsprof.nsys.strings import Names
-from dsprof.nsys.survey import Ids, Survey, id_ranges
+from dsprof.nsys.survey import Ids, Survey, id_ranges, together
 from dsprof.stages import CUDA_GRAPH
 from dsprof.trace import Calls, Kernels, MemOps, Part, Trace, process_of
 
@@ -226,24 +226,25 @@ class PartialReport:
 
         Besides, the call behind each of them all, -1 for none.
         """
-        survey, caller = self._survey, process_of(calls.thread)
-        ids = id_ranges(caller, calls.correlation)
-        raw = [
-            blocks.read(export, blocks.with_ids(ids) | (blocks.orphans & blocks.between(low, high)), self._details)
-            for blocks in survey.operations
-        ]
-        process, number, start = (
-            np.concatenate([one[name] for one in raw]) for name in ("globalPid", "correlationId", "start")
-        )
-        process = survey.process(process)
-        call = join_calls(process, number, caller, calls.correlation, calls.start)
+        ids = id_ranges(process_of(calls.thread), calls.correlation)
+        tables, called = [], []
+        for blocks in self._survey.operations:
+            wanted = blocks.with_ids(ids) | (blocks.orphans & blocks.between(low, high))
+            pieces = [self._own(raw, calls, low, high) for raw in blocks.pieces(export, wanted, self._details)]
+            tables.append(together([raw for raw, _ in pieces], blocks.source))
+            called += [call for _, call in pieces]
+        return tables, np.concatenate([np.zeros(0, np.int64), *called])
+
+    def _own(self, raw: Columns, calls: Calls, low: int, high: int) -> tuple[Columns, Ints]:
+        """The same of some rows of a table: where ids say little of where they are, few of them belong to the part."""
+        start, process, number = raw["start"], self._survey.process(raw["globalPid"]), raw["correlationId"]
+        call = join_calls(process, number, process_of(calls.thread), calls.correlation, calls.start)
         kept = call >= 0
         if (began := int(start[kept].min(initial=_FOREVER))) < low:
             raise CutTooLate(low, began)
         strange = np.flatnonzero(~kept & (start >= low) & (start < high))
-        kept[strange] = ~survey.seen.has(process[strange], number[strange])
-        chosen = np.split(kept, np.cumsum([len(one["start"]) for one in raw])[:-1])
-        return [_where(one, rows) for one, rows in zip(raw, chosen, strict=True)], call[kept]
+        kept[strange] = ~self._survey.seen.has(process[strange], number[strange])
+        return _where(raw, kept), call[kept]
 
 
 def _where(raw: Columns, kept: Bools) -> Columns:

@@ -6,6 +6,7 @@ is only the program's, and success is a report that is new, begins like one and 
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -20,10 +21,11 @@ from typing import Literal, TextIO
 from attrs import evolve, frozen
 
 from dsprof.errors import DsprofError, ImportHung, NoSpace, OutputExists, OutputRefused, ProfileFailed
+from dsprof.leftovers import clear_leftovers, own_folder
 from dsprof.nsys.command import NO_AGENT, export
 from dsprof.nsys.inputs import Input
 from dsprof.nsys.options import ProfileOptions, arguments_of, asked, escape, given, known_options
-from dsprof.nsys.watching import LOG, RANGE, Run, number_of, report_files
+from dsprof.nsys.watching import FULL, LOG, RANGE, Run, number_of, report_files
 
 Ending = Literal["finished", "failed", "signalled", "interrupted", "time-limit", "stopped", "unknown"]
 
@@ -31,8 +33,8 @@ Ending = Literal["finished", "failed", "signalled", "interrupted", "time-limit",
 _MAGIC = b"NVIDIA Tegra Profiler Report"
 _OUTPUT = re.compile(r"run(\.\w+)*\.(nsys-rep|qdrep|qdstrm|sqlite)")
 _IMPORTERS = ("host-linux-*/QdstrmImporter", "linux-desktop-*/QdstrmImporter")
-#: Bytes free below which a failure is put down to the full disk.
-_FULL = 1 << 20
+#: How the folder begins that a recording is made in, until it is whole.
+_PARTIAL = ".partial-"
 
 # What nsys says of itself; all versions from 2022.4 to 2024.2 use the same words.
 _NOT_STARTED = re.compile(
@@ -59,6 +61,8 @@ class Profile:
     ending: Ending
     #: Reports that ``repeat:N`` asked for.
     wanted: int = 1
+    #: Names of the processes that the program left running, and that were ended.
+    left: tuple[str, ...] = ()
 
     def explain(self) -> str:
         """How the program ended, as a sentence without its full stop."""
@@ -72,7 +76,8 @@ class Profile:
             "unknown": "how the program ended is not known, because nsys hung and its import had to be done again",
         }
         short = f"; {len(self.reports)} of {self.wanted} capture ranges were recorded"
-        return sentences[self.ending] + (short if len(self.reports) < self.wanted else "")
+        left = f"; what it left running was ended: {', '.join(self.left)}" if self.left else ""
+        return sentences[self.ending] + (short if len(self.reports) < self.wanted else "") + left
 
 
 def profile(
@@ -100,7 +105,7 @@ def profile(
         run = _record(words, options, partial, live, progress)
         raws = sorted(partial.glob("*.qdstrm"), key=number_of)
         importer = _importer(nsys)
-        if raws and importer and not run.died and not run.interrupted_twice:
+        if raws and importer and not run.died and not run.interrupted_twice and not run.full:
             progress("importing again")
             _import_again(importer, raws, options, partial, live)
         reports = _reports(partial)
@@ -108,7 +113,7 @@ def profile(
             raise _failure(run, options, raws, importer)
         for report in reports:
             progress(f"exporting {report.name}")
-            export(Input(report), report.with_suffix(".sqlite"), nsys)
+            export(Input(report), report.with_suffix(".sqlite"), nsys, command)
         names = [report.name for report in reports]
         _publish(partial, folder, options)
     return Profile(
@@ -118,6 +123,7 @@ def profile(
         exit_code=-1 if run.hung and run.asked is None else run.code,
         ending=_ending(run, options),
         wanted=_wanted(options),
+        left=tuple(run.left),
     )
 
 
@@ -149,13 +155,25 @@ def _check_before(options: ProfileOptions, folder: Path) -> None:
     for name in ("--output", "-o", "--force-overwrite", "-f"):
         if given(options.extra, name) is not None:
             raise ProfileFailed(f"dsprof itself sets nsys's {name}.", "Leave it out, and name the folder instead.")
-    for place in (folder, Path(tempfile.gettempdir())):
+    for place in (folder, *_temporary_folders()):
         free = shutil.disk_usage(place).free
         if free < options.minimum_free_bytes:
             raise NoSpace(
                 f"{place} has {free // 10**6} MB free, and {options.minimum_free_bytes // 10**6} MB are asked for.",
                 "Make room, or name another folder (TMPDIR for the temporary one).",
             )
+
+
+def _temporary_folders() -> list[Path]:
+    """The folder for temporary files, and before it the one that TMPDIR names, which is passed over if it is full."""
+    try:
+        usual = Path(tempfile.gettempdir())
+    except OSError as error:
+        raise NoSpace(
+            f"No temporary file can be written ({error.strerror}).", "Set TMPDIR to a folder that has room."
+        ) from error
+    named = Path(os.environ.get("TMPDIR") or usual)
+    return [named, usual] if named.is_dir() else [usual]
 
 
 def _check_free(options: ProfileOptions, folder: Path) -> None:
@@ -194,21 +212,36 @@ def _signals_interrupt() -> Iterator[None]:
 @contextmanager
 def _partial(folder: Path) -> Iterator[Path]:
     """A folder inside `folder` to record into; after a failure what it holds is kept under telling names."""
+    rescue(folder)
     try:
-        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+        with own_folder(_PARTIAL, folder) as partial:
+            try:
+                yield partial
+            except BaseException as error:
+                kept = _salvage(partial, folder)
+                if kept and isinstance(error, DsprofError):
+                    error.hint = f"{error.hint} What was recorded is kept as {', '.join(kept)} in {folder}.".strip()
+                raise
+            finally:
+                with suppress(OSError):
+                    (partial / LOG).replace(folder / LOG)
     except OSError as error:
-        raise OutputRefused(f"{folder} cannot be written to ({error.strerror}).", "Name another folder.") from error
-    try:
-        yield partial
-    except BaseException as error:
-        kept = _salvage(partial, folder)
-        if kept and isinstance(error, DsprofError):
-            error.hint = f"{error.hint} What was recorded is kept as {', '.join(kept)} in {folder}.".strip()
-        raise
-    finally:
+        reason = error.strerror or error
+        raise OutputRefused(f"{folder} cannot be written to ({reason}).", "Name another folder.") from error
+
+
+def rescue(folder: Path) -> bool:
+    """Keep what a dsprof that was killed while it recorded into `folder` left in parts; was there anything?"""
+    found: list[Path] = []
+
+    def keep(partial: Path) -> None:
+        found.append(partial)
+        _salvage(partial, folder)
         with suppress(OSError):
             (partial / LOG).replace(folder / LOG)
-        shutil.rmtree(partial, ignore_errors=True)
+
+    clear_leftovers(_PARTIAL, folder, keep)
+    return bool(found)
 
 
 def _salvage(partial: Path, folder: Path) -> list[str]:
@@ -320,8 +353,9 @@ def _failure(run: Run, options: ProfileOptions, raws: Sequence[Path], importer: 
     if run.asked is not None:
         what = "interrupted" if run.asked == "interrupted" else "ended at the time limit"
         return ProfileFailed(f"The recording was {what} before there was a report.", "Give it more time.")
-    if "No space left on device" in said or _is_full(run):
-        return NoSpace("The disk became full during the recording.", "Make room, or record for a shorter time.")
+    if "No space left on device" in said or run.full or _is_full(run):
+        where = f" with {run.full}" if run.full else ""
+        return NoSpace(f"The disk{where} became full during the recording.", "Make room, or record for a shorter time.")
     if run.died:
         return ProfileFailed(f"nsys itself was killed by {_signal_name(run.code)}.", "See the log, and the memory.")
     if raws and (importer is None or _NO_IMPORTER in said):
@@ -358,4 +392,4 @@ def _failure_to_record(run: Run, options: ProfileOptions) -> DsprofError:
 
 
 def _is_full(run: Run) -> bool:
-    return any(shutil.disk_usage(place).free < _FULL for place in (run.partial, run.scratch.parent))
+    return any(shutil.disk_usage(place).free < FULL for place in (run.partial, run.scratch.parent))

@@ -62,3 +62,11 @@ def nothing_recorded(name: str) -> NothingRecorded:
         f"{name} holds neither NVTX ranges nor CUDA events.",
         "Record with `nsys profile --trace=cuda,nvtx`, and see whether the program ran to its end.",
     )
+
+
+def domains_opened(path: Path) -> bool:
+    """Does the export tell of NVTX domains, whatever was recorded in them? Raises `ReportDamaged`."""
+    with Export(path) as export:
+        query = f"SELECT 1 FROM {schema.NVTX} WHERE eventType IN (?, ?) LIMIT 1"  # noqa: S608
+        types = (schema.DOMAIN_CREATED, schema.DOMAIN_DESTROYED)
+        return export.has(schema.NVTX, "eventType") and bool(export.rows(query, types))

@@ -61,6 +61,6 @@ PAYLOADS = ("int64Value", "uint64Value", "int32Value", "uint32Value")
 #: NVTX_EVENTS.eventType: push/pop and start/end, live (59, 60) and from text logs (70, 71).
 PUSH_POP, START_END = (59, 70), (60, 71)
 RANGE_TYPES = PUSH_POP + START_END
-DOMAIN_CREATED = 75
+DOMAIN_CREATED, DOMAIN_DESTROYED = 75, 76
 #: All tables of which rows are told by their number in the file, or of which many are read.
-READ = (STRINGS, *(source.table for source in (RANGES, CALLS, *OPERATIONS, OVERHEADS)))
+READ = (STRINGS, *(source.table for source in EVENTS))

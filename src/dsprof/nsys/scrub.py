@@ -18,11 +18,12 @@ they tell equal cards apart and are the same on every machine of a kind.
 from __future__ import annotations
 
 import mmap
+import os
+import platform
 import re
 import sqlite3
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from enum import IntEnum
 from pathlib import Path
@@ -30,7 +31,8 @@ from urllib.parse import quote
 
 from attrs import frozen
 
-from dsprof.environment import secrets_in, secrets_of
+from dsprof.arguments import without
+from dsprof.environment import certain_places_in
 from dsprof.errors import (
     NotAReport,
     NvprofDatabase,
@@ -40,10 +42,18 @@ from dsprof.errors import (
     ScrubRefused,
 )
 from dsprof.nsys import schema
+from dsprof.nsys.clean import (
+    CAPTURE,
+    STREAMS,
+    SYSTEM,
+    Table,
+    commands_in,
+    decoded,
+    quoted,
+    tables_of,
+)  # fmt: skip
+from dsprof.nsys.sought import DISTINCTIVE, HOSTS, PATH, USERS, Sought, is_environment, variables_in
 from dsprof.nsys.sound import SQLITE, check_file, damaged, refuse_cut, refuse_unfinished, uri_of
-
-#: What stands where something was taken out.
-REMOVED, PATH = b"<removed>", b"<path>"
 
 
 @frozen
@@ -163,51 +173,32 @@ class Role(IntEnum):
     OTHER = 3  # anything else
 
 
-@frozen
-class _Table:
-    """A table of the source: its columns as (name, type, NOT NULL, place in the primary key)."""
+def _create(table: Table) -> str:
+    """The table's declaration, without comments, defaults and constraints but NOT NULL and the key."""
+    keys = [name for name, _, _, place in sorted(table.columns, key=lambda column: column[3]) if place]
+    parts = [
+        f"{quoted(name)} {kind}{' NOT NULL' if needed else ''}{' PRIMARY KEY' if place and len(keys) == 1 else ''}"
+        for name, kind, needed, place in table.columns
+    ]
+    if len(keys) > 1:
+        parts.append(f"PRIMARY KEY ({', '.join(map(quoted, keys))})")
+    return f"CREATE TABLE main.{quoted(table.name)} ({', '.join(parts)})"
 
-    name: str
-    columns: tuple[tuple[str, str, bool, int], ...]
-    references: frozenset[str]  # columns that hold ids of strings
-    rowid: str  # under which name the row's number can be asked for; empty for none
 
-    @property
-    def names(self) -> list[str]:
-        return [name for name, _, _, _ in self.columns]
-
-    def create(self) -> str:
-        """The table's declaration, without comments, defaults and constraints but NOT NULL and the key."""
-        keys = [name for name, _, _, place in sorted(self.columns, key=lambda column: column[3]) if place]
-        parts = [
-            f"{_quoted(name)} {kind}{' NOT NULL' if needed else ''}{' PRIMARY KEY' if place and len(keys) == 1 else ''}"
-            for name, kind, needed, place in self.columns
-        ]
-        if len(keys) > 1:
-            parts.append(f"PRIMARY KEY ({', '.join(map(_quoted, keys))})")
-        return f"CREATE TABLE main.{_quoted(self.name)} ({', '.join(parts)})"
-
-    def role(self, column: str) -> Role:
-        """What the texts of a column are, or the strings whose ids it holds."""
-        if column in _KERNEL_NAMES or self.name.startswith(("ENUM_", "TARGET_INFO_GPU")):
-            return Role.CODE
-        if column == "nameId" and self.name.startswith(_API_TABLES):
-            return Role.CODE
-        if column in _NVTX_TEXTS and self.name.startswith((schema.NVTX, "TARGET_INFO_NVTX")):
-            return Role.TEXT
-        return Role.MODULE if column in ("module", "srcFile") else Role.OTHER
+def _role_of(table: Table, column: str) -> Role:
+    """What the texts of a column are, or the strings whose ids it holds."""
+    if column in _KERNEL_NAMES or table.name.startswith(("ENUM_", "TARGET_INFO_GPU")):
+        return Role.CODE
+    if column == "nameId" and table.name.startswith(_API_TABLES):
+        return Role.CODE
+    if column in _NVTX_TEXTS and table.name.startswith((schema.NVTX, "TARGET_INFO_NVTX")):
+        return Role.TEXT
+    return Role.MODULE if column in ("module", "srcFile") else Role.OTHER
 
 
 _KERNEL_NAMES = ("demangledName", "shortName", "mangledName", "kernelName")
 _NVTX_TEXTS = ("text", "textId", "jsonText", "jsonTextId", "binaryData", "name")
 _API_TABLES = ("CUPTI_", "CUDA_", "CUBLAS_", "CUDNN_", "MPI_", "NCCL_", "OPENMP_")
-#: Columns that hold ids of strings, as far as their names tell; exports also say it in their declarations.
-_REFERENCE = re.compile(
-    r"\w*[nN]ameId|\w*[tT]extId|demangledName|shortName|mangledName|kernelName|funcName|varName|srcFile|symbol|module"
-    r"|providerName|taskName|description|CpuInstruction|filenameId|contentId"
-)
-
-_SYSTEM, _CAPTURE = "TARGET_INFO_SYSTEM_ENV", "META_DATA_CAPTURE"
 #: Rows that describe the machine and say nothing of whose it is.
 _SYSTEM_ROWS = frozenset(
     ("NvDriverVersion", "CudaDriverVersion", "CpuArchitecture", "HardwarePlatform", "SoftwarePlatform", "OsDescription",
@@ -226,10 +217,10 @@ _EXPORT_ROWS = re.compile(
     r"EXPORT_(?:PRODUCT|SCHEMA)_\w+|EXPORT_(?:PLATFORM|ARCH|TIME|TIME_UTC|LAZY|OVERWRITE|CONFIG_TIME_SHIFT)"
     r"|EXPORT_PARAM_(?:OVERWRITE|APPEND|LAZY|TIME_NORMALIZE|TIME_SHIFT)"
 )
-_PROCESSES, _THREADS, _STREAMS = "PROCESSES", "ThreadNames", "ProcessStreams"
+_PROCESSES, _THREADS = "PROCESSES", "ThreadNames"
 #: Emptied: output and files of the program, network devices and their addresses.
 _EMPTIED = frozenset(
-    (_STREAMS, "ANALYSIS_FILE", "TARGET_INFO_NIC_INFO", "NIC_ID_MAP", "NET_IB_DEVICE_INFO", "NET_IB_DEVICE_PORT_INFO",
+    (STREAMS, "ANALYSIS_FILE", "TARGET_INFO_NIC_INFO", "NIC_ID_MAP", "NET_IB_DEVICE_INFO", "NET_IB_DEVICE_PORT_INFO",
      "NET_IB_DEVICE_TYPE_MAP")
 )  # fmt: skip
 #: Kept although no column tells a time: they explain events.
@@ -243,153 +234,40 @@ _MOMENTS = frozenset(("start", "timestamp", "rawTimestamp"))
 _BLANK = {
     "TARGET_INFO_GPU": ("uuid", "ctxswDevPath", "ctrlDevPath"),
     "TARGET_INFO_SESSION_START_TIME": ("localTime",),
-    _SYSTEM: ("devStateName",),
+    SYSTEM: ("devStateName",),
 }
 #: Having rows here does not make a process one of the capture: they list what ran on the machine.
-_NO_EVENTS = frozenset((_PROCESSES, _THREADS, _STREAMS, "ANALYSIS_FILE", "DIAGNOSTIC_EVENT", "SCHED_EVENTS"))
+_NO_EVENTS = frozenset((_PROCESSES, _THREADS, STREAMS, "ANALYSIS_FILE", "DIAGNOSTIC_EVENT", "SCHED_EVENTS"))
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+# -- cleaning ---------------------------------------------------------------------------------------------
 
-
-def _tables(database: sqlite3.Connection) -> list[_Table]:
-    """The source's tables, in their order, without SQLite's own, virtual ones and views."""
-    rows = database.execute("SELECT name, sql FROM old.sqlite_master WHERE type = 'table' ORDER BY rowid").fetchall()
-    declared = [(_decoded(name), _decoded(sql)) for name, sql in rows]
-    plain = [
-        (name, sql) for name, sql in declared if not name.startswith("sqlite_") and "VIRTUAL" not in sql[:16].upper()
-    ]
-    return [_table(database, name, sql) for name, sql in plain]
-
-
-def _table(database: sqlite3.Connection, name: str, sql: str) -> _Table:
-    rows = database.execute("SELECT name, type, \"notnull\", pk FROM pragma_table_info(?, 'old')", (name,)).fetchall()
-    columns = tuple(
-        (_decoded(column), kind if re.fullmatch(r"[\w (),]*", kind := _decoded(raw)) else "", bool(needed), int(place))
-        for column, raw, needed, place in rows
-    )
-    names = {column for column, _, _, _ in columns}
-    said = re.findall(r"^\s*\"?(\w+)\"?[^\n]*REFERENCES\s+StringIds", sql, re.MULTILINE)
-    references = {column for column in names if _REFERENCE.fullmatch(column)} | (names & set(said))
-    single = [kind for _, kind, _, place in columns if place]
-    own_number = "WITHOUT ROWID" in sql.upper() or (len(single) == 1 and single[0].upper() == "INTEGER")
-    rowid = next((alias for alias in ("rowid", "_rowid_", "oid") if alias not in {n.lower() for n in names}), "")
-    return _Table(name, columns, frozenset(references), "" if own_number else rowid)
-
-
-def _decoded(raw: object) -> str:
-    return raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw or "")
-
-
-# -- what is looked for -----------------------------------------------------------------------------------
-
-#: Names of nobody in particular, and too common to take out of every text.
-_ANYBODY = frozenset(
-    b"root user users username admin administrator ubuntu debian docker nobody daemon runner build app test host local "
-    b"localhost localdomain home python python3 nvidia cuda gpu jupyter default none null unknown vagrant ec2-user "
-    b"azureuser dsprof prefill decode request step".split()
-)
-_USERS = frozenset(("USER", "LOGNAME", "USERNAME", "SUDO_USER", "EXPORT_USER", "USER_NAME", "JUPYTERHUB_USER"))
-_HOSTS = frozenset(("HOSTNAME", "HOST", "COMPUTERNAME", "EXPORT_HOST", "Hostname", "DEVICE_DISPLAY_NAME", "NODE_NAME"))
-_HOME = re.compile(r"/(?:home|Users)/([^/\s:;,\"'\x00<>|]+)")
-#: Shorter secrets, and names, are sought as words of their own; longer ones anywhere.
-_LONG = 8
-#: Values of the environment that are no secret by themselves are sought, as words, from this length on.
-_DISTINCTIVE = 12
-_ORDINARY = re.compile(
-    r"[A-Za-z_ .]*|[\d.,:;x_ -]*|true|false|(?:/(?:usr|bin|opt|lib|tmp|etc|dev|proc|sbin)\b[^:\s]*:?)+"
-)
 #: So many cleaned texts are remembered; a report can hold millions of different ones.
 _KNOWN_TEXTS = 100_000
-_PAIR = re.compile(r"([A-Za-z_][\w.%()-]*)=(.*)", re.DOTALL)
 
 
-class _Sought:
-    """The secrets and names to look for, each with the reason, and what is found of them."""
+def _cleaner(sought: Sought) -> Callable[[int, bytes], bytes]:
+    """A function that cleans a text by its role, and counts what it found."""
+    secrets, everything = sought.remover(words=False), sought.remover(words=True)
+    known: dict[tuple[int, bytes], bytes] = {}
 
-    def __init__(self) -> None:
-        self._anywhere: dict[bytes, str] = {}
-        self._words: dict[bytes, str] = {}
-        self.found: Counter[str] = Counter()
+    def clean(role: int, text: bytes) -> bytes:
+        if len(known) > _KNOWN_TEXTS:
+            known.clear()
+        if (role, text) not in known:
+            removed = secrets if role == Role.CODE else everything
+            known[role, text] = _without_paths(role, _without_tokens(role, removed(text)))
+        return known[role, text]
 
-    def secret(self, value: str, why: str) -> None:
-        """A secret: sought anywhere if it is long, else as a word; less than 4 characters are no use."""
-        raw = value.strip("\"' \n").encode("utf-8", "surrogateescape")
-        if raw in REMOVED or raw in PATH or len(raw) < 4 or raw.lower() in _ANYBODY:
-            return
-        (self._anywhere if len(raw) >= _LONG else self._words).setdefault(raw, why)
-
-    def word(self, value: str, why: str) -> None:
-        """The name of somebody or of a machine, sought as a word."""
-        raw = value.strip("\"' \n").encode("utf-8", "surrogateescape")
-        if len(raw) >= 3 and raw.lower() not in _ANYBODY and not raw.isdigit() and raw not in REMOVED + PATH:
-            self._words.setdefault(raw, why)
-
-    def variable(self, name: str, value: str) -> None:
-        """A variable of an environment."""
-        value = value.strip('"')
-        for part in secrets_of(name, value):
-            self.secret(part, f"the value of {name}")
-        self.place(value)
-        if name in _USERS or name in _HOSTS:
-            self.word(value, "a user name" if name in _USERS else "a host name")
-        elif name == "HOME" and value.count("/") > 1:
-            self.secret(value, "a home folder")
-        elif len(value) >= _DISTINCTIVE and not _ORDINARY.fullmatch(value):
-            self.word(value, f"the value of {name}")
-
-    def place(self, text: str) -> None:
-        """A text that goes: the home folders and the known forms of secrets in it."""
-        for match in _HOME.finditer(text):
-            self.secret(match.group(), "a home folder")
-            self.word(match.group(1), "a user name")
-        for part in secrets_in(text):
-            self.secret(part, "a token or password")
-
-    def __len__(self) -> int:
-        return len(self._anywhere) + len(self._words)
-
-    @property
-    def anywhere(self) -> list[bytes]:
-        """What must not stand anywhere in the file, without those that contain another one."""
-        chosen: list[bytes] = []
-        for raw in sorted(self._anywhere, key=len):
-            if not any(shorter in raw for shorter in chosen):
-                chosen.append(raw)
-        return chosen
-
-    def cleaner(self) -> Callable[[int, bytes], bytes]:
-        """A function that cleans a text by its role, and counts what it found."""
-        secrets = _alternatives(self._anywhere)
-        everything = _alternatives(self._anywhere, self._words)
-        known: dict[tuple[int, bytes], bytes] = {}
-
-        def remove(match: re.Match[bytes]) -> bytes:
-            why = self._anywhere.get(match.group()) or self._words[match.group()]
-            self.found[why] += 1
-            return REMOVED
-
-        def clean(role: int, text: bytes) -> bytes:
-            if len(known) > _KNOWN_TEXTS:
-                known.clear()
-            if (role, text) not in known:
-                pattern = secrets if role == Role.CODE else everything
-                known[role, text] = (
-                    pattern.sub(remove, _without_paths(role, text)) if pattern else _without_paths(role, text)
-                )
-            return known[role, text]
-
-        return clean
+    return clean
 
 
-def _alternatives(anywhere: Iterable[bytes], words: Iterable[bytes] = ()) -> re.Pattern[bytes] | None:
-    """One pattern for all, the longest first; a word has no letter or digit beside it."""
-    whole = [
-        rb"(?<![A-Za-z0-9])" + re.escape(raw) + rb"(?![A-Za-z0-9])" for raw in sorted(words, key=len, reverse=True)
-    ]
-    parts = [*map(re.escape, sorted(anywhere, key=len, reverse=True)), *whole]
-    return re.compile(b"|".join(parts)) if parts else None
+def _without_tokens(role: int, text: bytes) -> bytes:
+    """A text without known kinds of token and passwords in URLs; names of code hold none, and stay exact."""
+    if role == Role.CODE:
+        return text
+    known = text.decode("utf-8", "surrogateescape")
+    return without(known, certain_places_in(known)).encode("utf-8", "surrogateescape")
 
 
 _FOLDERS = re.compile(rb"(?<!\w)(?:~|\.\.?)?/[\w.+@~-]+(?:/[\w.+@~-]*)+|\b[A-Za-z]:\\[^\s\"'<>|]+")
@@ -411,8 +289,8 @@ class _Scrub:
 
     def __init__(self, database: sqlite3.Connection, source: Path, target: Path) -> None:
         self.db, self.source, self.target = database, source, target
-        self.tables = _tables(database)
-        self.sought = _Sought()
+        self.tables = tables_of(database, "old")
+        self.sought = Sought()
         self.kept: dict[str, int] = {}
         self.removed: dict[str, int] = {}
 
@@ -423,7 +301,7 @@ class _Scrub:
         self._find_participants()
         self._find_roles()
         self._collect()
-        self.db.create_function("cleaned", 2, self.sought.cleaner(), deterministic=True)
+        self.db.create_function("cleaned", 2, _cleaner(self.sought), deterministic=True)
         for table in self.tables:
             self._copy(table)
         for table in self.tables:
@@ -457,7 +335,7 @@ class _Scrub:
                 if column in table.names:
                     self.db.execute(
                         f"INSERT OR IGNORE INTO {into} SELECT DISTINCT CAST({column} AS INTEGER) "
-                        f"FROM old.{_quoted(table.name)} WHERE {column} IS NOT NULL"
+                        f"FROM old.{quoted(table.name)} WHERE {column} IS NOT NULL"
                     )
         self.db.execute("INSERT OR IGNORE INTO pids SELECT id & ~0xFFFFFF FROM tids")
 
@@ -468,93 +346,91 @@ class _Scrub:
             if table.name == schema.STRINGS or self._is_emptied(table):
                 continue
             for column in sorted(table.references):
+                name, role = quoted(column), int(_role_of(table, column))
                 self.db.execute(
-                    f"INSERT INTO roles SELECT DISTINCT CAST({_quoted(column)} AS INTEGER), {int(table.role(column))} "
-                    f"FROM old.{_quoted(table.name)} WHERE {_quoted(column)} IS NOT NULL AND {_where(table)} "
+                    f"INSERT INTO roles SELECT DISTINCT CAST({name} AS INTEGER), {role} "
+                    f"FROM old.{quoted(table.name)} WHERE {name} IS NOT NULL AND {_where(table)} "
                     "ON CONFLICT (id) DO UPDATE SET role = min(role, excluded.role)"
                 )
 
-    def _is_emptied(self, table: _Table) -> bool:
+    def _is_emptied(self, table: Table) -> bool:
         """Is the table one whose rows all go? So are those that nobody here knows, tell no time and hold text."""
         if table.name in _EMPTIED:
             return True
-        listed = table.name in (_SYSTEM, _CAPTURE, _PROCESSES, _THREADS, *schema.VERSION_TABLES)
+        listed = table.name in (SYSTEM, CAPTURE, _PROCESSES, _THREADS, *schema.VERSION_TABLES)
         if listed or _EXPLAINING.fullmatch(table.name) or _MOMENTS & set(table.names):
             return False
-        text = " OR ".join(f"typeof({_quoted(name)}) IN ('text', 'blob')" for name in table.names)
-        return bool(self._rows(f"SELECT 1 FROM old.{_quoted(table.name)} WHERE {text} LIMIT 1"))
+        text = " OR ".join(f"typeof({quoted(name)}) IN ('text', 'blob')" for name in table.names)
+        return bool(self._rows(f"SELECT 1 FROM old.{quoted(table.name)} WHERE {text} LIMIT 1"))
 
     # -- what is looked for
 
     def _collect(self) -> None:
-        """Learn from everything that goes what must not stand in anything that stays."""
+        """Learn from everything that goes, and from our own environment, what must not stand in anything that stays."""
+        self._collect_own()
         for table in self.tables:
-            if {"name", "value"} <= set(table.names) and table.name in (_SYSTEM, _CAPTURE, *schema.VERSION_TABLES):
-                for name, value in self._rows(f"SELECT name, value FROM old.{_quoted(table.name)}"):
-                    self._collect_row(_decoded(name), _decoded(value))
+            if {"name", "value"} <= set(table.names) and table.name in (SYSTEM, CAPTURE, *schema.VERSION_TABLES):
+                rows = self._rows(f"SELECT name, value FROM old.{quoted(table.name)}")
+                for name, value in rows:
+                    self._collect_row(decoded(name), decoded(value))
+                for command in commands_in(rows):
+                    self.sought.command([word for _, word in command])
             elif table.name in (_PROCESSES, "ANALYSIS_FILE"):
                 self._collect_texts(table)
         self._collect_strings()
         self._collect_cards()
 
+    def _collect_own(self) -> None:
+        """What an export of dsprof's own no longer tells: secrets, user and host, as they are where it is scrubbed."""
+        self.sought.secrets_of_environment(os.environ)
+        for name in ("HOME", *USERS, *HOSTS) if os.environ.get("HOME") else ():
+            self.sought.variable(name, os.environ.get(name, ""))
+        self.sought.word(platform.node(), "a host name")
+
     def _collect_row(self, name: str, value: str) -> None:
         own = name.rpartition(":")[2]
-        if own == "DeviceEnvironment":
-            self._collect_environment(value)
-        elif own == "ENVIRONMENT_VARIABLE" and (pair := _PAIR.fullmatch(value)):
-            self.sought.variable(*pair.groups())
-        elif own in _HOSTS | _USERS:
+        if "environment" in own.lower() or is_environment(value):
+            for variable, text in variables_in(value):
+                self.sought.variable(variable, text)
+        elif own in HOSTS | USERS:
             self.sought.variable(own, value)
-        elif own.startswith("ARGUMENT_"):
-            self._collect_argument(value)
-        elif own in ("PROFILING_SESSION_UUID", "WORKING_DIR") and len(value) >= _DISTINCTIVE:
+        elif own.startswith("ARGUMENT_") and len(value) >= 2 * DISTINCTIVE and " " in value:
+            self.sought.secret(value, "an argument of the command")  # long enough to be somebody's own words
+        elif own in ("PROFILING_SESSION_UUID", "WORKING_DIR") and len(value) >= DISTINCTIVE:
             self.sought.secret(value, "where or when it was recorded")
         self.sought.place(value)
-
-    def _collect_environment(self, text: str) -> None:
-        """An environment in one text, its variables parted by NUL, or by semicolons before the next name."""
-        for part in text.split("\0") if "\0" in text else re.split(r";(?=[A-Za-z_]\w*=)", text):
-            if pair := _PAIR.fullmatch(part):
-                self.sought.variable(*pair.groups())
-
-    def _collect_argument(self, text: str) -> None:
-        """An argument of the command: ``--token=...``, or one long enough to be somebody's own words."""
-        name, equals, value = text.lstrip("-").partition("=")
-        for part in secrets_of(name, value) if equals else ():
-            self.sought.secret(part, "an argument of the command")
-        if len(text) >= 2 * _DISTINCTIVE and " " in text:
-            self.sought.secret(text, "an argument of the command")
 
     def _collect_strings(self) -> None:
         """Strings that no event refers to: environments of other processes, paths."""
         if not any(table.name == schema.STRINGS and {"id", "value"} <= set(table.names) for table in self.tables):
             return
         for (raw,) in self._rows("SELECT value FROM old.StringIds WHERE id NOT IN (SELECT id FROM roles)"):
-            text = _decoded(raw)
-            if len(pairs := [_PAIR.fullmatch(part) for part in text.split("\0") if part]) > 1 and all(pairs):
-                self._collect_environment(text)
+            text = decoded(raw)
+            if is_environment(text):
+                for name, value in variables_in(text):
+                    self.sought.variable(name, value)
             self.sought.place(text)
 
-    def _collect_texts(self, table: _Table) -> None:
+    def _collect_texts(self, table: Table) -> None:
         for name, kind, _, _ in table.columns:
             if kind.upper() == "TEXT":
-                for (raw,) in self._rows(f"SELECT {_quoted(name)} FROM old.{_quoted(table.name)}"):
-                    self.sought.place(_decoded(raw))
+                for (raw,) in self._rows(f"SELECT {quoted(name)} FROM old.{quoted(table.name)}"):
+                    self.sought.place(decoded(raw))
 
     def _collect_cards(self) -> None:
         if any(table.name == "TARGET_INFO_GPU" and "uuid" in table.names for table in self.tables):
             for (raw,) in self._rows("SELECT uuid FROM old.TARGET_INFO_GPU WHERE length(uuid) > 8"):
-                self.sought.secret(_decoded(raw), "the UUID of a GPU")
+                self.sought.secret(decoded(raw), "the UUID of a GPU")
 
     # -- copying
 
-    def _copy(self, table: _Table) -> None:
+    def _copy(self, table: Table) -> None:
         """Create the table and fill it with what stays, under the same row numbers."""
-        self.db.execute(table.create())
-        name, rowid = _quoted(table.name), [table.rowid] if table.rowid else []
+        self.db.execute(_create(table))
+        name, rowid = quoted(table.name), [table.rowid] if table.rowid else []
         before = self._count(f"SELECT count(*) FROM old.{name}")
         if not self._is_emptied(table):
-            columns = ", ".join([*rowid, *map(_quoted, table.names)])
+            columns = ", ".join([*rowid, *map(quoted, table.names)])
             chosen = ", ".join([*rowid, *(_kept_value(table, column) for column in table.names)])
             self.db.execute(
                 f"INSERT INTO main.{name} ({columns}) SELECT {chosen} FROM old.{name} WHERE {_where(table)}"
@@ -567,9 +443,9 @@ class _Scrub:
 
     # -- the check
 
-    def _check(self, table: _Table) -> None:
+    def _check(self, table: Table) -> None:
         """Every number as it was and every text clean, by looking at all cells. Raises `ScrubFailed`."""
-        name = _quoted(table.name)
+        name = quoted(table.name)
         if table.name in self.kept and table.rowid:
             same = " AND ".join(_same(column) for column in table.names if column not in _BLANK.get(table.name, ()))
             equal = self._count(
@@ -582,7 +458,7 @@ class _Scrub:
                 )
         unclean = " OR ".join(
             f"typeof({cell}) IN ('text', 'blob') AND cleaned({_role(table, column)}, {raw}) IS NOT {raw}"
-            for column, cell, raw in ((own, _quoted(own), f"CAST({_quoted(own)} AS BLOB)") for own in table.names)
+            for column, cell, raw in ((own, quoted(own), f"CAST({quoted(own)} AS BLOB)") for own in table.names)
         )
         if self._rows(f"SELECT 1 FROM main.{name} WHERE {unclean} LIMIT 1"):
             raise _failed(self.source, f"a text of {table.name} would hold what was to go")
@@ -595,10 +471,10 @@ def _failed(source: Path, what: str) -> ScrubFailed:
     )
 
 
-def _where(table: _Table) -> str:
+def _where(table: Table) -> str:
     """Which rows of a table stay, as an SQL condition."""
     names = set(table.names)
-    if table.name in (_SYSTEM, _CAPTURE, *schema.VERSION_TABLES):
+    if table.name in (SYSTEM, CAPTURE, *schema.VERSION_TABLES):
         return (
             f"allowed('{table.name}', CAST(name AS BLOB), CAST(value AS BLOB))" if {"name", "value"} <= names else "0"
         )
@@ -610,16 +486,16 @@ def _where(table: _Table) -> str:
 
 
 def _allowed(table: bytes, name: bytes | None, value: bytes | None) -> bool:
-    own = _decoded(name)
-    if _decoded(table) == _SYSTEM:
+    own = decoded(name)
+    if decoded(table) == SYSTEM:
         return own in _SYSTEM_ROWS
-    rows = _CAPTURE_ROWS if _decoded(table) == _CAPTURE else _EXPORT_ROWS
-    return bool(rows.fullmatch(own)) and (rows is _EXPORT_ROWS or bool(_PLAIN.fullmatch(_decoded(value))))
+    rows = _CAPTURE_ROWS if decoded(table) == CAPTURE else _EXPORT_ROWS
+    return bool(rows.fullmatch(own)) and (rows is _EXPORT_ROWS or bool(_PLAIN.fullmatch(decoded(value))))
 
 
-def _kept_value(table: _Table, column: str) -> str:
+def _kept_value(table: Table, column: str) -> str:
     """What stays of a column, as an SQL expression: numbers as they are, texts cleaned."""
-    name = _quoted(column)
+    name = quoted(column)
     if column in _BLANK.get(table.name, ()):
         needed = next(needed for other, _, needed, _ in table.columns if other == column)
         return "''" if needed else "NULL"
@@ -630,16 +506,16 @@ def _kept_value(table: _Table, column: str) -> str:
     return f"CASE typeof({name}) WHEN 'text' THEN CAST({text} AS TEXT) WHEN 'blob' THEN {text} ELSE {name} END"
 
 
-def _role(table: _Table, column: str) -> str:
+def _role(table: Table, column: str) -> str:
     """The role of a cell's text, as an SQL expression."""
     if table.name == schema.STRINGS and column == "value":
-        own = f"{_quoted(schema.STRINGS)}.id"
+        own = f"{quoted(schema.STRINGS)}.id"
         return f"coalesce((SELECT role FROM roles WHERE roles.id = {own}), {int(Role.OTHER)})"
-    return str(int(table.role(column)))
+    return str(int(_role_of(table, column)))
 
 
 def _same(column: str) -> str:
-    name = _quoted(column)
+    name = quoted(column)
     return f"(typeof(o.{name}) IN ('text', 'blob') OR o.{name} IS n.{name}) AND typeof(o.{name}) = typeof(n.{name})"
 
 

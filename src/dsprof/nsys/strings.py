@@ -89,8 +89,8 @@ def shortened(column: str) -> str:
     return f"substr(CAST({column} AS BLOB), 1, {LONGEST + 1})"
 
 
-def text(raw: object, encoding: str = "UTF-8") -> str:
-    """A text as `shortened` gives it."""
+def text(raw: object, encoding: str) -> str:
+    """A text as `shortened` gives it, from a file of that encoding."""
     if isinstance(raw, bytes) and len(raw) > LONGEST:
         return text_of(raw[:LONGEST], encoding) + "…"
     return text_of(raw, encoding)

@@ -9,12 +9,14 @@ import numpy as np
 
 from dsprof.attribution import NULL, Bools, Ints, distinct, distinct_in_any_order, group_rows
 from dsprof.nsys import schema
-from dsprof.nsys.export import Columns, Export
+from dsprof.nsys.export import Columns, Export, is_null, nulls
 from dsprof.nsys.rows import only_caller
 from dsprof.trace import process_of
 
 #: Rows that are told apart, blocks that are looked at together, and every how many rows a sample of the times is.
 _ROWS_PER_BLOCK, _BLOCKS_AT_ONCE, _SAMPLE = 1 << 14, 64, 64
+#: Blocks of which all columns are read at once.
+_BLOCKS_READ = 16
 #: Columns of operations that are looked at; some of them only to count what is impossible.
 _SURVEYED = ("start", "end", "globalPid", "correlationId", "bytes")
 #: A table of ids may have this many slots for each, and this many more, and so many processes have one.
@@ -144,16 +146,29 @@ class Blocks:
 
     def read(self, export: Export, wanted: Bools, details: bool) -> Columns:
         """All rows of some blocks."""
+        return together(list(self.pieces(export, wanted, details)), self.source)
+
+    def pieces(self, export: Export, wanted: Bools, details: bool) -> Iterator[Columns]:
+        """The same, some blocks at a time."""
         edges = np.flatnonzero(np.diff(np.concatenate([[False], wanted, [False]]).astype(np.int8)))
-        spans = [
-            (int(self.first[begin]), int(self.last[end - 1]))
-            for begin, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
-        ]
-        parts = [export.integers(self.source, details=details, rowids=span) for span in spans]
-        if len(parts) == 1:
-            return parts[0]
-        names = (*self.source.columns, *self.source.details)
-        return {name: np.concatenate([np.zeros(0, np.int64), *(part[name] for part in parts)]) for name in names}
+        for begin, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+            for first in range(begin, end, _BLOCKS_READ):
+                last = min(first + _BLOCKS_READ, end) - 1
+                rowids = (int(self.first[first]), int(self.last[last]))
+                yield export.integers(self.source, details=details, rowids=rowids)
+
+
+def together(parts: list[Columns], source: schema.Source) -> Columns:
+    """The columns of a table, of which some rows are in each part."""
+    if len(parts) == 1:
+        return parts[0]
+    rows = sum(len(part["start"]) for part in parts)
+    return {
+        name: nulls(rows)
+        if parts and all(is_null(part[name]) for part in parts)
+        else np.concatenate([np.zeros(0, np.int64), *(part[name] for part in parts)])
+        for name in (*source.columns, *source.details)
+    }
 
 
 class IdRanges(NamedTuple):

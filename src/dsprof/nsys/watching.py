@@ -9,25 +9,25 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Literal, TextIO, cast
 
 from dsprof.errors import ProfileFailed
 from dsprof.nsys.command import (
     NO_AGENT,
-    carriers,
     remove_shared_memory,
     remove_stale_shared_memory,
+    scratch_folder,
     share_session_lock,
-    tmpdir_of,
 )
 from dsprof.nsys.options import ProfileOptions, environment_of
+from dsprof.nsys.processes import carriers, family, is_alive
 
 #: The program's output, and nsys's own words, beside the reports.
 LOG = "workload.log"
@@ -35,8 +35,11 @@ LOG = "workload.log"
 _NSYS_FOLDERS = re.compile(r"/(target|host)-linux-|/linux-desktop-")
 #: Seconds between two looks at a running nsys, and for SIGTERM and SIGKILL to show their effect.
 _TICK_S, _LAST_PATIENCE_S = 0.25, 10.0
-#: Seconds that nsys's helpers have to end by themselves once nsys is gone.
+#: Seconds that nsys's helpers, and what the program left running, have to end once nsys is gone.
 _GRACE_S = 2.0
+#: Bytes free below which a disk is full, and the seconds that nsys then has once the program is gone: it may hang.
+FULL = 1 << 20
+_FULL_PATIENCE_S = 10.0
 #: What the agent writes into the TMPDIR at the moment before it has the program started (2022.4, 2023.4, 2024.2).
 _LAUNCH = "nvidia/nsight_systems/quadd_session_*/injection_files/*"
 
@@ -44,21 +47,29 @@ _LAUNCH = "nvidia/nsight_systems/quadd_session_*/injection_files/*"
 _BAR = re.compile(r"\[\d+/\d+\] \[[=\s]*\d+%\s*\].*|Processing \[[=\s]*\d+%\s*\].*")
 _RAW_MADE = re.compile(r"Generating '[^']*\.qdstrm'")
 RANGE = re.compile(r"Capture range (started|ended) in the application\.")
+_CHATTER = re.compile(rf"{_BAR.pattern}|{_RAW_MADE.pattern}|{RANGE.pattern}|Generated:$|/.*/run[.\w]*\.nsys-rep$")
 _STARTS = ("Generating '", "Generated:", "Capture range ", "Processing [", "    /")
+#: One of these is in every line of nsys's own that does not name a file of ours.
+_TELLING = ("Generat", "Capture range ", "Processing [", "] [")
+#: Characters of the longest line that nsys prints, which is some words and a path, and how many of its lines are kept.
+_LONGEST, _KEPT_LINES = 8192, 10_000
 
 
 class Run:
     """One nsys with a TMPDIR, a session and a group of its own; leaving the block ends all that it started."""
 
     def __init__(self, arguments: list[str], options: ProfileOptions, partial: Path, live: TextIO | None) -> None:
-        self.scratch = Path(tempfile.mkdtemp(prefix="dsprof-"))
+        self._stack = ExitStack()
+        self.scratch = self._stack.enter_context(scratch_folder())
         self.hung = False
+        self.full: Path | None = None  # the disk that was
+        self.left: list[str] = []  # names of what the program left running, and we ended
         self.asked: Literal["interrupted", "time-limit"] | None = None
         self.interrupted_twice = False
         self.seen = False  # the program was
         self.launched = False  # what nsys left says that it was, or was about to be
         self.partial, self._options = partial, options
-        self._targets: list[int] = []
+        self._targets: dict[int, int] = {}  # the program's processes, and when they were started
         self._begin = self._active = self._before = time.monotonic()
         self._after: float | None = None  # the first look since the program is gone
         self._steps: list[tuple[signal.Signals, float]] = []
@@ -70,7 +81,7 @@ class Run:
             self._process = _start(arguments, environment_of(options, self.scratch))
             log = (partial / LOG).open("ab", buffering=0)
         except BaseException:
-            shutil.rmtree(self.scratch, ignore_errors=True)
+            self._stack.close()
             raise
         pipe = cast(BinaryIO, self._process.stdout)
         self.output = Output(pipe, log, live or sys.stderr, (partial.name, self.scratch.name))
@@ -133,7 +144,19 @@ class Run:
         elif self._steps and running and now > self._next_step:
             self._step()
         unkillable = self.asked is not None and not self._steps and running and now > self._next_step
-        self.hung = unkillable or now - max(self._active, self.output.last) > self._options.import_limit_s
+        silent_s = now - max(self._active, self.output.last)
+        self.hung = unkillable or silent_s > self._options.import_limit_s or self._is_stuck_for_room(silent_s)
+
+    def _is_stuck_for_room(self, silent_s: float) -> bool:
+        """Say once that a disk is full; once the program is gone, an nsys that cannot write waits for ever."""
+        places = (self.partial, self.scratch)
+        with suppress(OSError):  # nsys writes its report there in the end
+            self.partial.mkdir(parents=True, exist_ok=True)
+        full = next((place.parent for place in places if _free(place) < FULL), None)
+        if full and self.full is None:
+            self.output.say(f"dsprof: The disk with {full} is full, so the recording may be lost.\n")
+            self.full = full
+        return full is not None and self._after is not None and silent_s > _FULL_PATIENCE_S
 
     def _interrupt(self) -> None:
         """Ctrl-C: end the program, or what is left of it faster; once only the import runs, a second one ends it."""
@@ -161,7 +184,7 @@ class Run:
     def _step(self) -> None:
         number, patience = self._steps.pop(0)
         self._next_step = time.monotonic() + patience
-        aim = self._targets if self._targets_alive() else []
+        aim = list(self._targets) if self._targets_alive() else []
         if not aim and not self.seen and not self.output.chatter:
             aim = [self._process.pid]  # the program has not been started yet
         for pid in aim:
@@ -170,12 +193,17 @@ class Run:
 
     def _targets_alive(self) -> bool:
         """Is a process of the program there? A look at the known ones is cheap, so the others are sought only then."""
-        if not any(tmpdir_of(pid) == os.fsencode(self.scratch) for pid in self._targets) or self._steps:
-            self._targets = [pid for pid in carriers(self.scratch) if not _is_nsys(pid, self._process.pid)]
+        if not any(is_alive(pid, start) for pid, start in self._targets.items()) or self._steps:
+            self._targets = self._programs(family(self.scratch))
         return bool(self._targets)
+
+    def _programs(self, family: dict[int, int]) -> dict[int, int]:
+        return {pid: start for pid, start in family.items() if not _is_nsys(pid, self._process.pid)}
 
     def _clean(self, grace_s: float) -> None:
         """End every process that carries our TMPDIR, and remove that and what the ended ones left in /dev/shm."""
+        if grace_s:
+            self._ask_to_end()
         ended: set[int] = set()
         begin = time.monotonic()
         while (pids := carriers(self.scratch)) and time.monotonic() < begin + grace_s + _LAST_PATIENCE_S:
@@ -193,7 +221,14 @@ class Run:
         remove_shared_memory(ended)
         self._keep_raw_files()
         self.launched = any(self.scratch.glob(_LAUNCH))
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        self._stack.close()
+
+    def _ask_to_end(self) -> None:
+        """Ask what the program left running to end: its TMPDIR goes, and the agent that its ranges go to."""
+        for pid in self._programs(dict.fromkeys(carriers(self.scratch), 0)):
+            with suppress(OSError):
+                self.left.append(Path(f"/proc/{pid}/comm").read_text(errors="replace").strip())
+                os.kill(pid, signal.SIGTERM)
 
     def _keep_raw_files(self) -> None:
         """Take what nsys did not import out of the TMPDIR; it removes a raw file once its report is complete."""
@@ -223,6 +258,14 @@ def _start(arguments: list[str], environment: dict[str, str]) -> subprocess.Pope
         raise ProfileFailed(f"{arguments[0]} cannot be run ({error.strerror}).", "Name another with --nsys.") from error
 
 
+def _free(folder: Path) -> int:
+    """Bytes free where a folder lies; where that cannot be told, room enough."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return FULL
+
+
 def _is_nsys(pid: int, group: int) -> bool:
     """Is it nsys or a helper of it? They are in its process group, or run from its folder."""
     try:
@@ -242,17 +285,29 @@ def number_of(path: Path) -> int:
     return int(found.group(1)) if found else 0
 
 
+def last_words(log: Path, number: int = 8, longest: int = 300) -> list[str]:
+    """The last lines of a log that hold something and are not nsys's chatter; of each the printable beginning."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _LONGEST * number))
+        text = file.read().decode("utf-8", "replace")
+    lines = (line.strip() for line in re.split(r"[\r\n]", text))
+    words = [line[:longest] for line in lines if line and not _CHATTER.match(line)][-number:]
+    return ["".join(c if c.isprintable() else " " for c in line) for line in words]
+
+
 class Output:
     """What nsys and the program print: all of it into the log, and live all but nsys's own chatter."""
 
     def __init__(self, pipe: BinaryIO, log: BinaryIO, live: TextIO | None, own: Sequence[str]) -> None:
         self.last = time.monotonic()  # of the last output
-        self.chatter: list[str] = []  # nsys's words without its progress
+        self.chatter: deque[str] = deque(maxlen=_KEPT_LINES)  # nsys's words without its progress
         self.lines: deque[str] = deque(maxlen=60)  # the last ones, without nsys's progress
-        self._pipe, self._log, self._live, self._own = pipe, log, live, own
+        self._pipe, self._log, self._live, self._telling = pipe, log, live, (*_TELLING, *own)
+        self._own = own
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._rest, self._held = "", ""  # of a line that has not ended; lines that may be nsys's
         self._shown = 0  # characters of the former
+        self._is_cut = False  # is the former the end of a longer line?
         self._thread = threading.Thread(target=self._pass_on, name="dsprof-output", daemon=True)
         self._thread.start()
 
@@ -264,6 +319,10 @@ class Output:
     def line_with(self, pattern: re.Pattern[str]) -> str:
         """The first of the last lines in which `pattern` is found, without its full stop; empty if none is."""
         return next((line for line in self.lines if pattern.search(line)), "")[:300].rstrip(".")
+
+    def say(self, sentence: str) -> None:
+        """Show a sentence of our own."""
+        self._write(sentence)
 
     def _pass_on(self) -> None:
         log: BinaryIO | None = self._log
@@ -279,12 +338,35 @@ class Output:
             self._take(self._decode(b"", True), at_end=True)
 
     def _take(self, text: str, at_end: bool = False) -> None:
-        """Split into lines, also those that a carriage return begins; show what is begun and cannot be nsys's."""
-        *whole, rest = re.split(r"(?<=\n)|(?!\A)(?=\r)", self._rest + text)
-        for line in [*whole, rest] if at_end else whole:
-            self._line(line)
+        """Split into lines, also those that a carriage return begins; show what is begun and cannot be nsys's.
+
+        Only what is new is looked through for ends of lines, so the work is linear in what is printed.
+        """
+        first, *others = re.split(r"(?<=\n)|(?=\r)", text)
+        *whole, rest = [line for line in (self._rest + first, *others) if line] or [""]
+        if at_end or rest.endswith("\n"):
+            whole, rest = [*whole, rest], ""
+        self._take_lines(whole)
+        self._rest = rest
+        self._show_begun()
+        self._cut()
+
+    def _take_lines(self, lines: list[str]) -> None:
+        if not lines:
+            return
+        text = "".join(lines)
+        if self._held or any(word in text for word in self._telling):
+            for line in lines:
+                self._line(line)
+                self._shown = 0
+        else:  # none of them is nsys's
+            self._show(text[self._shown :])
             self._shown = 0
-        self._rest = "" if at_end else rest
+            last = (bare for line in reversed(lines) if (bare := line.strip()))
+            self.lines.extend(reversed(list(islice(last, self.lines.maxlen))))
+        self._is_cut = False
+
+    def _show_begun(self) -> None:
         begun = self._rest[self._shown :]
         last = begun.rfind("G")
         if last >= 0 and _may_be_chatter(begun[last:]):  # nsys goes on in a line that the program did not end
@@ -293,21 +375,35 @@ class Output:
             self._show(begun)
             self._shown += len(begun)
 
+    def _cut(self) -> None:
+        """Hand over what is so far back in a line that has not ended that it cannot be nsys's."""
+        away = len(self._rest) - _LONGEST
+        if away < _LONGEST:
+            return
+        if away > self._shown:
+            self._show(self._rest[self._shown : away])
+        if not self._is_cut and (bare := self._rest[:_LONGEST].strip()):
+            self.lines.append(bare)
+        self._rest, self._shown, self._is_cut = self._rest[away:], max(0, self._shown - away), True
+
     def _line(self, line: str) -> None:
         bare = line.strip()
         raw = _RAW_MADE.search(line)
         if _BAR.fullmatch(bare):
             return
         if raw or RANGE.fullmatch(bare) or any(own in line for own in self._own):
-            self.chatter.append(bare)
+            self.chatter.append(bare[-_LONGEST:])
             self._held = ""
             if raw and raw.start():  # the program's last line had no end
                 self._show(line[self._shown : raw.start()].rstrip("\r") + "\n")
             return
-        if bare == "Generated:" or (self._held and not bare):  # shown only if no file of ours follows
+        if bare == "Generated:":  # shown only if no file of ours follows
+            self._show("")
+            self._held = line
+            self.chatter.append(bare)
+            return
+        if self._held and not bare and len(self._held) < _LONGEST:
             self._held += line
-            if bare:
-                self.chatter.append(bare)
             return
         if bare:
             self.lines.append(bare)
@@ -315,6 +411,9 @@ class Output:
 
     def _show(self, text: str) -> None:
         text, self._held = self._held + text, ""
+        self._write(text)
+
+    def _write(self, text: str) -> None:
         if self._live is None or not text:
             return
         try:

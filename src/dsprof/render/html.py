@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from html import escape
-
 from dsprof.render.layout import Grid, coverage, grids, headline
+from dsprof.render.safe import for_html
 from dsprof.summary import Summary
 
 _STYLE = "text-align:right;padding:2px 8px"
@@ -14,23 +13,23 @@ _LEFT = "text-align:left;padding:2px 8px"
 def summary_html(summary: Summary) -> str:
     """A fragment that stands on its own: no script, no style sheet, no outside file."""
     head = "".join(
-        f'<tr><td style="{_LEFT}"><b>{escape(label)}</b></td><td style="{_LEFT}">{escape(text)}</td></tr>'
+        f'<tr><td style="{_LEFT}"><b>{for_html(label)}</b></td><td style="{_LEFT}">{for_html(text)}</td></tr>'
         for label, text in headline(summary)
     )
-    notes = "".join(f"<li>{escape(str(found))}</li>" for found in summary.findings)
-    verdicts = "".join(f"<p><b>{escape(one.sentence)}</b> {escape(one.remedy)}</p>" for one in summary.verdicts)
+    notes = "".join(f"<li>{for_html(str(found))}</li>" for found in summary.findings)
+    verdicts = "".join(f"<p><b>{for_html(one.sentence)}</b> {for_html(one.remedy)}</p>" for one in summary.verdicts)
     body = "".join(_grid(grid) for grid in grids(summary))
-    return f"<div><table>{head}</table>{verdicts}{body}<p>{escape(coverage(summary))}</p><ul>{notes}</ul></div>"
+    return f"<div><table>{head}</table>{verdicts}{body}<p>{for_html(coverage(summary))}</p><ul>{notes}</ul></div>"
 
 
 def _grid(grid: Grid) -> str:
-    header = "".join(f'<th style="{_align(i, grid)}">{escape(word)}</th>' for i, word in enumerate(grid.header))
+    header = "".join(f'<th style="{_align(i, grid)}">{for_html(word)}</th>' for i, word in enumerate(grid.header))
     rows = "".join(
-        "<tr>" + "".join(f'<td style="{_align(i, grid)}">{escape(cell)}</td>' for i, cell in enumerate(row)) + "</tr>"
+        "<tr>" + "".join(f'<td style="{_align(i, grid)}">{for_html(cell)}</td>' for i, cell in enumerate(row)) + "</tr>"
         for row in grid.rows
     )
-    notes = "".join(f"<p>{escape(note)}</p>" for note in grid.notes)
-    return f"<h4>{escape(grid.title)}</h4><table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table>{notes}"
+    notes = "".join(f"<p>{for_html(note)}</p>" for note in grid.notes)
+    return f"<h4>{for_html(grid.title)}</h4><table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table>{notes}"
 
 
 def _align(position: int, grid: Grid) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from dsprof.render.layout import coverage, grids, headline
+from dsprof.render.safe import for_csv, for_json, for_markdown
 from dsprof.summary import Summary
 
 
@@ -27,12 +28,17 @@ def _cell(value: Any) -> str:
 
 
 def to_csv(table: pa.Table) -> str:
-    """A table as CSV with a header, every row, floats in full."""
+    """A table as CSV with a header, every row, floats in full; texts as `for_csv` makes them."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(table.column_names)
-    writer.writerows(zip(*(column.to_pylist() for column in table.columns), strict=True))
+    columns = [map(_csv_cell, column.to_pylist()) for column in table.columns]
+    writer.writerows(zip(*columns, strict=True))
     return out.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    return for_csv(value) if isinstance(value, str) else value
 
 
 def to_json(name: str, table: pa.Table) -> str:
@@ -51,7 +57,12 @@ def to_json(name: str, table: pa.Table) -> str:
         "columns": columns,
         "rows": table.to_pylist(),
     }
-    return json.dumps(document, indent=1, ensure_ascii=False)
+    return json_text(document)
+
+
+def json_text(document: Any) -> str:
+    """A document as JSON."""
+    return for_json(json.dumps(document, indent=1, ensure_ascii=False))
 
 
 def to_markdown(table: pa.Table) -> str:
@@ -62,17 +73,19 @@ def to_markdown(table: pa.Table) -> str:
 
 def summary_markdown(summary: Summary) -> str:
     """The summary as Markdown: for an issue, a pull request, a job's page."""
-    parts = ["\n".join(f"- **{label}**: {text}" for label, text in headline(summary))]
-    parts += [f"**{verdict.sentence}** {verdict.remedy}" for verdict in summary.verdicts]
+    parts = ["\n".join(f"- **{label}**: {for_markdown(text)}" for label, text in headline(summary))]
+    parts += [f"**{for_markdown(one.sentence)}** {for_markdown(one.remedy)}" for one in summary.verdicts]
     for grid in grids(summary):
         numeric = [position >= grid.names for position in range(len(grid.header))]
-        parts.append(f"**{grid.title}**\n\n{_markdown(grid.header, grid.rows, numeric)}")
-        parts += grid.notes
-    parts.append("\n".join([coverage(summary), *(f"- {found}" for found in summary.findings)]))
+        parts.append(f"**{for_markdown(grid.title)}**\n\n{_markdown(grid.header, grid.rows, numeric)}")
+        parts += map(for_markdown, grid.notes)
+    notes = [f"- {for_markdown(str(found))}" for found in summary.findings]
+    parts.append("\n".join([for_markdown(coverage(summary)), *notes]))
     return "\n\n".join(parts)
 
 
 def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[bool]) -> str:
     rule = ["---:" if right else "---" for right in numeric]
-    lines = [header, rule, *([" ".join(cell.replace("|", "\\|").splitlines()) for cell in row] for row in rows)]
+    texts = [[for_markdown(cell) for cell in row] for row in [header, *rows]]
+    lines = [texts[0], rule, *texts[1:]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -14,6 +14,7 @@ from rich.text import Text
 from dsprof.names import short_kernel_name
 from dsprof.render.layout import Grid, coverage, grids, headline
 from dsprof.render.plain import cells
+from dsprof.render.safe import for_terminal, visible
 from dsprof.summary import Summary
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _NAME_WIDTH, _GAP = 48, 2
 
 def progress_bar() -> Progress:
     """A bar on stderr that vanishes when it is stopped."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console(stderr=True), transient=True)
 
 
@@ -43,34 +44,37 @@ def print_summary(summary: Summary, out: Console) -> None:
     """The first screen: the report, its stages, their kernels, what to know of the data."""
     labels = RichTable.grid(padding=(0, 2))
     for label, text in headline(summary):
-        labels.add_row(Text(label, "dim"), Text(text))
+        labels.add_row(_text(label, "dim"), _text(text))
     out.print(labels)
     for verdict in summary.verdicts:
         out.print()
-        out.print(Text(verdict.sentence, "bold"))
-        out.print(Text(verdict.remedy))
+        out.print(_text(verdict.sentence, "bold"))
+        out.print(_text(verdict.remedy))
     for grid in grids(summary):
         out.print()
         out.print(_table(grid))
         for note in grid.notes:
-            out.print(Text(note, "dim"))
+            out.print(_text(note, "dim"))
     out.print()
-    out.print(Text(coverage(summary)))
+    out.print(_text(coverage(summary)))
     for found in summary.findings:
         mark = ("! ", "bold yellow") if found.strict_exit else ("i ", "bold cyan")
-        out.print(Text.assemble(mark, str(found)))
+        out.print(Text.assemble(mark, for_terminal(str(found))))
+
+
+def _text(text: str, style: str = "") -> Text:
+    """Text as it is: no markup, nothing that the terminal obeys."""
+    return Text(for_terminal(text), style)
 
 
 def _table(grid: Grid) -> RichTable:
-    table = RichTable(
-        title=grid.title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1)
-    )
+    table = RichTable(title=_text(grid.title, "bold"), title_justify="left", box=None, pad_edge=False, padding=(0, 1))
     for position, word in enumerate(grid.header):
         text = position < grid.names
-        table.add_column(word, justify="left" if text else "right", header_style="dim", no_wrap=not text,
+        table.add_column(_text(word), justify="left" if text else "right", header_style="dim", no_wrap=not text,
                          overflow="ellipsis" if text else "fold")  # fmt: skip
     for row in grid.rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*map(_text, row))
     return table
 
 
@@ -83,9 +87,9 @@ def print_checks(checks: Sequence[Check], out: Console) -> None:
     table = RichTable.grid(padding=(0, 2))
     for check in checks:
         word, style = _MARKS[check.state]
-        table.add_row(Text(word, style), Text(check.name, "bold"), Text(check.found))
+        table.add_row(Text(word, style), _text(check.name, "bold"), _text(check.found))
         if check.remedy and check.state != "ok":
-            table.add_row("", "", Text(check.remedy, "italic"))
+            table.add_row("", "", _text(check.remedy, "italic"))
     out.print(table)
 
 
@@ -106,7 +110,7 @@ def print_table(name: str, table: pa.Table, out: Console, rows: int) -> None:
         for column in block:
             made.add_column(column.name, justify="right" if column.number else "left", header_style="dim", no_wrap=True)
         for number, row in enumerate(zip(*(column.cells for column in block), strict=True)):
-            made.add_row(str(number), *(Text(cell) for cell in row))
+            made.add_row(str(number), *map(_text, row))
         out.print(made)
     if table.num_rows > rows:
         out.print(Text(f"… {table.num_rows - rows} more rows: --rows shows more, --format csv gives all", "dim"))
@@ -131,7 +135,7 @@ def _is_number(kind: pa.DataType) -> bool:
 def _texts(table: pa.Table) -> list[list[str]]:
     columns = [list(column) for column in zip(*cells(table), strict=True)] or [[] for _ in table.column_names]
     return [
-        [short_kernel_name(cell, _NAME_WIDTH) if name == "kernel" else _fit(cell) for cell in column]
+        [short_kernel_name(visible(cell), _NAME_WIDTH) if name == "kernel" else _fit(visible(cell)) for cell in column]
         for name, column in zip(table.column_names, columns, strict=True)
     ]
 

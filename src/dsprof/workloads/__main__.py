@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from dsprof.errors import DsprofError, ModelUnusable
+from dsprof.errors import DsprofError, ModelUnusable, WorkloadFailed
+from dsprof.versions import installed
 from dsprof.workloads.deepseek_ocr import DeepSeekOCRSession, plain_config
 from dsprof.workloads.job import JOB, OUTCOME, Job, Outcome, RequestRecord, read_job, write_json
 from dsprof.workloads.ranges import open_domain
@@ -23,14 +24,25 @@ def main(folder: Path) -> int:
     try:
         run(job, outcome)
     except DsprofError as error:
-        outcome.error = [type(error).__name__, error.message, error.hint]
         if isinstance(error, ModelUnusable) and error.__cause__ is not None:
             traceback.print_exception(error.__cause__)  # for the log: one sentence cannot say where it broke
-        print(f"dsprof: {error}", file=sys.stderr)
-        return error.exit_code
+        return _failed(outcome, error)
+    except Exception as error:
+        traceback.print_exception(error)
+        said = ": ".join(filter(None, (type(error).__name__, str(error).strip().partition("\n")[0][:300])))
+        return _failed(outcome, WorkloadFailed(f"The session ended with {said.rstrip('.')}."))
+    except KeyboardInterrupt:
+        print("dsprof: The session was interrupted.", file=sys.stderr)
+        return 128 + signal.SIGINT
     finally:
         write_json(folder / OUTCOME, outcome)
     return 0
+
+
+def _failed(outcome: Outcome, error: DsprofError) -> int:
+    outcome.error = [type(error).__name__, error.message, error.hint]
+    print(f"dsprof: {error}", file=sys.stderr)
+    return error.exit_code
 
 
 def run(job: Job, outcome: Outcome) -> None:
@@ -71,12 +83,7 @@ def _session(job: Job) -> DeepSeekOCRSession:
 
 def _versions() -> dict[str, str]:
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return found | {package: version for package in _PACKAGES if (version := installed(package))}
 
 
 def _device_name(device: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 from attrs import define, field
 
-from dsprof.errors import AttentionUnavailable, ImageUnusable, ModelUnusable
+from dsprof.errors import AttentionUnavailable, DeviceUnavailable, ImageUnusable, ModelUnusable
 from dsprof.workloads import tiny
 from dsprof.workloads.ranges import Domain
 from dsprof.workloads.segmenter import NoDomain, Segmenter
@@ -98,7 +98,7 @@ class DeepSeekOCRSession:
     ) -> DeepSeekOCRSession:
         """The true architecture with random weights, built in place; `size` is one of `tiny.SIZES`.
 
-        The rest is as in `from_local`. Raises `AttentionUnavailable`.
+        The rest is as in `from_local`. Raises `AttentionUnavailable`, `DeviceUnavailable`.
         """
         place, number = _device(device), _dtype(dtype, _device(device))
         attention = _attention(use_flash_attn, place, number, remote=False)
@@ -225,11 +225,17 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _device(device: str) -> str:
-    if device != "auto":
-        return device
+    """The device's name for torch. Raises `DeviceUnavailable`."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA, or no driver, or no such name
+        said = str(error).partition("\n")[0].rstrip(".")
+        raise DeviceUnavailable(f"The device {device} cannot be used: {said}.", "See `dsprof doctor`.") from error
+    return device
 
 
 def _dtype(dtype: str, device: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from attrs import asdict, define, field, frozen
 
+from dsprof.documents import parse_json
 from dsprof.errors import WorkloadFailed
 from dsprof.workloads.timing import RequestTiming, StageTiming
 
@@ -72,21 +73,22 @@ class Outcome:
 def write_json(path: Path, document: Any) -> None:
     """Write an attrs object as JSON, whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(asdict(document), indent=1, ensure_ascii=False), encoding="utf-8")
+    text = json.dumps(asdict(document), indent=1, ensure_ascii=False)
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # a file's name may be any bytes
     partial.replace(path)
 
 
 def read_job(path: Path) -> Job:
     """The job in a file. Raises `WorkloadFailed` for something else."""
     with _reading(path):
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse_json(path.read_text(encoding="utf-8"))
         return Job(**{**raw, "images": tuple(raw["images"])})
 
 
 def read_outcome(path: Path) -> Outcome:
     """The outcome in a file. Raises `WorkloadFailed` for something else."""
     with _reading(path):
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse_json(path.read_text(encoding="utf-8"))
         return Outcome(**{**raw, "requests": [_request(one) for one in raw["requests"]]})
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+
+from dsprof.errors import OutputRefused
 
 #: A4 at 150 dots per inch.
 WIDTH, HEIGHT = 1240, 1754
@@ -11,7 +14,10 @@ _WORDS = ("stage", "range", "kernel", "launch", "stream", "copy", "graph", "toke
 
 
 def draw(path: Path, lines: int = 40) -> Path:
-    """Draw a page of text with a table to `path`, the same at every call; needs Pillow."""
+    """Draw a page of text with a table to `path`, the same at every call; needs Pillow.
+
+    Raises `OutputRefused` where another file is there, and where the name says no kind of picture.
+    """
     from PIL import Image, ImageDraw, ImageFont
 
     page = Image.new("RGB", (WIDTH, HEIGHT), "white")
@@ -23,5 +29,12 @@ def draw(path: Path, lines: int = 40) -> Path:
     for row in range(5):
         top = HEIGHT - 280 + row * 40
         pen.line((_MARGIN, top, WIDTH - _MARGIN, top), fill="black", width=2)
-    page.save(path)
+    drawn = io.BytesIO()
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind is None or kind not in Image.SAVE:
+        raise OutputRefused(f"{path.name} does not say which kind of picture it is.", "Name one that ends in .png.")
+    page.save(drawn, kind)
+    if path.exists() and path.read_bytes() != drawn.getvalue():
+        raise OutputRefused(f"{path} is there already, and is not replaced.", "Name another file.")
+    path.write_bytes(drawn.getvalue())
     return path

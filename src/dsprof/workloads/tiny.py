@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dsprof.errors import OutputRefused
+
 #: Tokens that carry no text. Their rows of the language model's head are zero, so that no end is predicted.
 SPECIAL_TOKENS = ("<bos>", "<eos>", "<pad>", "<image>", "<|grounding|>", "<|ref|>", "<|/ref|>", "<|det|>", "<|/det|>")
 #: SAM's configuration says 1e-10, with which nothing of an image comes through.
@@ -73,7 +75,12 @@ def build(size: str = "tiny", seed: int = 0, dtype: str = "float32", device: str
 
 
 def save(folder: Path, size: str = "tiny", seed: int = 0, dtype: str = "float32") -> Path:
-    """Write the checkpoint of `build` to `folder`, as `from_pretrained` and `from_local` read it."""
+    """Write the checkpoint of `build` to `folder`, as `from_pretrained` and `from_local` read it.
+
+    Raises `OutputRefused` where something is in the folder: a checkpoint there may be somebody's own.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputRefused(f"{folder} is there already, and is not replaced.", "Name a new or an empty folder.")
     model, processor = build(size, seed, dtype)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -1,0 +1,69 @@
+"""The report that a folder means: of a session, of several reports, of several sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from dsprof.documents import parse_json
+from dsprof.errors import NoReportInFolder
+
+REPORT_SUFFIXES = (".nsys-rep", ".qdrep")
+#: In the order in which one is taken of those that have one name: a report before its exports.
+_SUFFIXES = (*REPORT_SUFFIXES, ".sqlite", ".sqlite.xz", ".sqlite.gz")
+_RECORD = "Record one with `nsys profile --trace=cuda,nvtx`."
+_SESSION = "session.json"
+#: So many reports are named of a folder that holds several.
+_NAMED = 10
+
+
+def report_in(folder: Path, progress: Callable[[str], None] = lambda sentence: None) -> Path:
+    """The one report in a folder; ``run`` where there is one; of a folder of sessions that of the newest.
+
+    Raises `NoReportInFolder`.
+    """
+    found = _reports(folder)
+    if not found:
+        sessions = [path for path in _entries(folder) if (path / _SESSION).is_file() and _reports(path)]
+        if not sessions:
+            kinds = ", ".join(_SUFFIXES)
+            raise NoReportInFolder(f"The folder {folder} holds no report ({kinds}) and no session.", _RECORD)
+        newest = max(sessions, key=_created)
+        if len(sessions) > 1:
+            progress(f"taking the newest of {len(sessions)} sessions, {newest.name}")
+        found = _reports(newest)
+        folder = newest
+    if "run" in found or len(found) == 1:
+        return found.get("run") or next(iter(found.values()))
+    names = [path.name for path in found.values()]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    raise NoReportInFolder(
+        f"The folder {folder} holds {len(names)} reports: {', '.join(names[:_NAMED])}{more}.",
+        "Name the one that is meant.",
+    )
+
+
+def _reports(folder: Path) -> dict[str, Path]:
+    """The reports of a folder by their names without suffix, sorted."""
+    files = sorted(path for path in _entries(folder) if path.is_file())
+    found: dict[str, Path] = {}
+    for suffix in _SUFFIXES:
+        for path in files:
+            if path.name.endswith(suffix):
+                found.setdefault(path.name.removesuffix(suffix), path)
+    return dict(sorted(found.items()))
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise NoReportInFolder(f"The folder {folder} cannot be looked into ({error.strerror}).", _RECORD) from error
+
+
+def _created(session: Path) -> tuple[str, str]:
+    """When a session was recorded, as its record says, and its name."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return str(parse_json((session / _SESSION).read_bytes())["created"]), session.name
+    return "", session.name

@@ -1,0 +1,333 @@
+"""Whatever a report's names hold, no output obeys them, calls anybody, computes them, or falls apart."""
+
+from __future__ import annotations
+
+import csv
+import html.parser
+import io
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from dsprof import analyze
+from dsprof.findings import nsys_says
+from dsprof.render import plain, terminal
+from dsprof.render.html import summary_html
+from dsprof.render.safe import for_csv, for_html, for_json, for_markdown, for_terminal, visible
+from trace_builder import TraceBuilder
+
+#: What a terminal obeys or does not show, all that Unicode calls control, format, surrogate or separator of lines.
+UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+HOSTILE = [
+    "\x1b]0;title\x07",
+    "\x1b[2J\x1b[H",
+    "\x9b31m",
+    "a\rb",
+    "a\x08b",
+    "nul\x00",
+    "\u202egnp.exe",
+    "zero\u200bwidth",
+    "[/x]",
+    "[bold]",
+    "[link=file:///etc]x[/link]",
+    "<script>alert(1)</script>",
+    "<unnamed>::f<T>(int)",
+    "a|b",
+    "`code`",
+    "line\nbreak",
+    "tab\tstop",
+    "=cmd|' /C calc'!A0",
+    "+1",
+    "-1+1",
+    "@SUM(1)",
+    "@somebody",
+    "fixes #12",
+    "GH-3",
+    "[text](http://example.org)",
+    "http://example.org",
+    "www.example.org",
+    "*bold* _it_ ~~gone~~",
+    "$x^2$",
+    "1. item",
+    "- item",
+    "# head",
+    "\\",
+    "&lt;",
+    "日本語",
+    "e\u0301",
+    "\U0001f600",
+    "$\\frac{1}{0}$",
+    "x" * 3000,
+]
+names = st.one_of(
+    st.sampled_from(HOSTILE), st.text(min_size=1, max_size=40), st.lists(st.sampled_from(HOSTILE)).map("".join)
+)
+
+
+def report(folder: Path, name: str) -> Path:
+    """A report in which everything that has a name has this one."""
+    kernel = name.encode("utf-8", "surrogatepass")
+    made = TraceBuilder("2025.3.2").gpu(name=kernel).range(kernel or b"x", 0, 900)
+    made.range("prefill", 10, 400, payload=2).kernel(kernel or b"k", at=(50, 60), call=(20, 30))
+    made.range("decode", 500, 800, payload=1).kernel(kernel or b"k", at=(550, 560), call=(520, 530))
+    return made.write(folder / "run.sqlite")
+
+
+def on_terminal(show: object, width: int) -> str:
+    out = io.StringIO()
+    show(Console(file=out, width=width, force_terminal=True, color_system=None, highlight=False))  # type: ignore[operator]
+    return re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())  # rich's own bold
+
+
+class Tags(html.parser.HTMLParser):
+    """The tags of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+        self.open: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.found.add(tag)
+        self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def cells_of(line: str) -> int:
+    """The cells of a line of a Markdown table."""
+    return len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) - 1
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(names, st.sampled_from([60, 120]))
+@example("[/x]", 60)
+@example("\x1b]0;title\x07", 120)
+@example("a|b\\|c", 120)
+def test_no_output_obeys_a_name(tmp_path_factory: pytest.TempPathFactory, name: str, width: int) -> None:
+    folder = tmp_path_factory.mktemp("names")
+    analysis = analyze(report(folder, name), stages={name: ".*"} if name.isprintable() else None)
+    summary = analysis.summary()
+    summary = type(summary)(**{**{f.name: getattr(summary, f.name) for f in summary.__attrs_attrs__},
+                               "findings": (*summary.findings, nsys_says(name))})  # fmt: skip
+    tables = {table: analysis.arrow(table) for table in ("kern_trace", "range_trace", "stage_kern_sum", "kern_sum")}
+    outputs = [on_terminal(lambda out: terminal.print_summary(summary, out), width), plain.summary_markdown(summary)]
+    outputs += [
+        on_terminal(lambda out, n=n, t=t: terminal.print_table(n, t, out, 20), width) for n, t in tables.items()
+    ]
+    for table in tables.values():
+        text, markdown = plain.to_csv(table), plain.to_markdown(table)
+        rows = list(csv.reader(io.StringIO(text)))
+        assert [len(row) for row in rows] == [len(table.column_names)] * (table.num_rows + 1)
+        assert {cells_of(line) for line in markdown.split("\n")} == {len(table.column_names)}
+        outputs += [text, markdown]
+    for block in plain.summary_markdown(summary).split("\n\n"):
+        if block.startswith("|"):
+            assert len({cells_of(line) for line in block.split("\n")}) == 1
+    page = summary_html(summary)
+    assert Tags(page).found <= {"div", "table", "thead", "tbody", "tr", "td", "th", "p", "b", "h4", "ul", "li"}
+    outputs += [page, plain.to_json("kern_sum", tables["kern_sum"])]
+    for output in outputs:
+        assert not UNSEEN.search(output), output
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_means_the_same_to_a_machine(name: str) -> None:
+    assert json.loads(for_json(json.dumps({"name": name}, ensure_ascii=False))) == {"name": name}
+    assert for_csv("12") == "12"
+    assert not re.match(r"[=+\-@\t\r]", for_csv(name))
+    assert visible("plain_name<(int)4>(T1 *)") == "plain_name<(int)4>(T1 *)"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("<unnamed>", r"\<unnamed\>"),
+        ("@somebody", "@<!-- -->somebody"),
+        ("fixes #12", "fixes #<!-- -->12"),
+        ("a_b", "a_b"),
+        ("_a_", r"\_a\_"),
+        ("a|b", r"a\|b"),
+        ("1. x", r"1\. x"),
+        ("- x", r"\- x"),
+        ("# x", r"\# x"),
+        ("http://x.org", r"http:\/\/x.org"),
+        ("[a](b)", r"\[a\](b)"),
+        ("GH-3", "GH-<!-- -->3"),
+    ],
+)
+def test_markdown_shows_a_name_as_it_is(text: str, shown: str) -> None:
+    assert for_markdown(text) == shown
+
+
+def test_lines_stay_lines() -> None:
+    assert for_terminal("one\ntwo\x1b[2J") == "one\ntwo\\x1b[2J"
+    assert for_html("<a\x00>") == "&lt;a\\x00&gt;"
+
+
+# -- the command line -----------------------------------------------------------------------------------
+
+
+def dsprof(*arguments: object, **keywords: object) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "dsprof", *(os.fsencode(str(word)) for word in arguments)]
+    return subprocess.run(command, capture_output=True, timeout=120, **keywords)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("name", ["\x1b]0;pwned\x07.sqlite", "a\udcff\udcfe.sqlite", "\x9b2J.sqlite", "[bold].sqlite"])
+@pytest.mark.parametrize("there", [True, False], ids=["report", "missing"])
+def test_a_file_of_any_name(name: str, there: bool, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if there:
+        report(tmp_path, "kernel").rename(path)
+    for arguments in (["analyze", path], ["table", path, "kern_sum"], ["analyze", path, "--format", "markdown"]):
+        ended = dsprof(*arguments)
+        assert ended.returncode == (0 if there else 3), ended.stderr
+        assert not re.search(rb"[\x00-\x09\x0b-\x1f\x7f]|\xc2[\x80-\x9f]", ended.stdout + ended.stderr)
+        assert b"Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["\x1b[2Jx"],
+        ["analyze", "x", "--format", "\x1b[2J"],
+        ["analyze", "x", "--\x1b[2J"],
+        ["analyze", "x", "--stage", "\x1b="],
+    ],
+    ids=ascii,
+)
+def test_a_wrong_argument_is_quoted_safely(arguments: list[str]) -> None:
+    ended = dsprof(*arguments)
+    assert ended.returncode == 2
+    assert b"\x1b" not in ended.stderr + ended.stdout
+    assert b"\\x1b" in ended.stderr
+
+
+def test_a_wrong_choice_names_the_choices(tmp_path: Path) -> None:
+    path = report(tmp_path, "kernel")
+    for arguments, choices in (
+        (["analyze", path, "--format", "jsn"], [b"json", b"markdown", b"rich"]),
+        (["table", path, "kern_sum", "--format", "jsn"], [b"csv", b"parquet"]),
+        (["analyze", path, "--threads", "x"], [b"thread", b"process"]),
+    ):
+        ended = dsprof(*arguments)
+        assert ended.returncode == 2
+        assert all(choice in ended.stderr for choice in choices), ended.stderr
+
+
+def test_a_table_that_is_near_is_named(tmp_path: Path) -> None:
+    ended = dsprof("table", report(tmp_path, "kernel"), "kernsum")
+    assert ended.returncode == 14
+    assert b"Did you mean kern_sum?" in ended.stderr
+
+
+@pytest.mark.parametrize("rest", ["| head -c 1", "| true", ">&-", "2>&-", ">&- 2>&-", "<&- >&-"])
+@pytest.mark.parametrize(
+    "words", ["analyze {}", "table {} kern_trace --format csv", "--help", "tables", "analyze /nowhere"]
+)
+def test_nobody_reads(words: str, rest: str, tmp_path: Path) -> None:
+    path = report(tmp_path, "kernel")
+    command = f"{sys.executable} -m dsprof {words.format(path)} {rest}; echo ${{PIPESTATUS[0]}} >&9"
+    read, write = os.pipe()
+    shell = ["bash", "-c", f"exec 9>&{write}; {command}"]
+    done = subprocess.run(shell, capture_output=True, timeout=60, pass_fds=[write])
+    os.close(write)
+    with os.fdopen(read) as said:
+        code = int(said.read())
+    assert code in ((3, 141) if "nowhere" in words else (0, 141))
+    assert b"Traceback" not in done.stderr
+    assert b"Exception" not in done.stderr
+
+
+def test_a_parquet_file_is_not_written_to_a_terminal(tmp_path: Path) -> None:
+    path = report(tmp_path, "kernel")
+    outer, inner = pty.openpty()
+    command = [sys.executable, "-m", "dsprof", "table", path, "kern_sum", "--format", "parquet"]
+    done = subprocess.run(command, stdout=inner, stderr=subprocess.PIPE, timeout=60)
+    os.close(inner)
+    os.close(outer)
+    assert done.returncode == 2
+    assert b"> table.parquet" in done.stderr
+    done = subprocess.run(command, capture_output=True, timeout=60)
+    assert pq.read_table(io.BytesIO(done.stdout)).num_rows == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--rows", 10**30],
+        ["--rows", 0],
+        ["--memory", "nan"],
+        ["--memory", "1e999"],
+        ["--memory", ""],
+        ["--step", "a{99999999999}"],
+        ["--step", "(" * 5000 + ")" * 5000],
+        ["--stage", "x=" + "[" * 3000],
+        ["--stage", ""],
+        ["--stage", "="],
+        ["--families", ""],
+        ["--families", "/dev/null"],
+        ["--model-config", "."],
+    ],
+    ids=lambda words: f"{words[0]} {str(words[1])[:20]}",
+)
+def test_an_odd_value_of_an_option_is_a_sentence(options: list[object], tmp_path: Path) -> None:
+    ended = dsprof("table", report(tmp_path, "kernel"), "kern_sum", *options)
+    assert ended.returncode in (0, 2, 15, 16, 17)
+    assert b"Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("command", [["page", "{}/mine.png"], ["tiny", "{}"]], ids=str)
+def test_what_a_workload_makes_replaces_nothing(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "mine.png").write_bytes(b"mine")
+    ended = dsprof("workloads", *(word.format(tmp_path) for word in command))
+    assert ended.returncode == 13, ended.stderr
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"mine.png": b"mine"}
+
+
+# -- files beside a report ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["run.model.json", "session.json"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 100_000,
+        '{"schema": "dsprof.model/1", "batch": 1e999, "config": {}, "views": []}',
+        '{"batch": NaN}',
+        "",
+        "null",
+        '{"schema": "dsprof.session/1", "reports": ["run.sqlite"], "model_config": {"hidden_size": 1'
+        + "0" * 400
+        + "}}",
+    ],
+    ids=["nested", "infinite", "nan", "empty", "null", "huge"],
+)
+def test_what_lies_beside_a_report_may_be_anything(name: str, content: str, tmp_path: Path) -> None:
+    path = report(tmp_path, "kernel")
+    (tmp_path / name).write_text(content)
+    ended = dsprof("analyze", path)
+    assert (ended.returncode, b"Traceback" in ended.stderr) == (0, False), ended.stderr
+
+
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")], ids=["folder", "pipe", "link"]
+)
+@pytest.mark.parametrize("name", ["run.model.json", "session.json"])
+def test_what_lies_beside_a_report_may_be_no_file(name: str, make: object, tmp_path: Path) -> None:
+    path = report(tmp_path, "kernel")
+    make(tmp_path / name)  # type: ignore[operator]
+    assert dsprof("analyze", path).returncode == 0
