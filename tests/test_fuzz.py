@@ -27,9 +27,6 @@ PROGRAMS = {"pairs": 2, "rewrites": 2, "kills": 3, "exports": 1, "programs": 2, 
 #: Recipes of the corpus, and kinds, that are known to fail, until what they found is mended.
 KNOWN = frozenset(
     {
-        # names reach terminals, spreadsheets and pages as they are
-        "names", "kernel-clears-the-screen", "gpu-sets-the-title", "range-of-c1", "table-turns-text-round",
-        "kernel-is-a-formula", "kernel-is-a-tag", "kernel-is-a-c1-in-json", "family-is-a-tag", "driver-with-lines",
         # 100,000 ranges that are all stages take more than --memory
         "siblings-1",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 from fuzz import bases
 from fuzz.case import Case, read_case
 from fuzz.kinds import all_kinds
-from fuzz.pool import run_all
+from fuzz.pool import Ran, run_all
 from fuzz.report import Counts
 
 #: Cases of a short run: one for so many of a long one.
@@ -69,13 +70,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="dsprof-fuzz-") as work:
         reports = Path(work, "reports")
         bases.prepare(reports)
-        for ran in run_all(cases, reports, Path(work), given.workers):
+        for ran in _until_interrupted(run_all(cases, reports, Path(work), given.workers)):
             counts.add(ran)
             _say(counts, ran.case, [list(fault) for fault in ran.result.faults], bool(given.replay))
     counts.folder.mkdir(parents=True, exist_ok=True)
     print(counts.markdown() if given.markdown else counts.text())
     print(f"{time.monotonic() - begin:.0f} s; counts and failing cases: {counts.write().parent}", file=sys.stderr)
     return int(counts.found > 0)
+
+
+def _until_interrupted(running: Iterator[Ran]) -> Iterator[Ran]:
+    with contextlib.suppress(KeyboardInterrupt):  # what was counted until then is told
+        yield from running
 
 
 def _say(counts: Counts, case: Case, faults: list[list[str]], aloud: bool) -> None:

@@ -19,8 +19,10 @@ _MEMOPS = ("CUPTI_ACTIVITY_KIND_MEMCPY", "CUPTI_ACTIVITY_KIND_MEMSET")
 _RANGES = (59, 60, 70, 71)
 #: No capture of our bases has such times: what dsprof makes of them, it tells as a finding.
 _ODD_TIMES = '("end" < start OR start < 0 OR start > 1 << 52 OR "end" > 1 << 52)'
-#: Columns that may be negative: moments, slopes, and what a report says itself.
-_MAY_BE_NEGATIVE = re.compile(r"(^|_)(start|end|drift|payload|id|pid|tid|request|step|context_tokens|tokens)(_|$)")
+#: Columns that may be negative: moments, slopes, how much later (two clocks), and what a report says itself.
+_MAY_BE_NEGATIVE = re.compile(
+    r"(^|_)(start|end|drift|delay|payload|id|pid|tid|request|step|context_tokens|tokens)(_|$)"
+)
 _MEASURED = re.compile(r"_(ns|bytes|pct)$|^(instances|kernels|launches|gpu_ops|steps|stages)|_total$")
 
 

@@ -14,7 +14,7 @@ from fuzz.calls import Ended
 from fuzz.case import Result
 
 #: What a program may leave when it is killed, and the next one takes away.
-_LEFT = re.compile(r"partial|writing|making|\.tmp|^tmp|^dsprof-|^\.")
+_LEFT = re.compile(r"partial|writing|making|scrubbing|\.tmp|^tmp|^dsprof-|^\.")
 #: Files that are nobody's waste: a lock may stay, as it says nothing.
 _MAY_STAY = re.compile(r"lock|^\.cache$|^\.gitignore$|^tmp$|^home$")
 
