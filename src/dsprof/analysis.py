@@ -32,7 +32,7 @@ from dsprof.parquet import Gathered, InOrder, Written, parquet, write_parquet
 from dsprof.roofs import stage_roofs
 from dsprof.stored import RECORD, Results, find, identity, store, strangers
 from dsprof.summary import Summary, summarize, top_kernels
-from dsprof.swap import replacing
+from dsprof.swap import clear_unfinished, replacing
 from dsprof.table import EventTable, Table
 from dsprof.tables import all_tables
 from dsprof.trace import Trace
@@ -377,7 +377,10 @@ class Stored(Analysis):
     def write(self, folder: str | os.PathLike[str] | None = None, progress: Progress = lambda name: None) -> Path:
         """Where the tables are; to another folder they are copied. Raises `OutputRefused`."""
         target = Path(folder) if folder is not None else self.folder
-        return target if target.resolve() == self.folder.resolve() else super().write(target, progress)
+        if target.resolve() != self.folder.resolve():
+            return super().write(target, progress)
+        clear_unfinished(target)
+        return target
 
     def _write_tables(self, folder: Path, progress: Progress) -> None:
         for name in self:

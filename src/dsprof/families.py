@@ -7,6 +7,7 @@ stand before those of templates. What no rule fits is ``other``. Names are searc
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Sequence
@@ -211,6 +212,8 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
         pattern = "my_attn|tree_attn"   # a regular expression, searched for in the demangled name
         example = "my_attn_kernel"      # may be left out; must fit
     """
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):  # noqa: PTH110, PTH112, PTH113
+        raise _unreadable(path, "it is no file")  # a pipe or a device may never end
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?|)B?\s*", re.IGNORECASE)
+#: No machine has that much of any unit.
+_MOST = 1e18
 #: Of the memory that is free, what an analysis takes unless it is told otherwise.
 _SHARE = 0.75
 #: Where a container is told its limit and what it has of it (cgroup version 2).
@@ -20,7 +22,7 @@ def bytes_of(text: str) -> int:
     (2000000000, 1610612736, 500000000)
     """
     found = _SIZE.fullmatch(text)
-    if found is None or not float(found[1]):
+    if found is None or not 0 < float(found[1]) < _MOST:
         raise ValueError(f"'{text}' is no size like 2GB or 500MB.")
     return int(float(found[1]) * _UNITS[found[2].upper()])
 

@@ -75,6 +75,8 @@ def read_record(path: Path) -> ModelRecord:
 
 
 def _document(path: Path) -> dict[str, Any]:
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):  # noqa: PTH110, PTH112, PTH113
+        raise _unreadable(path, "it is no file")  # a pipe or a device may never end
     try:
         document = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -11,6 +11,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 
 from dsprof.errors import PatternTooSlow
@@ -29,12 +30,22 @@ json.dump(first, sys.stdout)
 """
 
 
+def compiled(pattern: str) -> re.Pattern[str]:
+    """A pattern as Python searches for it. Raises `re.error`, also where it is nested too deep or repeats too often."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of what Python may once take for something else
+            return re.compile(pattern)
+    except (OverflowError, RecursionError) as error:
+        raise re.error(f"Python cannot take it ({error})") from error
+
+
 def first_found(patterns: Sequence[str], texts: Sequence[str]) -> list[int]:
     """For each text, which of the patterns is found in it first in their order; -1 for none.
 
     Raises `PatternTooSlow`, and `re.error` for what is no pattern.
     """
-    searches = [re.compile(pattern).search for pattern in patterns]
+    searches = [compiled(pattern).search for pattern in patterns]
     if any(map(_REPEATS.search, patterns)) and texts:
         return _elsewhere(patterns, texts)
     return [next((number for number, search in enumerate(searches) if search(text)), -1) for text in texts]

@@ -37,11 +37,13 @@ def replacing(target: Path, strangers: Strangers, last: str) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(target))
     made = not target.exists()
-    target.mkdir(parents=True, exist_ok=True)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except RecursionError as error:  # a folder in a folder in a folder, a thousand times
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(target)) from error
     try:
         _refuse(target, strangers)
-        inside = os.path.ismount(target) or not os.access(target.parent, os.W_OK | os.X_OK)
-        place, prefix = (target, ".writing-") if inside else (target.parent, f".{target.name[:80]}.writing-")
+        inside, place, prefix = _beside(target)
         clear_leftovers(prefix, place)
         with own_folder(prefix, place) as fresh:
             yield fresh
@@ -57,6 +59,19 @@ def replacing(target: Path, strangers: Strangers, last: str) -> Iterator[Path]:
             with suppress(OSError):  # somebody else's results are there by now
                 target.rmdir()
         raise
+
+
+def clear_unfinished(target: Path) -> None:
+    """Remove what killed writers of a folder left of theirs."""
+    _, place, prefix = _beside(Path(os.path.realpath(target)))
+    clear_leftovers(prefix, place)
+
+
+def _beside(target: Path) -> tuple[bool, Path, str]:
+    """Where a folder that takes the place of this one is filled: in it or not, in which folder, called how."""
+    if os.path.ismount(target) or not os.access(target.parent, os.W_OK | os.X_OK):
+        return True, target, ".writing-"
+    return False, target.parent, f".{target.name[:80]}.writing-"
 
 
 @contextmanager

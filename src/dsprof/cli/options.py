@@ -160,8 +160,10 @@ def pattern(option: str, text: str | None) -> str | None:
     """The value of an option that is a regular expression; a wrong one is a usage error."""
     import re
 
+    from dsprof.patterns import compiled
+
     try:
-        re.compile(text or "")
-    except (re.error, RecursionError, OverflowError) as error:
+        compiled(text or "")
+    except re.error as error:
         raise typer.BadParameter(f"{option} '{text}' is no regular expression: {error}.") from error
     return text

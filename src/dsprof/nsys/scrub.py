@@ -22,9 +22,8 @@ import os
 import platform
 import re
 import sqlite3
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from enum import IntEnum
 from pathlib import Path
 from urllib.parse import quote
@@ -41,6 +40,7 @@ from dsprof.errors import (
     ScrubFailed,
     ScrubRefused,
 )
+from dsprof.leftovers import clear_leftovers, own_folder
 from dsprof.nsys import schema
 from dsprof.nsys.clean import (
     CAPTURE,
@@ -83,12 +83,13 @@ def scrub(source: Path, target: Path, *, force: bool = False) -> ScrubReport:
     """
     _refuse_source(source)
     _refuse_target(source, target, force)
-    try:
-        folder = tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent)
-    except OSError as error:
-        raise ScrubRefused(f"{target} cannot be written ({error.strerror}).", "Name another file with -o.") from error
-    with folder:
-        partial = Path(folder.name, "scrubbed.sqlite")
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(_folder_beside(target))
+        except OSError as error:
+            reason = error.strerror
+            raise ScrubRefused(f"{target} cannot be written ({reason}).", "Name another file with -o.") from error
+        partial = folder / "scrubbed.sqlite"
         with _guarded(source), closing(_open(source, partial)) as database:
             work = _Scrub(database, source, target)
             report = work.run()
@@ -97,13 +98,22 @@ def scrub(source: Path, target: Path, *, force: bool = False) -> ScrubReport:
     return report
 
 
+@contextmanager
+def _folder_beside(target: Path) -> Iterator[Path]:
+    """A folder beside the target, without those that killed runs left. Raises OSError."""
+    prefix = f".{target.name[:80]}.scrubbing-"
+    clear_leftovers(prefix, target.parent)
+    with own_folder(prefix, target.parent) as folder:
+        yield folder
+
+
 # -- what is refused --------------------------------------------------------------------------------------
 
 _PACKED = {b"\xfd7zXZ": "xz -dk", b"\x1f\x8b": "gzip -dk"}
 
 
 def _refuse_source(source: Path) -> None:
-    if not source.is_file():
+    if not os.path.isfile(source):  # noqa: PTH113  Path raises for a name that is too long
         raise ReportMissing(f"There is no file {source}.", "Name the .sqlite export of a report.")
     try:
         with source.open("rb") as file:
@@ -128,11 +138,12 @@ def _refuse_source(source: Path) -> None:
 
 
 def _refuse_target(source: Path, target: Path, force: bool) -> None:
-    if target.is_dir():
+    if os.path.isdir(target):  # noqa: PTH112  Path raises for a name that is too long
         raise ScrubRefused(f"{target} is a folder.", "Name a file with -o.")
-    if target.exists() and target.samefile(source):
+    there = os.path.exists(target)  # noqa: PTH110
+    if there and target.samefile(source):
         raise ScrubRefused("The copy would overwrite the report it is made from.", "Name another file with -o.")
-    if target.exists() and not force:
+    if there and not force:
         raise ScrubRefused(f"{target} exists.", "Name another file, or overwrite it with --force.")
 
 

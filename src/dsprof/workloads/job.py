@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from attrs import asdict, define, field, frozen
 
 from dsprof.documents import parse_json
+from dsprof.errors import WorkloadFailed
 from dsprof.workloads.timing import RequestTiming, StageTiming
 
 #: Names of the two files in a session folder.
@@ -76,15 +79,27 @@ def write_json(path: Path, document: Any) -> None:
 
 
 def read_job(path: Path) -> Job:
-    """The job in a file."""
-    raw = parse_json(path.read_text(encoding="utf-8"))
-    return Job(**{**raw, "images": tuple(raw["images"])})
+    """The job in a file. Raises `WorkloadFailed` for something else."""
+    with _reading(path):
+        raw = parse_json(path.read_text(encoding="utf-8"))
+        return Job(**{**raw, "images": tuple(raw["images"])})
 
 
 def read_outcome(path: Path) -> Outcome:
-    """The outcome in a file."""
-    raw = parse_json(path.read_text(encoding="utf-8"))
-    return Outcome(**{**raw, "requests": [_request(one) for one in raw["requests"]]})
+    """The outcome in a file. Raises `WorkloadFailed` for something else."""
+    with _reading(path):
+        raw = parse_json(path.read_text(encoding="utf-8"))
+        return Outcome(**{**raw, "requests": [_request(one) for one in raw["requests"]]})
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+        raise WorkloadFailed(
+            f"{path.name} of the session cannot be read ({error!r:.200}).", "Capture again: it was cut, or changed."
+        ) from error
 
 
 def _request(raw: dict[str, Any]) -> RequestRecord:
