@@ -57,8 +57,11 @@ def _not_at_the_head(found: re.Match[str]) -> str:
 
 
 def for_csv(text: str) -> str:
-    """A cell of text that a spreadsheet does not compute: before what it takes for a formula stands an apostrophe."""
-    return f"'{visible(text)}" if _FORMULA.match(text) else visible(text)
+    """A cell of text that a spreadsheet does not compute: before what it takes for a formula stands an apostrophe.
+
+    The end of a line stays, as a cell may have several.
+    """
+    return f"'{for_terminal(text)}" if _FORMULA.match(text) else for_terminal(text)
 
 
 def for_json(document: str) -> str:
