@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dsprof.errors import OutputRefused, ReportMissing
-from dsprof.leftovers import own_folder
+from dsprof.leftovers import clear_leftovers, own_folder
 from dsprof.nsys.command import is_whole
 from dsprof.nsys.inputs import Input
 
@@ -46,6 +46,7 @@ class KeptExport(Input):
 
 def kept(sha256: str, name: str, maker: str = "*") -> KeptExport | None:
     """The export of the report called `name` that is there, made by `maker` or by any; None where there is none."""
+    clear_leftovers(".making-", cache_folder())
     for path in sorted(cache_folder().glob(f"{sha256}.{maker}{_SUFFIX}"), key=os.path.getmtime, reverse=True):
         with suppress(OSError, ReportMissing):  # another dsprof made room just now
             if is_whole(path):
