@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import dsprof
@@ -333,17 +334,17 @@ def roof_of(mfu: float, bandwidth: float) -> Any:
     ],
 )
 def test_a_gpu_bound_stage_says_by_what(mfu: float, bandwidth: float, bound: str, sentence: str) -> None:
-    verdict = judge("decode", [instance(100, 80)], roof_of(mfu, bandwidth))
+    verdict = judge("decode", pa.Table.from_pylist([instance(100, 80)]), roof_of(mfu, bandwidth))
     assert verdict is not None
     assert (verdict.kind, verdict.bound_by, verdict.roof_us) == ("GPU-bound", bound, 900.0)
     assert sentence in verdict.sentence
 
 
 def test_a_launch_bound_decode_says_what_the_roof_would_give() -> None:
-    verdict = judge("decode", [instance(100, 10, launch=40)], roof_of(1.0, 9.0))
+    verdict = judge("decode", pa.Table.from_pylist([instance(100, 10, launch=40)]), roof_of(1.0, 9.0))
     assert verdict is not None
     assert verdict.sentence.endswith("At the memory roof a token would take 0.9 ms.")
-    assert "roof" not in judge("decode", [instance(100, 10, launch=40)]).sentence  # type: ignore[union-attr]
+    assert "roof" not in judge("decode", pa.Table.from_pylist([instance(100, 10, launch=40)])).sentence  # type: ignore[union-attr]
 
 
 # -- the H200 ------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 import pytest
 
 from dsprof.accounting import CAUSES
@@ -37,19 +38,19 @@ def instance(wall, busy, tokens=10, kernels=500, launches=500, steady=True, **id
     ],
 )
 def test_a_verdict_needs_the_better_part_of_the_time(rows, kind):
-    verdict = judge("decode", rows)
+    verdict = judge("decode", pa.Table.from_pylist(rows))
     assert (verdict.kind if verdict else None) == kind
 
 
 def test_a_warm_up_is_left_out_and_told():
     slow, good = instance(300, 30, sync=260, steady=False), instance(100, 80)
-    verdict = judge("decode", [slow, good, good])
+    verdict = judge("decode", pa.Table.from_pylist([slow, good, good]))
     assert (verdict.kind, verdict.instances, verdict.warm_up) == ("GPU-bound", 2, 1)
     assert (verdict.wall_ns, verdict.gpu_busy_ns) == (200 * MS, 160 * MS)
 
 
 def test_the_numbers_of_a_launch_bound_decode():
-    verdict = judge("decode", [instance(100, 10, launch=30)])
+    verdict = judge("decode", pa.Table.from_pylist([instance(100, 10, launch=30)]))
     assert verdict.launches_per_token == 50
     assert (verdict.token_us, verdict.limit_us, verdict.kernel_mean_us) == (10_000, 1_000, 20)
     assert verdict.sentence == (
@@ -61,13 +62,13 @@ def test_the_numbers_of_a_launch_bound_decode():
 
 
 def test_a_prefill_is_not_told_by_the_token():
-    assert "A token" not in judge("prefill", [instance(100, 10, tokens=1020)]).sentence
+    assert "A token" not in judge("prefill", pa.Table.from_pylist([instance(100, 10, tokens=1020)])).sentence
 
 
 def test_the_h200_decode_is_launch_bound_and_graphs_mend_that(sample):  # noqa: F811
     def verdict(name):
         rows = sample(name).arrow("stage_trace").to_pylist()
-        return judge("decode", [row for row in rows if row["stage"] == "decode"])
+        return judge("decode", pa.Table.from_pylist([row for row in rows if row["stage"] == "decode"]))
 
     eager, graphs = verdict("stages"), verdict("graphs-node")
     assert (eager.kind, graphs.kind) == ("launch-bound", "GPU-bound")

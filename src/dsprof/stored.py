@@ -15,8 +15,9 @@ import stat
 import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
+import attrs
 from attrs import frozen
 
 import dsprof
@@ -35,6 +36,8 @@ _ANY_SCHEMA = "dsprof.analysis/"
 _SUFFIX = ".parquet"
 #: How often a folder is opened again that was replaced in between.
 _TRIES = 5
+#: What is written before the summary in a record, how much of one is read at once, and how much comes before at most.
+_BEFORE_SUMMARY, _AT_ONCE, _LONGEST_HEAD = ', "summary": ', 1 << 14, 1 << 20
 #: Opens what should be a file, and does not wait where somebody put a pipe in its place.
 _OPEN = os.O_RDONLY | os.O_NONBLOCK
 #: What reading a record that somebody changed may end with.
@@ -64,11 +67,15 @@ def store(
     folder: Path, made_from: Mapping[str, Any], report: Mapping[str, Any], tables: Iterable[str], summary: Summary
 ) -> None:
     """Say in a folder whose tables are written what they were made from; `report`: the record of an `Input`."""
-    from cattrs import unstructure
-
     files = {table: _signature((folder / f"{table}{_SUFFIX}").stat()) for table in sorted(tables)}
-    document = {"made_from": made_from, "report": report, "tables": files, "summary": unstructure(summary)}
-    (folder / RECORD).write_text(json.dumps(document), encoding="ascii")  # a file's name may be no UTF-8
+    document = {"made_from": made_from, "report": report, "tables": files, "summary": summary}
+    with (folder / RECORD).open("w", encoding="ascii") as file:  # a file's name may be no UTF-8
+        file.writelines(json.JSONEncoder(default=_fields).iterencode(document))
+
+
+def _fields(line: Any) -> dict[str, Any]:
+    """An attrs object as JSON takes it; one at a time, as a summary may have a hundred thousand."""
+    return {field.name: getattr(line, field.name) for field in attrs.fields(type(line))}
 
 
 def _signature(status: os.stat_result) -> list[int]:
@@ -93,11 +100,21 @@ def _is_ours(entry: os.DirEntry[str], recorded: set[str]) -> bool:
     return entry.name in recorded or (entry.name.endswith(_SUFFIX) and _is_table(Path(entry.path)))
 
 
+def _head(record: TextIO) -> dict[str, Any]:
+    """What a record says before its summary, which may be long. Raises ValueError where it is no record."""
+    text = ""
+    while _BEFORE_SUMMARY not in text and (more := record.read(_AT_ONCE)) and len(text) < _LONGEST_HEAD:
+        text += more
+    found: dict[str, Any] = json.loads(text.partition(_BEFORE_SUMMARY)[0] + "}")
+    return found
+
+
 def _recorded(path: Path) -> set[str]:
     """The files of the results that a record names, with itself; none where it is no record of dsprof."""
     with contextlib.suppress(*_UNREADABLE):
         if stat.S_ISREG(path.lstat().st_mode):
-            document = json.loads(path.read_bytes())
+            with path.open(encoding="ascii") as file:
+                document = _head(file)
             if str(document["made_from"]["schema"]).startswith(_ANY_SCHEMA):
                 return {RECORD, *(f"{name}{_SUFFIX}" for name in document["tables"])}
     return set()
@@ -152,7 +169,9 @@ def find(folder: Path, made_from: Mapping[str, Any], report: Input, tables: Iter
 def _find(folder: Path, made_from: Mapping[str, Any], report: Input, tables: set[str]) -> Results | None:
     with locked(folder, exclusive=False) as place, contextlib.ExitStack() as opened:
         with open(os.open(RECORD, _OPEN, dir_fd=place), encoding="ascii") as file:  # noqa: PTH123
-            document = json.load(file)
+            document = _head(file)
+            file.seek(0)
+            summary = file.read()
         if document["made_from"] != made_from or not tables <= set(document["tables"]):
             return None
         handles = {}
@@ -163,7 +182,7 @@ def _find(folder: Path, made_from: Mapping[str, Any], report: Input, tables: set
                 return None
         if not report.is_of(document["report"]):
             return None
-        found = Results(_summary(document["summary"]), handles)
+        found = Results(_summary(json.loads(summary)["summary"]), handles)
         opened.pop_all()
         return found
 

@@ -23,6 +23,8 @@ from dsprof.verdicts import Verdict, judge
 SCHEMA = "dsprof.summary/1"
 #: How many outliers of each stage's steps are named; `step_trace` marks them all.
 MOST_OUTLIERS = 3
+#: Rows of which there are Python objects for each value at a time.
+_ROWS_AT_ONCE = 4096
 
 
 @frozen
@@ -226,10 +228,12 @@ def summarize(
     )
 
 
-def _by_stage(table: pa.Table) -> dict[str, list[dict[str, Any]]]:
-    """The rows of a table by their stage, in order."""
-    rows = table.to_pylist()
-    return {stage: [row for row in rows if row["stage"] == stage] for stage in dict.fromkeys(r["stage"] for r in rows)}
+def _by_stage(table: pa.Table) -> dict[str, pa.Table]:
+    """The rows of a table by their stage, stages in the order in which they come."""
+    import pyarrow.compute as pc
+
+    stages = table.column("stage").unique().to_pylist()
+    return {stage: table.filter(pc.equal(table.column("stage"), stage)) for stage in stages}
 
 
 def _verdicts(stage_trace: pa.Table, roofs: Mapping[str, StageRoof]) -> list[Verdict]:
@@ -240,13 +244,14 @@ def _verdicts(stage_trace: pa.Table, roofs: Mapping[str, StageRoof]) -> list[Ver
 
 def _roofs(a: Attributed, stage_trace: pa.Table, stage_roof_trace: pa.Table) -> dict[str, StageRoof]:
     """How near each stage came to the roofs, over the instances that its verdict is on."""
-    peaks, steady = stage_roofs(a).peaks, _by_stage(stage_trace.select(["stage", "instance", "steady"]))
+    peaks = stage_roofs(a).peaks
     if peaks is None:
         return {}
+    steady = _by_stage(stage_trace.select(["stage", "instance", "steady"]).filter(stage_trace.column("steady")))
     found = {}
     for stage, rows in _by_stage(stage_roof_trace).items():
-        kept = {row["instance"] for row in steady[stage] if row["steady"]}
-        found[stage] = sum_roofs(rows, kept, peaks)
+        kept = set(steady[stage].column("instance").to_pylist()) if stage in steady else set()
+        found[stage] = sum_roofs(rows.to_pylist(), kept, peaks)
     return {stage: roof for stage, roof in found.items() if roof is not None}
 
 
@@ -256,8 +261,8 @@ def _roofs_note(a: Attributed) -> str:
 
 
 def _lines(line: type[Any], table: pa.Table) -> list[Any]:
-    wanted = [field.name for field in fields(line)]
-    return [line(**row) for row in table.select(wanted).to_pylist()]
+    wanted = table.select([field.name for field in fields(line)])
+    return [line(**row) for rows in wanted.to_batches(max_chunksize=_ROWS_AT_ONCE) for row in rows.to_pylist()]
 
 
 def _whole_stages(step_sum: pa.Table) -> list[StepLine]:

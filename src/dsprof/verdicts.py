@@ -6,9 +6,9 @@ says `requests.steady_stages`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
+import pyarrow as pa
 from attrs import frozen
 
 from dsprof.roofs import StageRoof
@@ -68,26 +68,25 @@ class Verdict:
     bound_by: str | None = None
 
 
-def judge(stage: str, instances: Sequence[Mapping[str, Any]], roof: StageRoof | None = None) -> Verdict | None:
+def judge(stage: str, instances: pa.Table, roof: StageRoof | None = None) -> Verdict | None:
     """The verdict on a stage from its rows of `stage_trace`; None where no cause has the better part of the time.
 
     `roof`: how near the stage came to the GPU's roofs, where that is known.
     """
-    kept = [row for row in instances if row["steady"]]
-    wall, busy, kernels = (sum(row[column] for row in kept) for column in ("wall_ns", "gpu_busy_ns", "kernels"))
+    kept = instances.filter(instances.column("steady"))
+    wall, busy, kernels = (_total(kept, column) for column in ("wall_ns", "gpu_busy_ns", "kernels"))
     if not kernels or not wall:
         return None
     idle = {
-        column.removeprefix("idle_").removesuffix("_ns"): sum(row[column] for row in kept)
-        for column in kept[0]
+        column.removeprefix("idle_").removesuffix("_ns"): _total(kept, column)
+        for column in kept.column_names
         if column.startswith("idle_")
     }
     kind = _kind(100.0 * busy / wall, idle)
     if kind is None:
         return None
-    tokens = sum(row["tokens"] or 0 for row in kept)
-    launches = sum(row["launches"] for row in kept)
-    kernel_us = sum(row["kernel_total_ns"] for row in kept) / kernels / 1e3
+    tokens, launches = _total(kept, "tokens"), _total(kept, "launches")
+    kernel_us = _total(kept, "kernel_total_ns") / kernels / 1e3
     per_token = launches / tokens if tokens else None
     token_us, limit_us = (wall / tokens / 1e3, busy / tokens / 1e3) if tokens else (None, None)
     return Verdict(
@@ -111,6 +110,13 @@ def judge(stage: str, instances: Sequence[Mapping[str, Any]], roof: StageRoof | 
         roof_us=roof.token_roof_ns / 1e3 if roof and roof.token_roof_ns is not None else None,
         bound_by=_bound_by(roof),
     )
+
+
+def _total(rows: pa.Table, column: str) -> int:
+    """The sum of a column of integers; a missing value counts nothing."""
+    import pyarrow.compute as pc
+
+    return int(pc.sum(rows.column(column)).as_py() or 0)
 
 
 def _kind(busy_pct: float, idle: Mapping[str, int]) -> str | None:
