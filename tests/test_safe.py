@@ -298,6 +298,46 @@ def test_what_a_workload_makes_replaces_nothing(command: list[str], tmp_path: Pa
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"mine.png": b"mine"}
 
 
+@pytest.mark.parametrize("force", [[], ["--force"]], ids=str)
+def test_scrub_replaces_nothing_but_a_file(force: list[str], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    ended = dsprof("scrub", report(tmp_path, "kernel"), "-o", tmp_path / "pipe", *force)
+    assert ended.returncode == 34, ended.stderr
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_stage_whose_name_is_no_utf8_is_a_usage_error(tmp_path: Path) -> None:
+    ended = dsprof("analyze", report(tmp_path, "kernel"), "--stage", "\udcff=kernel")
+    assert (ended.returncode, b"Traceback" in ended.stderr) == (2, False), ended.stderr
+
+
+def unfitting(folder: Path, **rules: object) -> list[str]:
+    analysis = analyze(report(folder, "my_prefill"), **rules)  # type: ignore[arg-type]
+    return [one.message for one in analysis.findings if one.code == "unfitting"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ({"stages": {"x": "my_prefil$"}}, "none of 3 range names; near: my_prefill, prefill."),
+        ({"stages": {"x": "0123"}}, "none of 3 range names."),
+        ({"step": "^DECOD$"}, "none of 3 range names; near: decode."),
+        ({"stages": {"x": "^decode"}}, "1 of 3 range names, which stages before it have."),
+    ],
+)
+def test_a_pattern_that_fits_no_range_is_told(
+    rules: dict[str, dict[str, str] | str], said: str, tmp_path: Path
+) -> None:
+    own = rules.get("step") or rules["stages"]["x"]  # type: ignore[index]
+    what = "--step" if "step" in rules else "Stage x"
+    assert unfitting(tmp_path, **rules) == [f"{what} has no range: its pattern {own} fits {said}"]
+
+
+@pytest.mark.parametrize("rules", [{}, {"stages": {"x": "^my"}}, {"step": "decode"}], ids=str)
+def test_nothing_is_said_of_patterns_that_fit_or_are_the_usual(rules: dict[str, object], tmp_path: Path) -> None:
+    assert unfitting(tmp_path, **rules) == []
+
+
 # -- files beside a report ------------------------------------------------------------------------------
 
 

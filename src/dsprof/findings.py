@@ -136,6 +136,22 @@ def no_stages(stages: tuple[str, ...]) -> Finding:
     )
 
 
+def unfitting(what: str, pattern: str, names: int, fitted: int, near: list[str]) -> Finding:
+    """A pattern of the user's that makes no range a stage or a step; `fitted` names it fits, and stages before it had.
+
+    `what`: whose pattern it is; `near`: names of ranges that are like it.
+    """
+    among = (
+        f"{fitted} of {names} range names, which stages before it have" if fitted else f"none of {names} range names"
+    )
+    like = f"; near: {', '.join(near)}" if near else ""
+    return _finding(
+        "unfitting",
+        f"{what} has no range: its pattern {pattern} fits {among}{like}.",
+        "`dsprof table REPORT range_trace` shows the names of all ranges.",
+    )
+
+
 def straddling(calls: int, ranges: int) -> Finding:
     """API calls across the end of a range."""
     return _finding(

@@ -9,10 +9,11 @@ from attrs import field, fields, frozen
 
 from dsprof import attribution as at
 from dsprof import findings
-from dsprof.attributed import VIA, Attributed, Scope
+from dsprof.attributed import VIA, Attributed, Rules, Scope
 from dsprof.attribution import NULL, Ints
 from dsprof.findings import Finding
 from dsprof.measure import add_columns, earliest, measure
+from dsprof.patterns import first_found, near
 from dsprof.stats import Distribution, add_distributions, count_by, distribution, sum_by
 from dsprof.trace import pid_of, process_of
 
@@ -282,9 +283,30 @@ def check(a: Attributed) -> list[Finding]:
     found = [*_lacks(a), *map(findings.nsys_says, a.trace.report.diagnostics), *_lost(tally(a))]
     if len(a.trace.ranges) and not len(a.stage_ranges):
         found.append(findings.no_stages(tuple(a.rules.stages)))
+    found += _unfitting(a)
     straddling = range_sums(a).columns["straddling_calls"]
     if across := int((straddling > 0).sum()):
         found.append(findings.straddling(int(straddling.sum()), across))
+    return found
+
+
+def _unfitting(a: Attributed) -> list[Finding]:
+    """The patterns of the user's own that make no range a stage or a step."""
+    usual, codes = Rules(), set(at.distinct(a.stage_of_range).tolist())
+    lost = [
+        (f"Stage {stage}", pattern)
+        for code, (stage, pattern) in enumerate(a.rules.stages.items())
+        if code not in codes and usual.stages.get(stage) != pattern
+    ]
+    if a.rules.step != usual.step and not len(a.step_ranges):
+        lost.append(("--step", a.rules.step))
+    if not lost or not len(a.trace.ranges):
+        return []
+    names = [a.trace.names[code] for code in at.distinct(a.trace.ranges.name.astype(np.int64)).tolist()]
+    found = []
+    for what, pattern in lost:
+        fitted = first_found([pattern], names).count(0)
+        found.append(findings.unfitting(what, pattern, len(names), fitted, [] if fitted else near(pattern, names)))
     return found
 
 

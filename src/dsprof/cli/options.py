@@ -152,6 +152,8 @@ def stages_of(options: list[str] | None) -> dict[str, str]:
         name, separator, text = option.partition("=")
         if not (name and separator and text) or name == NO_STAGE:
             raise typer.BadParameter(f"'{option}' is not NAME=REGEX, like prefill=^my_prefill$.")
+        if name.encode(errors="ignore").decode() != name:
+            raise typer.BadParameter(f"'{option}' names a stage with bytes that are no UTF-8.")
         stages[name] = pattern("--stage", text) or ""
     return stages
 

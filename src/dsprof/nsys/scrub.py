@@ -130,6 +130,8 @@ def _refuse_source(source: Path) -> None:
 def _refuse_target(source: Path, target: Path, force: bool) -> None:
     if target.is_dir():
         raise ScrubRefused(f"{target} is a folder.", "Name a file with -o.")
+    if target.exists() and not target.is_file():
+        raise ScrubRefused(f"{target} is a pipe or a device, which is not replaced.", "Name a file with -o.")
     if target.exists() and target.samefile(source):
         raise ScrubRefused("The copy would overwrite the report it is made from.", "Name another file with -o.")
     if target.exists() and not force:
