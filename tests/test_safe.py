@@ -178,6 +178,29 @@ def test_lines_stay_lines() -> None:
     assert for_html("<a\x00>") == "&lt;a\\x00&gt;"
 
 
+@pytest.mark.parametrize("name", [r"$\frac{1}{$", "$x^2$", "_hidden", "\\$a$", "a\x1bb", "x" * 3000], ids=ascii)
+@pytest.mark.filterwarnings("error")
+def test_a_figure_shows_a_name_as_it_is(name: str, tmp_path: Path) -> None:
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("agg")
+    from dsprof import plots
+
+    settings = dict(matplotlib.rcParams)
+    analysis = analyze(report(tmp_path, "kernel"), stages={name: "^(prefill|decode)$", "prefill": "^$"}, step="kernel")
+    for draw in (plots.step_latency, plots.host_time, plots.idle_causes, plots.family_bars):
+        figure = draw(analysis)
+        figure.savefig(io.BytesIO())
+        texts = [one for one in figure.findobj(matplotlib.text.Text) if one.get_text()]
+        assert [one.get_text() for one in texts if UNSEEN.search(one.get_text())] == []
+        assert [one.get_text() for one in texts if one._preprocess_math(one.get_text())[1]] == []
+        if draw in (plots.family_bars, plots.idle_causes):
+            shown = " ".join(one.get_text() for one in texts).replace(r"\$", "$")
+            assert visible(name)[:59] in shown
+    legend = plots.family_bars(analysis).legends[0].get_texts()
+    assert any(visible(name)[:59] in one.get_text().replace(r"\$", "$") for one in legend)
+    assert dict(matplotlib.rcParams) == settings, "a notebook's own figures keep their mathematics"
+
+
 # -- the command line -----------------------------------------------------------------------------------
 
 
