@@ -329,6 +329,40 @@ def test_scrub_replaces_nothing_but_a_file(force: list[str], tmp_path: Path) -> 
     assert (tmp_path / "pipe").is_fifo()
 
 
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (34, ["scrub", "{0}/run.sqlite", "-o", "{0}/" + "n" * 300]),
+        (34, ["scrub", "{0}/run.sqlite", "-o", "{0}/no/such/file"]),
+        (13, ["workloads", "page", "{0}/no/such.png"]),
+        (13, ["workloads", "page", "{0}/pipe.png"]),
+        (13, ["workloads", "page", "{0}/pipe.png", "--force"]),
+        (13, ["workloads", "page", "{0}/" + "n" * 300 + ".png"]),
+        (13, ["workloads", "tiny", "{0}/run.sqlite"]),
+        (13, ["workloads", "tiny", "{0}/pipe.png", "--force"]),
+        (2, ["workloads", "tiny", "{0}/new", "--size", "x"]),
+        (2, ["workloads", "tiny", "{0}/new", "--dtype", "x"]),
+        (2, ["workloads", "tiny", "{0}/new", "--seed", "1" + "0" * 30]),
+        (2, ["capture", "{0}/run.sqlite", "--repeat", "1" + "0" * 30]),
+        (2, ["capture", "{0}/run.sqlite", "--seed", "1" + "0" * 30]),
+    ],
+    ids=lambda words: " ".join(words)[:60] if isinstance(words, list) else None,
+)
+def test_an_odd_value_is_a_sentence_and_writes_nothing(code: int, words: list[str], tmp_path: Path) -> None:
+    report(tmp_path, "kernel")
+    os.mkfifo(tmp_path / "pipe.png")
+    before = sorted(tmp_path.iterdir())
+    ended = dsprof(*(word.format(tmp_path) for word in words))
+    assert (ended.returncode, b"Traceback" in ended.stderr) == (code, False), ended.stderr
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_page_replaces_a_file_where_that_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "mine.png").write_bytes(b"mine")
+    assert dsprof("workloads", "page", tmp_path / "mine.png", "--force").returncode == 0
+    assert (tmp_path / "mine.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_stage_whose_name_is_no_utf8_is_a_usage_error(tmp_path: Path) -> None:
     ended = dsprof("analyze", report(tmp_path, "kernel"), "--stage", "\udcff=kernel")
     assert (ended.returncode, b"Traceback" in ended.stderr) == (2, False), ended.stderr

@@ -128,13 +128,14 @@ def _refuse_source(source: Path) -> None:
 
 
 def _refuse_target(source: Path, target: Path, force: bool) -> None:
-    if target.is_dir():
+    there = os.path.lexists(target)  # Path raises for a name that is too long
+    if there and target.is_dir():
         raise ScrubRefused(f"{target} is a folder.", "Name a file with -o.")
-    if target.exists() and not target.is_file():
+    if there and target.exists() and not target.is_file():
         raise ScrubRefused(f"{target} is a pipe or a device, which is not replaced.", "Name a file with -o.")
-    if target.exists() and target.samefile(source):
+    if there and target.exists() and target.samefile(source):
         raise ScrubRefused("The copy would overwrite the report it is made from.", "Name another file with -o.")
-    if target.exists() and not force:
+    if there and target.exists() and not force:
         raise ScrubRefused(f"{target} exists.", "Name another file, or overwrite it with --force.")
 
 
