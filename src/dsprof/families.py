@@ -15,6 +15,7 @@ from typing import Any
 
 from attrs import frozen
 
+from dsprof.documents import text_of
 from dsprof.errors import RulesUnreadable
 from dsprof.patterns import first_found
 
@@ -212,7 +213,7 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
         example = "my_attn_kernel"      # may be left out; must fit
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(text_of(path))
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise _unreadable(path, reason) from error

@@ -13,7 +13,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from dsprof.documents import parse_json
+from dsprof.documents import parse_json, text_of
 from dsprof.errors import ConfigUnreadable
 from dsprof.model_costs import View
 
@@ -76,7 +76,7 @@ def read_record(path: Path) -> ModelRecord:
 
 def _document(path: Path) -> dict[str, Any]:
     try:
-        document = parse_json(path.read_text(encoding="utf-8"))
+        document = parse_json(text_of(path))
     except (OSError, ValueError) as error:
         raise _unreadable(path, getattr(error, "strerror", None) or str(error)) from error
     if not isinstance(document, dict):
