@@ -401,6 +401,20 @@ def test_nothing_is_said_of_patterns_that_fit_or_are_the_usual(rules: dict[str, 
     assert unfitting(tmp_path, **rules) == []
 
 
+@pytest.mark.parametrize("command", [["analyze"], ["table", "--format", "csv"]], ids=str)
+def test_which_session_of_several_was_taken_is_said(command: list[str], tmp_path: Path) -> None:
+    for name, year in (("old", 2024), ("new\x1b[2J", 2026)):
+        folder = tmp_path / name
+        folder.mkdir()
+        report(folder, "kernel")
+        (folder / "session.json").write_text(json.dumps({"created": f"{year}-01-01T00:00:00+00:00"}))
+    words = [command[0], tmp_path, *(["kern_sum"] if command[0] == "table" else []), *command[1:]]
+    ended = dsprof(*words)
+    assert ended.returncode == 0, ended.stderr
+    assert b"dsprof: taking the newest of 2 sessions, new\\x1b[2J." in ended.stderr
+    assert dsprof(words[0], tmp_path / "old", *words[2:]).stderr == b""
+
+
 # -- files beside a report ------------------------------------------------------------------------------
 
 
