@@ -30,6 +30,7 @@ from rich.cells import cell_len
 
 import dsprof
 from dsprof import cli, errors, summary
+from dsprof.render.safe import for_csv
 from dsprof.stages import NO_STAGE
 from dsprof.tables import all_tables
 from trace_builder import VERSIONS, TraceBuilder
@@ -364,7 +365,7 @@ def test_csv_read_again_is_the_data_frame(name: str, run: Run, some: Path) -> No
     for column in expected:
         wanted = expected[column]
         if isinstance(wanted.dtype, pd.CategoricalDtype):
-            assert text[column].tolist() == ["" if pd.isna(value) else value for value in wanted]
+            assert text[column].tolist() == ["" if pd.isna(value) else for_csv(value) for value in wanted]
         elif wanted.dtype == bool:
             assert text[column].tolist() == [str(value) for value in wanted]
         else:

@@ -1041,29 +1041,7 @@ def test_statistics_are_those_of_nsys(report: TraceBuilder, analyze: Analyze) ->
         assert [row[-1] for row in found] == pytest.approx([deviation, 0.0])
 
 
-# -- patterns that fit nothing ----------------------------------------------------------------------------
-
-
-def findings_of(builder: TraceBuilder, folder: Path, **rules: Any) -> dict[str, str]:
-    found = dsprof.analyze(builder.write(folder / "made.sqlite"), **rules).findings
-    return {finding.code: str(finding) for finding in found}
-
-
-def test_a_pattern_that_fits_no_range_says_what_is_near(tmp_path: Path) -> None:
-    made = TraceBuilder().range("model_prefill", 0, 100).range("model_decode", 200, 300).range("other", 400, 500)
-    said = findings_of(made, tmp_path, stages={"x": "modelprefil"}, step="nosuch")
-    assert "no range of decode steps: its pattern 'nosuch' fits none of 3 ranges" in said["no-range"]
-    said = findings_of(made, tmp_path, stages={"x": "modelprefil"})
-    assert said["no-range"].startswith("There is no range of stage x: its pattern 'modelprefil' fits none of 3 ranges.")
-    assert said["no-range"].endswith("Near it: model_prefill, model_decode.")
-    assert "no-range" not in findings_of(made, tmp_path, stages={"x": "model_prefill"})
-    assert "no-range" not in findings_of(made, tmp_path), "the usual ones need not fit"
-
-
-def test_a_pattern_whose_ranges_are_of_an_earlier_stage_says_so(tmp_path: Path) -> None:
-    made = TraceBuilder().range("model_prefill", 0, 100)
-    said = findings_of(made, tmp_path, stages={"x": "model", "y": "prefill"})
-    assert "There is no range of stage y: the 1 ranges that its pattern 'prefill' fits" in said["no-range"]
+# -- many processes ----------------------------------------------------------------------------------------
 
 
 def test_processes_that_lost_records_are_not_named_without_end(tmp_path: Path) -> None:

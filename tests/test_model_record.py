@@ -74,7 +74,7 @@ def test_a_checkpoints_configuration_knows_no_requests(tmp_path: Path, extra: di
         ({"schema": "dsprof.session/1", "reports": []}, "left no configuration"),
         (session(requests=[{"views": []}]), "something else than it should"),
         (session(requests=[{"timing": {"request": 0}, "views": [[1, 2]]}]), "something else than it should"),
-        ("[" * 100_000, "recursion"),
+        ("[" * 100_000, "nested too deeply"),
         ({"schema": SCHEMA, "config": CONFIG, "batch": 0}, "a batch of 0"),
         ({"schema": SCHEMA, "config": CONFIG, "views": [[0, 8, 8]]}, "pictures without a size that can be"),
         ({"schema": SCHEMA, "batch": 1}, "something else than it should"),

@@ -178,6 +178,29 @@ def test_lines_stay_lines() -> None:
     assert for_html("<a\x00>") == "&lt;a\\x00&gt;"
 
 
+@pytest.mark.parametrize("name", [r"$\frac{1}{$", "$x^2$", "_hidden", "\\$a$", "a\x1bb", "x" * 3000], ids=ascii)
+@pytest.mark.filterwarnings("error")
+def test_a_figure_shows_a_name_as_it_is(name: str, tmp_path: Path) -> None:
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("agg")
+    from dsprof import plots
+
+    settings = dict(matplotlib.rcParams)
+    analysis = analyze(report(tmp_path, "kernel"), stages={name: "^(prefill|decode)$", "prefill": "^$"}, step="kernel")
+    for draw in (plots.step_latency, plots.host_time, plots.idle_causes, plots.family_bars):
+        figure = draw(analysis)
+        figure.savefig(io.BytesIO())
+        texts = [one for one in figure.findobj(matplotlib.text.Text) if one.get_text()]
+        assert [one.get_text() for one in texts if UNSEEN.search(one.get_text())] == []
+        assert [one.get_text() for one in texts if one._preprocess_math(one.get_text())[1]] == []
+        if draw in (plots.family_bars, plots.idle_causes):
+            shown = " ".join(one.get_text() for one in texts).replace(r"\$", "$")
+            assert visible(name)[:59] in shown
+    legend = plots.family_bars(analysis).legends[0].get_texts()
+    assert any(visible(name)[:59] in one.get_text().replace(r"\$", "$") for one in legend)
+    assert dict(matplotlib.rcParams) == settings, "a notebook's own figures keep their mathematics"
+
+
 # -- the command line -----------------------------------------------------------------------------------
 
 
@@ -296,6 +319,100 @@ def test_what_a_workload_makes_replaces_nothing(command: list[str], tmp_path: Pa
     ended = dsprof("workloads", *(word.format(tmp_path) for word in command))
     assert ended.returncode == 13, ended.stderr
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"mine.png": b"mine"}
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]], ids=str)
+def test_scrub_replaces_nothing_but_a_file(force: list[str], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    ended = dsprof("scrub", report(tmp_path, "kernel"), "-o", tmp_path / "pipe", *force)
+    assert ended.returncode == 34, ended.stderr
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (34, ["scrub", "{0}/run.sqlite", "-o", "{0}/" + "n" * 300]),
+        (34, ["scrub", "{0}/run.sqlite", "-o", "{0}/no/such/file"]),
+        (13, ["workloads", "page", "{0}/no/such.png"]),
+        (13, ["workloads", "page", "{0}/pipe.png"]),
+        (13, ["workloads", "page", "{0}/pipe.png", "--force"]),
+        (13, ["workloads", "page", "{0}/" + "n" * 300 + ".png"]),
+        (13, ["workloads", "tiny", "{0}/run.sqlite"]),
+        (13, ["workloads", "tiny", "{0}/pipe.png", "--force"]),
+        (15, ["analyze", "{0}/run.sqlite", "--families", "{0}/pipe.png"]),
+        (15, ["analyze", "{0}/run.sqlite", "--families", "{0}"]),
+        (16, ["analyze", "{0}/run.sqlite", "--model-config", "{0}/pipe.png"]),
+        (16, ["analyze", "{0}/run.sqlite", "--model-config", "{0}/" + "n" * 300]),
+        (36, ["workloads", "config", "tiny", "--image", "{0}/pipe.png"]),
+        (36, ["capture", "{0}/pipe.png"]),
+        (2, ["workloads", "tiny", "{0}/new", "--size", "x"]),
+        (2, ["workloads", "tiny", "{0}/new", "--dtype", "x"]),
+        (2, ["workloads", "tiny", "{0}/new", "--seed", "1" + "0" * 30]),
+        (2, ["capture", "{0}/run.sqlite", "--repeat", "1" + "0" * 30]),
+        (2, ["capture", "{0}/run.sqlite", "--seed", "1" + "0" * 30]),
+    ],
+    ids=lambda words: " ".join(words)[:60] if isinstance(words, list) else None,
+)
+def test_an_odd_value_is_a_sentence_and_writes_nothing(code: int, words: list[str], tmp_path: Path) -> None:
+    report(tmp_path, "kernel")
+    os.mkfifo(tmp_path / "pipe.png")
+    before = sorted(tmp_path.iterdir())
+    ended = dsprof(*(word.format(tmp_path) for word in words))
+    assert (ended.returncode, b"Traceback" in ended.stderr) == (code, False), ended.stderr
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_page_replaces_a_file_where_that_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "mine.png").write_bytes(b"mine")
+    assert dsprof("workloads", "page", tmp_path / "mine.png", "--force").returncode == 0
+    assert (tmp_path / "mine.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_stage_whose_name_is_no_utf8_is_a_usage_error(tmp_path: Path) -> None:
+    ended = dsprof("analyze", report(tmp_path, "kernel"), "--stage", "\udcff=kernel")
+    assert (ended.returncode, b"Traceback" in ended.stderr) == (2, False), ended.stderr
+
+
+def unfitting(folder: Path, **rules: object) -> list[str]:
+    analysis = analyze(report(folder, "my_prefill"), **rules)  # type: ignore[arg-type]
+    return [one.message for one in analysis.findings if one.code == "unfitting"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ({"stages": {"x": "my_prefil$"}}, "none of 3 range names; near: my_prefill, prefill."),
+        ({"stages": {"x": "0123"}}, "none of 3 range names."),
+        ({"step": "^DECOD$"}, "none of 3 range names; near: decode."),
+        ({"stages": {"x": "^decode"}}, "1 of 3 range names, which stages before it have."),
+    ],
+)
+def test_a_pattern_that_fits_no_range_is_told(
+    rules: dict[str, dict[str, str] | str], said: str, tmp_path: Path
+) -> None:
+    own = rules.get("step") or rules["stages"]["x"]  # type: ignore[index]
+    what = "--step" if "step" in rules else "Stage x"
+    assert unfitting(tmp_path, **rules) == [f"{what} has no range: its pattern {own} fits {said}"]
+
+
+@pytest.mark.parametrize("rules", [{}, {"stages": {"x": "^my"}}, {"step": "decode"}], ids=str)
+def test_nothing_is_said_of_patterns_that_fit_or_are_the_usual(rules: dict[str, object], tmp_path: Path) -> None:
+    assert unfitting(tmp_path, **rules) == []
+
+
+@pytest.mark.parametrize("command", [["analyze"], ["table", "--format", "csv"]], ids=str)
+def test_which_session_of_several_was_taken_is_said(command: list[str], tmp_path: Path) -> None:
+    for name, year in (("old", 2024), ("new\x1b[2J", 2026)):
+        folder = tmp_path / name
+        folder.mkdir()
+        report(folder, "kernel")
+        (folder / "session.json").write_text(json.dumps({"created": f"{year}-01-01T00:00:00+00:00"}))
+    words = [command[0], tmp_path, *(["kern_sum"] if command[0] == "table" else []), *command[1:]]
+    ended = dsprof(*words)
+    assert ended.returncode == 0, ended.stderr
+    assert b"dsprof: taking the newest of 2 sessions, new\\x1b[2J." in ended.stderr
+    assert dsprof(words[0], tmp_path / "old", *words[2:]).stderr == b""
 
 
 # -- files beside a report ------------------------------------------------------------------------------

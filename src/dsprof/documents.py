@@ -4,10 +4,28 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 #: No count, size or time is greater.
 _MOST = 1 << 63
+#: A document of rules or of a model is no larger.
+_LARGEST = 64 << 20
+
+
+def text_of(path: Path) -> str:
+    """The text of a file that a user names. Raises OSError, and ValueError for what is no file, too large, no UTF-8.
+
+    A pipe is not waited for, and a device, which may never end, not read.
+    """
+    if os.path.exists(path) and not (path.is_file() or path.is_dir()):  # noqa: PTH110  Path raises for long names
+        raise ValueError("it is no file")
+    with path.open("rb") as file:
+        read = file.read(_LARGEST + 1)
+    if len(read) > _LARGEST:
+        raise ValueError(f"it is larger than {_LARGEST >> 20} MB")
+    return read.decode("utf-8")
 
 
 def parse_json(text: str | bytes) -> Any:

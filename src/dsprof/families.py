@@ -16,6 +16,7 @@ from typing import Any
 
 from attrs import frozen
 
+from dsprof.documents import text_of
 from dsprof.errors import RulesUnreadable
 from dsprof.patterns import first_found
 
@@ -215,7 +216,7 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
     if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):  # noqa: PTH110, PTH112, PTH113
         raise _unreadable(path, "it is no file")  # a pipe or a device may never end
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(text_of(path))
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise _unreadable(path, reason) from error

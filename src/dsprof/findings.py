@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from attrs import frozen
 
 #: Exit codes of ``dsprof analyze --strict``, each for one finding; the lowest of those found is taken.
@@ -143,14 +141,19 @@ def no_stages(stages: tuple[str, ...]) -> Finding:
     )
 
 
-def no_range(of: str, pattern: str, taken: int, ranges: int, near: Sequence[str]) -> Finding:
-    """A pattern of the user's that makes no range a stage or step; `taken`: those that are an earlier stage's."""
-    if taken:
-        what = f"the {taken} ranges that its pattern '{pattern}' fits are of a stage named before it"
-        return _finding("no-range", f"There is no range of {of}: {what}.", "The first pattern that fits counts.")
-    hint = f"Near it: {', '.join(near)}." if near else "`dsprof table REPORT range_trace` lists them."
+def unfitting(what: str, pattern: str, names: int, fitted: int, near: list[str]) -> Finding:
+    """A pattern of the user's that makes no range a stage or a step; `fitted` names it fits, and stages before it had.
+
+    `what`: whose pattern it is; `near`: names of ranges that are like it.
+    """
+    among = (
+        f"{fitted} of {names} range names, which stages before it have" if fitted else f"none of {names} range names"
+    )
+    like = f"; near: {', '.join(near)}" if near else ""
     return _finding(
-        "no-range", f"There is no range of {of}: its pattern '{pattern}' fits none of {ranges} ranges.", hint
+        "unfitting",
+        f"{what} has no range: its pattern {pattern} fits {among}{like}.",
+        "`dsprof table REPORT range_trace` shows the names of all ranges.",
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from typing import Any
 
 import numpy as np
@@ -11,11 +9,11 @@ from attrs import field, fields, frozen
 
 from dsprof import attribution as at
 from dsprof import findings
-from dsprof.attributed import VIA, Attributed, Scope
+from dsprof.attributed import VIA, Attributed, Rules, Scope
 from dsprof.attribution import NULL, Ints
 from dsprof.findings import Finding
 from dsprof.measure import add_columns, earliest, measure
-from dsprof.ranged import Rules
+from dsprof.patterns import first_found, near
 from dsprof.stats import Distribution, add_distributions, count_by, distribution, sum_by
 from dsprof.trace import pid_of, process_of
 
@@ -23,8 +21,6 @@ from dsprof.trace import pid_of, process_of
 _LOST_SHARE = 0.001
 #: So many sentences on lost records, which are by process, are said.
 _MOST_LOST = 8
-#: Names of ranges that a pattern which fits none is compared with, and how much of each.
-_NEAR_NAMES, _NEAR_LENGTH = 2000, 100
 #: From the end of a range so many calls are looked at one by one: more than one hardly ever end after it.
 _CALLS_BACK = 16
 #: Sums over what a range encloses, as `range_trace` names them.
@@ -289,30 +285,31 @@ def check(a: Attributed) -> list[Finding]:
     found = [*_lacks(a), *map(findings.nsys_says, a.trace.report.diagnostics), *_lost(tally(a))]
     if len(a.trace.ranges) and not len(a.stage_ranges):
         found.append(findings.no_stages(tuple(a.rules.stages)))
-    found += _unmatched(a)
+    found += _unfitting(a)
     straddling = range_sums(a).columns["straddling_calls"]
     if across := int((straddling > 0).sum()):
         found.append(findings.straddling(int(straddling.sum()), across))
     return found
 
 
-def _unmatched(a: Attributed) -> list[Finding]:
-    """Patterns of the user's that no range came to be a stage or a step by; the usual ones need not fit."""
-    usual, rules, found = Rules(), a.rules, []
-    asked = [(f"stage {stage}", pattern, code) for code, (stage, pattern) in enumerate(rules.stages.items())
-             if pattern != usual.stages.get(stage) and not (a.stage_of_range == code).any()]  # fmt: skip
-    if rules.step != usual.step and not len(a.step_ranges):
-        asked.append(("decode steps", rules.step, -1))
-    for of, pattern, _ in asked if len(a.trace.ranges) else ():
-        taken = int(a.matching(pattern).sum())
-        found.append(findings.no_range(of, pattern, taken, len(a.trace.ranges), _near(a, pattern)))
+def _unfitting(a: Attributed) -> list[Finding]:
+    """The patterns of the user's own that make no range a stage or a step."""
+    usual, codes = Rules(), set(at.distinct(a.stage_of_range).tolist())
+    lost = [
+        (f"Stage {stage}", pattern)
+        for code, (stage, pattern) in enumerate(a.rules.stages.items())
+        if code not in codes and usual.stages.get(stage) != pattern
+    ]
+    if a.rules.step != usual.step and not len(a.step_ranges):
+        lost.append(("--step", a.rules.step))
+    if not lost or not len(a.trace.ranges):
+        return []
+    names = [a.trace.names[code] for code in at.distinct(a.trace.ranges.name.astype(np.int64)).tolist()]
+    found = []
+    for what, pattern in lost:
+        fitted = first_found([pattern], names).count(0)
+        found.append(findings.unfitting(what, pattern, len(names), fitted, [] if fitted else near(pattern, names)))
     return found
-
-
-def _near(a: Attributed, pattern: str) -> list[str]:
-    """The names of ranges, among the first of them, that look most like a pattern without its punctuation."""
-    names = [a.trace.names[code][:_NEAR_LENGTH] for code in np.unique(a.trace.ranges.name)[:_NEAR_NAMES].tolist()]
-    return difflib.get_close_matches(re.sub(r"\W", "", pattern)[:_NEAR_LENGTH], names, 3, cutoff=0.4)
 
 
 def _lacks(a: Attributed) -> list[Finding]:

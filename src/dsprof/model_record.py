@@ -13,7 +13,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from dsprof.documents import parse_json
+from dsprof.documents import parse_json, text_of
 from dsprof.errors import ConfigUnreadable
 from dsprof.model_costs import View
 
@@ -78,7 +78,7 @@ def _document(path: Path) -> dict[str, Any]:
     if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):  # noqa: PTH110, PTH112, PTH113
         raise _unreadable(path, "it is no file")  # a pipe or a device may never end
     try:
-        document = parse_json(path.read_text(encoding="utf-8"))
+        document = parse_json(text_of(path))
     except (OSError, ValueError) as error:
         raise _unreadable(path, getattr(error, "strerror", None) or str(error)) from error
     if not isinstance(document, dict):

@@ -7,6 +7,7 @@ fiftieth of a second; patterns that repeat nothing, as the usual ones, are searc
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import subprocess
@@ -20,6 +21,10 @@ from dsprof.errors import PatternTooSlow
 LIMIT_S = 20.0
 #: What a pattern needs to take more time than its own length and that of the text.
 _REPEATS = re.compile(r"[*+?{]")
+#: What a pattern says beside the letters of a name.
+_SIGNS = re.compile(r"[\\^$()|?*+]")
+#: So many names are compared with a pattern, and so many characters of each.
+_COMPARED, _CHARACTERS = 1000, 64
 #: The search, for a Python without what is installed beside it, which starts at once.
 _WORKER = """
 import json, re, sys
@@ -49,6 +54,17 @@ def first_found(patterns: Sequence[str], texts: Sequence[str]) -> list[int]:
     if any(map(_REPEATS.search, patterns)) and texts:
         return _elsewhere(patterns, texts)
     return [next((number for number, search in enumerate(searches) if search(text)), -1) for text in texts]
+
+
+def near(pattern: str, texts: Sequence[str]) -> list[str]:
+    """At most three of the texts, or of their heads, that are most like a pattern which fits none.
+
+    >>> near("^prefil$", ["prefill", "decode", "Prefill_1"])
+    ['prefill', 'Prefill_1']
+    """
+    heads = {text[:_CHARACTERS].casefold(): text[:_CHARACTERS] for text in reversed(texts[:_COMPARED])}
+    said = _SIGNS.sub("", pattern)[:_CHARACTERS].casefold()
+    return [heads[found] for found in difflib.get_close_matches(said, heads, n=3, cutoff=0.6)]
 
 
 def _elsewhere(patterns: Sequence[str], texts: Sequence[str]) -> list[int]:

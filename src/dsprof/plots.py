@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dsprof.accounting import CAUSES
+from dsprof.render.safe import for_plot
 from dsprof.requests import DRIFT_ERRORS
 from dsprof.stages import NO_STAGE, OUTSIDE_CUDA
 
@@ -77,7 +78,7 @@ def step_latency(analysis: Tables) -> Figure:
     many = len(lines) > MOST_LINES
     for position, ((stage, instance), rows) in enumerate(lines):
         number = rows["step"].to_numpy(float)
-        name = f"{stage} {instance}".removesuffix(" <NA>").removesuffix(" nan")
+        name = f"{for_plot(str(stage))} {instance}".removesuffix(" <NA>").removesuffix(" nan")
         label = (f"{len(lines)} decodes" if position == 0 else "_") if many else name
         style: dict[str, Any] = {"color": _COLOURS[0 if many else position], "alpha": 0.4 if many else 1.0}
         axes.plot(number, _ms(rows["duration_ns"]), "-o", markersize=3, label=label, **style)
@@ -157,9 +158,11 @@ def host_time(analysis: Tables, most: int = 6) -> Figure:
         parts.append((f"{len(shares) - most} more calls", shares.iloc[most:].sum(), "#BBBBBB"))
     left = 0.0 * outside.loc[OUTSIDE_CUDA]
     for name, widths, colour in [*parts, (OUTSIDE_CUDA, outside.loc[OUTSIDE_CUDA], "#EEEEEE")]:
-        axes.barh(range(len(widths)), widths, left=left, label=name, color=colour, edgecolor="white", linewidth=0.3)
+        axes.barh(
+            range(len(widths)), widths, left=left, label=for_plot(name), color=colour, edgecolor="white", linewidth=0.3
+        )
         left = left + widths
-    axes.set_yticks(range(len(shares.columns)), list(shares.columns))
+    axes.set_yticks(range(len(shares.columns)), list(map(for_plot, shares.columns)))
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     figure.legend(loc="outside right upper", frameon=False)
@@ -179,11 +182,13 @@ def idle_causes(analysis: Tables) -> Figure:
         return _nothing(figure, axes, "no stage in this report: name its ranges with stages=")
     if len(trace) > MOST_BARS:
         groups = trace.groupby("stage", observed=True, sort=False)
-        labels = [f"{stage}\nmean of {len(rows)}" for stage, rows in groups]
+        labels = [f"{for_plot(str(stage))}\nmean of {len(rows)}" for stage, rows in groups]
         bars = groups[list(columns.values())].mean()
     else:
         trace = trace.sort_values("start_ns")
-        labels = [f"{stage} {instance}" for stage, instance in zip(trace["stage"], trace["instance"], strict=True)]
+        labels = [
+            f"{for_plot(stage)} {instance}" for stage, instance in zip(trace["stage"], trace["instance"], strict=True)
+        ]
         bars = trace[list(columns.values())]
     left = 0.0 * _ms(bars["gpu_busy_ns"])
     visible = _VISIBLE * _ms(bars.sum(axis=1)).max()
@@ -223,8 +228,8 @@ def family_bars(analysis: Tables, most: int = 8) -> Figure:
     height = 0.8 / len(shares.columns)
     for position, stage in enumerate(shares.columns):
         middle = [row + (position - (len(shares.columns) - 1) / 2) * height for row in range(len(shares))]
-        axes.barh(middle, shares[stage], height, color=_COLOURS[position % len(_COLOURS)], label=stage)
-    axes.set_yticks(range(len(shares)), list(shares.index))
+        axes.barh(middle, shares[stage], height, color=_COLOURS[position % len(_COLOURS)], label=for_plot(stage))
+    axes.set_yticks(range(len(shares)), list(map(for_plot, shares.index)))
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     figure.legend(loc="outside right upper", frameon=False)
@@ -244,10 +249,8 @@ def _figure() -> tuple[Figure, Axes]:
 
 def _figures(rows: int) -> tuple[Figure, list[Axes]]:
     """The same with several axes above each other that share what is below them."""
-    import matplotlib as mpl
     from matplotlib import pyplot as plt
 
-    mpl.rcParams["text.parse_math"] = False
     figure, found = plt.subplots(rows, figsize=_SIZE, layout="constrained", sharex=True, squeeze=False)
     plt.close(figure)
     for axes in found[:, 0]:

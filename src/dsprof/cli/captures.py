@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from dsprof.analysis import Analysis
     from dsprof.session import Capture
 
+#: Requests, images and tokens of a session are no more than this; a seed is what torch takes.
+_MOST, _MOST_SEED = 1_000_000, (1 << 63) - 1
 _PROMPT = "<image>\nFree OCR. "
 workloads = typer.Typer(
     no_args_is_help=True,
@@ -54,10 +56,10 @@ def capture(
     ] = None,
     model: Annotated[str, typer.Option(help="A checkpoint's folder; tiny or full: random weights.")] = "tiny",
     prompt: Annotated[str, typer.Option(help="What is asked of the model.")] = _PROMPT,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 64,
-    repeat: Annotated[int, typer.Option(min=1, help="Requests for each image.")] = 1,
-    batch: Annotated[int, typer.Option(min=1, help="Images in one request.")] = 1,
-    warmup: Annotated[int, typer.Option(min=0, help="Requests before, outside of all ranges.")] = 1,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=_MOST, help="Tokens to generate.")] = 64,
+    repeat: Annotated[int, typer.Option(min=1, max=_MOST, help="Requests for each image.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=_MOST, help="Images in one request.")] = 1,
+    warmup: Annotated[int, typer.Option(min=0, max=_MOST, help="Requests before, outside of all ranges.")] = 1,
     modules: Annotated[
         str, typer.Option(help="Modules that get ranges: none, stages, layers, all, or a regex on their names.")
     ] = "stages",
@@ -67,7 +69,7 @@ def capture(
         bool | None, typer.Option("--flash-attn/--no-flash-attn", help="Insist on it, or do without.")
     ] = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run the code that comes with the checkpoint.")] = False,
-    seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=-_MOST_SEED, max=_MOST_SEED, help="Of random weights.")] = 0,
     out: Annotated[Path, typer.Option(help="Where the session's folder is made.")] = Path("traces"),
     name: Annotated[str | None, typer.Option(help="Name of the session; of the image or program by default.")] = None,
     limit: Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="End the program then.")] = None,
@@ -208,13 +210,24 @@ def scrub(
 def tiny(
     folder: Annotated[Path, typer.Argument(help="Where the checkpoint is written.")],
     size: Annotated[str, typer.Option(help="tiny, or full: the real sizes, for a GPU.")] = "tiny",
-    seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=-_MOST_SEED, max=_MOST_SEED, help="Of the random weights.")] = 0,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16.")] = "float32",
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder that holds something.")] = False,
 ) -> None:
     """Write a DeepSeek-OCR-2 checkpoint of the true classes with random weights."""
     from dsprof.workloads.tiny import save
 
-    say(f"Checkpoint: {save(folder, size, seed, dtype)}")
+    _check_model(size, dtype)
+    say(f"Checkpoint: {save(folder, size, seed, dtype, force)}")
+
+
+def _check_model(size: str, dtype: str) -> None:
+    """A model that is not known, or a type of weights, is a usage error."""
+    from dsprof.model_costs import ITEM_BYTES
+    from dsprof.workloads.tiny import SIZES
+
+    if size not in SIZES or dtype not in ITEM_BYTES:
+        raise typer.BadParameter(f"the size is one of {', '.join(SIZES)}, the type one of {', '.join(ITEM_BYTES)}.")
 
 
 @workloads.command(epilog="Example: dsprof workloads config full --image page.png > run.model.json")
@@ -226,19 +239,19 @@ def config(
     """Print what --model-config reads: a model's configuration, and what its requests' images become."""
     import json
 
-    from dsprof.model_costs import ITEM_BYTES
     from dsprof.render.safe import for_json
     from dsprof.workloads.describe import describe
-    from dsprof.workloads.tiny import SIZES
 
-    if size not in SIZES or dtype not in ITEM_BYTES:
-        raise typer.BadParameter(f"the size is one of {', '.join(SIZES)}, the type one of {', '.join(ITEM_BYTES)}.")
+    _check_model(size, dtype)
     typer.echo(for_json(json.dumps(describe(size, dtype, image or []), ensure_ascii=False)))
 
 
 @workloads.command(epilog="Example: dsprof workloads page page.png")
-def page(path: Annotated[Path, typer.Argument(help="The picture to write.")]) -> None:
+def page(
+    path: Annotated[Path, typer.Argument(help="The picture to write.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
     """Draw a page of text to read."""
     from dsprof.workloads.page import draw
 
-    say(f"Page: {draw(path)}")
+    say(f"Page: {draw(path, force=force)}")

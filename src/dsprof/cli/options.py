@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -130,7 +131,10 @@ def analysis_of(
 ) -> Analysis:
     """Analyze a report as the options say; wrong patterns and sizes are usage errors."""
     from dsprof.analysis import analyze as run
+    from dsprof.nsys.folders import report_in
 
+    if os.path.isdir(report):  # noqa: PTH112  Path raises for a name that is too long
+        report = report_in(report, lambda sentence: say(f"dsprof: {sentence}.", err=True))
     return run(report, stages=stages_of(stage), step=pattern("--step", step), threads=threads.value,
                families=families, model_config=model_config, tables=tables, memory=_size(memory),
                compiled=fast, folder=folder, reuse=reuse, nsys=nsys, progress=progress)  # fmt: skip
@@ -152,6 +156,8 @@ def stages_of(options: list[str] | None) -> dict[str, str]:
         name, separator, text = option.partition("=")
         if not (name and separator and text) or name == NO_STAGE:
             raise typer.BadParameter(f"'{option}' is not NAME=REGEX, like prefill=^my_prefill$.")
+        if name.encode(errors="ignore").decode() != name:
+            raise typer.BadParameter(f"'{option}' names a stage with bytes that are no UTF-8.")
         stages[name] = pattern("--stage", text) or ""
     return stages
 

@@ -76,7 +76,13 @@ def analyze(
 def table(
     report: Report,
     name: Annotated[str, typer.Argument(help="Name of the table; `dsprof tables` lists them.")],
-    format_: Annotated[TableFormat, typer.Option("--format", help="How to print it.")] = TableFormat.RICH,
+    format_: Annotated[
+        TableFormat,
+        typer.Option(
+            "--format",
+            help="How to print it; csv escapes controls and formulas in names, json does not.",
+        ),
+    ] = TableFormat.RICH,
     rows: Annotated[int, typer.Option(min=1, help="Rows to show; the other formats print all.")] = 20,
     stage: Stage = None,
     step: Step = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +26,7 @@ def report_in(folder: Path, progress: Callable[[str], None] = lambda sentence: N
     """
     found = _reports(folder)
     if not found:
-        sessions = [path for path in _entries(folder) if (path / _SESSION).is_file() and _reports(path)]
+        sessions = [path for path in _entries(folder) if os.path.isfile(path / _SESSION) and _reports(path)]  # noqa: PTH113  Path raises where it may not look
         if not sessions:
             kinds = ", ".join(_SUFFIXES)
             raise NoReportInFolder(f"The folder {folder} holds no report ({kinds}) and no session.", _RECORD)
@@ -46,7 +47,7 @@ def report_in(folder: Path, progress: Callable[[str], None] = lambda sentence: N
 
 def _reports(folder: Path) -> dict[str, Path]:
     """The reports of a folder by their names without suffix, sorted."""
-    files = sorted(path for path in _entries(folder) if path.is_file())
+    files = sorted(path for path in _entries(folder) if os.path.isfile(path))  # noqa: PTH113
     found: dict[str, Path] = {}
     for suffix in _SUFFIXES:
         for path in files:

@@ -138,10 +138,12 @@ def _refuse_source(source: Path) -> None:
 
 
 def _refuse_target(source: Path, target: Path, force: bool) -> None:
-    if os.path.isdir(target):  # noqa: PTH112  Path raises for a name that is too long
+    there = os.path.lexists(target)  # Path raises for a name that is too long
+    if there and target.is_dir():
         raise ScrubRefused(f"{target} is a folder.", "Name a file with -o.")
-    there = os.path.exists(target)  # noqa: PTH110
-    if there and target.samefile(source):
+    if there and target.exists() and not target.is_file():
+        raise ScrubRefused(f"{target} is a pipe or a device, which is not replaced.", "Name a file with -o.")
+    if there and target.exists() and target.samefile(source):
         raise ScrubRefused("The copy would overwrite the report it is made from.", "Name another file with -o.")
     if there and not force:
         raise ScrubRefused(f"{target} exists.", "Name another file, or overwrite it with --force.")

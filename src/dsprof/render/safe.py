@@ -23,6 +23,9 @@ _CALLING = re.compile(r"@(?=\w)|#(?=\d)|(?<=[Gg][Hh])-(?=\d)")
 #: What a spreadsheet computes.
 _FORMULA = re.compile("[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20]")  # and their full-width forms
 
+#: Characters of a label in a figure.
+_LABEL = 60
+
 
 def visible(text: str) -> str:
     r"""The text with an escape in place of each character that is not seen, line ends and tabs included.
@@ -80,5 +83,7 @@ def for_html(text: str) -> str:
 
 
 def for_plot(text: str) -> str:
-    """Text that matplotlib does not take for mathematics."""
-    return visible(text).replace("$", r"\$")
+    """A label of a figure: no mathematics, no underscore at its head, which would hide it from a legend; not longer."""
+    seen = visible(text)
+    short = seen if len(seen) <= _LABEL else seen[: _LABEL - 1] + "…"
+    return (f" {short}" if short.startswith("_") else short).replace("$", r"\$")

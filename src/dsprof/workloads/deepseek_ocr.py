@@ -201,6 +201,8 @@ def open_image(path: str | os.PathLike[str]) -> Any:
     """The image as RGB. Raises `ImageUnusable` for a missing file and for one that is no image."""
     from PIL import Image
 
+    if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113  a pipe is not waited for
+        raise ImageUnusable(f"{path} is no file.", "Name a picture.")
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
@@ -219,7 +221,7 @@ def _config(path: Path) -> dict[str, Any]:
         )
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelUnusable(f"{file} is no JSON ({error}).", "Download the checkpoint again.") from error
     return config if isinstance(config, dict) else {}
 

@@ -13,10 +13,11 @@ _MARGIN, _LINE = 90, 34
 _WORDS = ("stage", "range", "kernel", "launch", "stream", "copy", "graph", "token", "prefill", "decode", "idle", "busy")
 
 
-def draw(path: Path, lines: int = 40) -> Path:
+def draw(path: Path, lines: int = 40, force: bool = False) -> Path:
     """Draw a page of text with a table to `path`, the same at every call; needs Pillow.
 
-    Raises `OutputRefused` where another file is there, and where the name says no kind of picture.
+    Raises `OutputRefused` where another file is there and `force` is not set, where no file can be, and where the name
+    says no kind of picture.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -34,7 +35,17 @@ def draw(path: Path, lines: int = 40) -> Path:
     if kind is None or kind not in Image.SAVE:
         raise OutputRefused(f"{path.name} does not say which kind of picture it is.", "Name one that ends in .png.")
     page.save(drawn, kind)
-    if path.exists() and path.read_bytes() != drawn.getvalue():
-        raise OutputRefused(f"{path} is there already, and is not replaced.", "Name another file.")
-    path.write_bytes(drawn.getvalue())
+    try:
+        _write(path, drawn.getvalue(), force)
+    except OSError as error:
+        raise OutputRefused(f"{path} cannot be written ({error.strerror}).", "Name another file.") from error
     return path
+
+
+def _write(path: Path, picture: bytes, force: bool) -> None:
+    """Write a picture, but not over what is no file, nor over another file unless `force` is set."""
+    if path.exists() and not path.is_file():
+        raise OutputRefused(f"{path} is no file, and is not replaced.", "Name another file.")
+    if path.exists() and not force and path.read_bytes() != picture:
+        raise OutputRefused(f"{path} is there already, and is not replaced.", "Name another file, or add --force.")
+    path.write_bytes(picture)

@@ -74,13 +74,19 @@ def build(size: str = "tiny", seed: int = 0, dtype: str = "float32", device: str
     return model, _processor(tokenizer)
 
 
-def save(folder: Path, size: str = "tiny", seed: int = 0, dtype: str = "float32") -> Path:
+def save(folder: Path, size: str = "tiny", seed: int = 0, dtype: str = "float32", force: bool = False) -> Path:
     """Write the checkpoint of `build` to `folder`, as `from_pretrained` and `from_local` read it.
 
-    Raises `OutputRefused` where something is in the folder: a checkpoint there may be somebody's own.
+    Raises `OutputRefused` where something is in the folder and `force` is not set: a checkpoint there may be somebody's
+    own; and where there can be no folder.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputRefused(f"{folder} is there already, and is not replaced.", "Name a new or an empty folder.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputRefused(f"{folder} cannot be made ({error.strerror}).", "Name a new or an empty folder.") from error
+    if any(folder.iterdir()) and not force:
+        hint = "Name a new or an empty folder, or add --force."
+        raise OutputRefused(f"{folder} holds something already, and is not replaced.", hint)
     model, processor = build(size, seed, dtype)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
