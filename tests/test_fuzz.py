@@ -25,12 +25,7 @@ from fuzz.report import Counts
 CASES = {"bytes": 60, "sql": 60, "names": 60, "documents": 60, "options": 40, "agree": 6}
 PROGRAMS = {"pairs": 2, "rewrites": 2, "kills": 3, "exports": 1, "programs": 2, "memory": 1}
 #: Recipes of the corpus, and kinds, that are known to fail, until what they found is mended.
-KNOWN = frozenset(
-    {
-        # 100,000 ranges that are all stages take more than --memory
-        "siblings-1",
-    }
-)  # fmt: skip
+KNOWN: frozenset[str] = frozenset()
 
 
 @pytest.fixture(scope="session")
