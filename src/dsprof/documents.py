@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import attrs
 
 #: No count, size or time is greater.
 _MOST = 1 << 63
@@ -34,6 +37,15 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text, parse_constant=_refused, parse_float=_finite, parse_int=_integer)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def json_pieces(document: Any, indent: int | None = None, ascii_alone: bool = True) -> Iterator[str]:
+    """A document, which may hold attrs objects, as JSON in small pieces: it may have a hundred thousand of them."""
+    return json.JSONEncoder(indent=indent, ensure_ascii=ascii_alone, default=_fields).iterencode(document)
+
+
+def _fields(line: Any) -> dict[str, Any]:
+    return {field.name: getattr(line, field.name) for field in attrs.fields(type(line))}
 
 
 def _refused(word: str) -> Any:

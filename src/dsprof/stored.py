@@ -17,10 +17,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-import attrs
 from attrs import frozen
 
 import dsprof
+from dsprof.documents import json_pieces
 from dsprof.ranged import Rules
 from dsprof.summary import Summary
 from dsprof.swap import locked
@@ -70,12 +70,7 @@ def store(
     files = {table: _signature((folder / f"{table}{_SUFFIX}").stat()) for table in sorted(tables)}
     document = {"made_from": made_from, "report": report, "tables": files, "summary": summary}
     with (folder / RECORD).open("w", encoding="ascii") as file:  # a file's name may be no UTF-8
-        file.writelines(json.JSONEncoder(default=_fields).iterencode(document))
-
-
-def _fields(line: Any) -> dict[str, Any]:
-    """An attrs object as JSON takes it; one at a time, as a summary may have a hundred thousand."""
-    return {field.name: getattr(line, field.name) for field in attrs.fields(type(line))}
+        file.writelines(json_pieces(document))
 
 
 def _signature(status: os.stat_result) -> list[int]:

@@ -142,9 +142,8 @@ def show(summary: Summary, format_: SummaryFormat, folder: Path) -> None:
     if format_ is SummaryFormat.MARKDOWN:
         typer.echo(plain.summary_markdown(summary))
     else:
-        from cattrs import unstructure
-
-        typer.echo(plain.json_text(unstructure(summary)))
+        sys.stdout.writelines(plain.summary_json(summary))
+        typer.echo()
     for found in summary.findings:
         say(f"dsprof: {found}", err=True)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 
+from dsprof.documents import json_pieces
 from dsprof.render.layout import coverage, grids, headline
 from dsprof.render.safe import for_csv, for_json, for_markdown
 from dsprof.summary import Summary
@@ -57,12 +58,12 @@ def to_json(name: str, table: pa.Table) -> str:
         "columns": columns,
         "rows": table.to_pylist(),
     }
-    return json_text(document)
-
-
-def json_text(document: Any) -> str:
-    """A document as JSON."""
     return for_json(json.dumps(document, indent=1, ensure_ascii=False))
+
+
+def summary_json(summary: Summary) -> Iterator[str]:
+    """The summary as a JSON document, piece by piece."""
+    return map(for_json, json_pieces(summary, indent=1, ascii_alone=False))
 
 
 def to_markdown(table: pa.Table) -> str:
