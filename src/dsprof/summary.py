@@ -232,8 +232,8 @@ def _by_stage(table: pa.Table) -> dict[str, pa.Table]:
     """The rows of a table by their stage, stages in the order in which they come."""
     import pyarrow.compute as pc
 
-    stages = table.column("stage").unique().to_pylist()
-    return {stage: table.filter(pc.equal(table.column("stage"), stage)) for stage in stages}
+    stage = table.column("stage").cast(pa.string())
+    return {one.as_py(): table.filter(pc.equal(stage, one)) for one in stage.unique()}  # a str would load pandas
 
 
 def _verdicts(stage_trace: pa.Table, roofs: Mapping[str, StageRoof]) -> list[Verdict]:
