@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from dsprof import analyze
+from dsprof.cli.progress import Progress
 from dsprof.findings import nsys_says
 from dsprof.render import plain, terminal
 from dsprof.render.html import summary_html
@@ -259,7 +260,7 @@ def test_a_table_that_is_near_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rest", ["| head -c 1", "| true", ">&-", "2>&-", ">&- 2>&-", "<&- >&-"])
 @pytest.mark.parametrize(
-    "words", ["analyze {}", "table {} kern_trace --format csv", "--help", "tables", "analyze /nowhere"]
+    "words", ["analyze {}", "table {} kern_trace --format csv", "--help", "tables", "analyze {}.nowhere"]
 )
 def test_nobody_reads(words: str, rest: str, tmp_path: Path) -> None:
     path = report(tmp_path, "kernel")
@@ -448,3 +449,51 @@ def test_what_lies_beside_a_report_may_be_no_file(name: str, make: object, tmp_p
     path = report(tmp_path, "kernel")
     make(tmp_path / name)  # type: ignore[operator]
     assert dsprof("analyze", path).returncode == 0
+
+
+# -- bars, full and broken streams, spreadsheets -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", HOSTILE[:8], ids=ascii)
+def test_a_bar_obeys_no_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(terminal, "console", lambda stderr: Console(file=out, width=200, force_terminal=True))
+    bar = Progress()
+    bar(f"exporting {name} with nsys")
+    bar._start()
+    bar(f"unpacking {name}")
+    bar.__exit__()
+    said = re.sub(r"\x1b\[[0-9;?]*[mhlKA]|\r", "", out.getvalue())  # rich's own colours and moves
+    assert "exporting" in said
+    assert not UNSEEN.search(said), ascii(said)
+
+
+@pytest.mark.parametrize("name", ["\udcff\udcfe.sqlite", "\x9b2J.sqlite", "a?b#c%20.sqlite"], ids=ascii)
+def test_scrub_writes_a_file_of_any_name(name: str, tmp_path: Path) -> None:
+    ended = dsprof("scrub", report(tmp_path, "kernel"), "-o", tmp_path / name)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert (tmp_path / name).read_bytes().startswith(b"SQLite format 3")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["run.sqlite", name])
+
+
+@pytest.mark.parametrize("stderr", ["full", "broken"])
+@pytest.mark.parametrize(
+    ("code", "words"), [(3, ["analyze", "{}/nowhere"]), (2, ["analyze", "x", "--format", "jsn"]), (2, ["nosuch"])]
+)
+def test_an_exit_code_holds_where_the_reason_cannot_be_said(
+    code: int, words: list[str], stderr: str, tmp_path: Path
+) -> None:
+    words = [word.format(tmp_path) for word in words]
+    if stderr == "full":
+        end = os.open("/dev/full", os.O_WRONLY)
+    else:
+        read, end = os.pipe()
+        os.close(read)
+    done = subprocess.run([sys.executable, "-m", "dsprof", *words], stdout=subprocess.DEVNULL, stderr=end, timeout=60)
+    os.close(end)
+    assert done.returncode == code
+
+
+@pytest.mark.parametrize("text", ["=1", "+1", "-1", "@x", "\t=1", "\r=1", "\n=1"], ids=ascii)
+def test_a_spreadsheet_computes_no_name(text: str) -> None:
+    assert for_csv(text).startswith("'")

@@ -9,6 +9,7 @@ import errno
 import io
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -46,8 +47,7 @@ def main() -> None:
     except BrokenPipeError:
         _end_unread()
     except KeyboardInterrupt:
-        typer.echo("dsprof: interrupted.", err=True)
-        raise SystemExit(130) from None
+        _end(130, lambda: say("dsprof: interrupted.", err=True))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO):
             raise
@@ -81,8 +81,7 @@ def _refuse(error: Any) -> NoReturn:
     from dsprof.render.safe import for_terminal
 
     error.message = for_terminal(error.message)
-    error.show()
-    raise SystemExit(error.exit_code) from None
+    _end(error.exit_code, error.show)
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -94,7 +93,15 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _fail(error: DsprofError) -> NoReturn:
-    say(f"dsprof: {error.message}", err=True)
-    if error.hint:
-        say(f"        {error.hint}", err=True)
-    raise SystemExit(error.exit_code) from None
+    lines = f"dsprof: {error.message}" + (f"\n        {error.hint}" if error.hint else "")
+    _end(error.exit_code, lambda: say(lines, err=True))
+
+
+def _end(code: int, tell: Callable[[], None]) -> NoReturn:
+    """Tell why on stderr and end with the code, also where stderr is full or nobody reads it."""
+    try:
+        tell()
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # takes what is left in the buffer
+    raise SystemExit(code) from None

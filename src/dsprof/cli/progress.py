@@ -7,6 +7,8 @@ import threading
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
+from dsprof.render.safe import visible
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
@@ -41,9 +43,9 @@ class Progress(AbstractContextManager["Progress"]):
     def __call__(self, sentence: str) -> None:
         """Tell what is being done now."""
         with self._lock:
-            self._sentence, self._said = sentence, self._said + 1
+            self._sentence, self._said = visible(sentence), self._said + 1
             if self._bar is not None:
-                self._bar.update(self._bar.task_ids[0], description=sentence, completed=self._said)
+                self._bar.update(self._bar.task_ids[0], description=self._sentence, completed=self._said)
 
     def _start(self) -> None:
         from dsprof.render.terminal import progress_bar

@@ -87,15 +87,25 @@ def scrub(source: Path, target: Path, *, force: bool = False) -> ScrubReport:
         try:
             folder = stack.enter_context(_folder_beside(target))
         except OSError as error:
-            reason = error.strerror
-            raise ScrubRefused(f"{target} cannot be written ({reason}).", "Name another file with -o.") from error
+            raise _unwritable(target, error) from error
         partial = folder / "scrubbed.sqlite"
         with _guarded(source), closing(_open(source, partial)) as database:
             work = _Scrub(database, source, target)
             report = work.run()
         _check_bytes(source, partial, work.sought.anywhere)
-        partial.replace(target)
+        _put(partial, target)
     return report
+
+
+def _put(partial: Path, target: Path) -> None:
+    try:
+        partial.replace(target)
+    except OSError as error:  # a name that is too long for a file, not for the folder with its beginning
+        raise _unwritable(target, error) from error
+
+
+def _unwritable(target: Path, error: OSError) -> ScrubRefused:
+    return ScrubRefused(f"{target} cannot be written ({error.strerror}).", "Name another file with -o.")
 
 
 @contextmanager
@@ -163,7 +173,7 @@ def _guarded(source: Path) -> Iterator[None]:
 
 def _open(source: Path, partial: Path) -> sqlite3.Connection:
     """The new database, with the old one attached as ``old``, read-only; texts are bytes, UTF-8 or not."""
-    database = sqlite3.connect(f"file:{quote(str(partial))}", uri=True, isolation_level=None)
+    database = sqlite3.connect(f"file:{quote(os.fsencode(partial))}", uri=True, isolation_level=None)
     database.text_factory = bytes
     database.execute("PRAGMA journal_mode = OFF")
     database.execute("PRAGMA synchronous = OFF")

@@ -21,7 +21,7 @@ _AT_THE_HEAD = re.compile(r"^(\s*)([-+#=]|\d+(?=[.)]))")
 #: What becomes a link to a person or an issue, and so tells them, where it is pasted into a pull request.
 _CALLING = re.compile(r"@(?=\w)|#(?=\d)|(?<=[Gg][Hh])-(?=\d)")
 #: What a spreadsheet computes.
-_FORMULA = re.compile("[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20]")  # and their full-width forms
+_FORMULA = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # and their full-width forms
 
 #: Characters of a label in a figure.
 _LABEL = 60
