@@ -47,10 +47,11 @@ def clear_leftovers(prefix: str, parent: Path, before: Callable[[Path], object] 
     for lock in parent.glob(f"{glob.escape(prefix)}*{_LOCK}"):
         with suppress(OSError), _opened(lock) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if file.read() == _HOST:
+            if file.read() in (_HOST, b""):  # empty: killed right after it was made
                 before(lock.with_suffix(""))
                 shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-                lock.unlink()
+                if not lock.with_suffix("").exists():  # else something still writes there
+                    lock.unlink()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import os
 import shutil
 import stat
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -36,6 +36,8 @@ _ANY_SCHEMA = "dsprof.analysis/"
 _SUFFIX = ".parquet"
 #: How often a folder is opened again that was replaced in between.
 _TRIES = 5
+#: What ends a record, before the hash of all that stands before it.
+_SEAL = ', "sha256": "'
 #: What is written before the summary in a record, how much of one is read at once, and how much comes before at most.
 _BEFORE_SUMMARY, _AT_ONCE, _LONGEST_HEAD = ', "summary": ', 1 << 14, 1 << 20
 #: Opens what should be a file, and does not wait where somebody put a pipe in its place.
@@ -70,7 +72,25 @@ def store(
     files = {table: _signature((folder / f"{table}{_SUFFIX}").stat()) for table in sorted(tables)}
     document = {"made_from": made_from, "report": report, "tables": files, "summary": summary}
     with (folder / RECORD).open("w", encoding="ascii") as file:  # a file's name may be no UTF-8
-        file.writelines(json_pieces(document))
+        file.writelines(_sealed(json_pieces(document)))
+
+
+def _sealed(pieces: Iterable[str]) -> Iterator[str]:
+    """The pieces of a JSON object with a last member: the hash of all that stands before it."""
+    digest, last = hashlib.sha256(), ""
+    for piece in pieces:
+        digest.update(last.encode())
+        yield last
+        last = piece
+    yield f'{_SEAL}{digest.hexdigest()}"{last}'
+
+
+def _unsealed(text: str) -> Any:
+    """The object that `_sealed` wrote. Raises ValueError where it is another now."""
+    before, _, seal = text.rpartition(_SEAL)
+    if seal != hashlib.sha256(before.encode()).hexdigest() + '"}':
+        raise ValueError("it is not as it was written")
+    return json.loads(text)
 
 
 def _signature(status: os.stat_result) -> list[int]:
@@ -177,7 +197,7 @@ def _find(folder: Path, made_from: Mapping[str, Any], report: Input, tables: set
                 return None
         if not report.is_of(document["report"]):
             return None
-        found = Results(_summary(json.loads(summary)["summary"]), handles)
+        found = Results(_summary(_unsealed(summary)["summary"]), handles)
         opened.pop_all()
         return found
 

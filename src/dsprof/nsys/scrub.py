@@ -52,6 +52,7 @@ from dsprof.nsys.clean import (
     quoted,
     tables_of,
 )  # fmt: skip
+from dsprof.nsys.export import Export
 from dsprof.nsys.sought import DISTINCTIVE, HOSTS, PATH, USERS, Sought, is_environment, variables_in
 from dsprof.nsys.sound import SQLITE, check_file, damaged, refuse_cut, refuse_unfinished, uri_of
 
@@ -145,6 +146,8 @@ def _refuse_source(source: Path) -> None:
     refuse_cut(source, source.name)
     refuse_unfinished(source, source.name)
     check_file(source, source.name)
+    with Export(source) as export:  # what analyze does not read is not to be passed on for read
+        export.sniff()
 
 
 def _refuse_target(source: Path, target: Path, force: bool) -> None:
