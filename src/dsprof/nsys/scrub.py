@@ -338,6 +338,13 @@ class _Scrub:
             raise NvprofDatabase(f"{self.source.name} is an nvprof database.", "Nothing here can clean those.")
         if names.isdisjoint((schema.STRINGS, schema.NVTX, schema.RUNTIME, schema.KERNEL, *schema.VERSION_TABLES)):
             raise NotAReport(f"{self.source.name} is no export of Nsight Systems.", "Name the .sqlite export.")
+        named = {decoded(name) for (name,) in self._rows("SELECT name FROM old.sqlite_master WHERE type != 'index'")}
+        for table in schema.READ:
+            if table in named - names:  # its events would be gone from the copy
+                raise NotAReport(
+                    f"{self.source.name} is no export as nsys writes it: {table} is a view or a virtual table.",
+                    "Export the report again with `nsys export --type=sqlite`.",
+                )
 
     def _rows(self, query: str, *parameters: object) -> list[tuple[object, ...]]:
         return self.db.execute(query, parameters).fetchall()
