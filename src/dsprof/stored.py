@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -34,6 +35,8 @@ SCHEMA = "dsprof.analysis/2"
 #: How the records of all versions begin.
 _ANY_SCHEMA = "dsprof.analysis/"
 _SUFFIX = ".parquet"
+#: The last of a record: the hash of what it would be without this.
+_DIGEST = ', "sha256": "'
 #: How often a folder is opened again that was replaced in between.
 _TRIES = 5
 #: What is written before the summary in a record, how much of one is read at once, and how much comes before at most.
@@ -69,8 +72,13 @@ def store(
     """Say in a folder whose tables are written what they were made from; `report`: the record of an `Input`."""
     files = {table: _signature((folder / f"{table}{_SUFFIX}").stat()) for table in sorted(tables)}
     document = {"made_from": made_from, "report": report, "tables": files, "summary": summary}
-    with (folder / RECORD).open("w", encoding="ascii") as file:  # a file's name may be no UTF-8
-        file.writelines(json_pieces(document))
+    pieces, seen = json_pieces(document), hashlib.sha256()  # in ASCII: a file's name may be no UTF-8
+    with (folder / RECORD).open("wb") as file:
+        while some := "".join(itertools.islice(pieces, _AT_ONCE)).encode("ascii"):
+            seen.update(some)
+            file.write(some)
+        file.seek(-len("}"), os.SEEK_END)
+        file.write(f'{_DIGEST}{seen.hexdigest()}"}}'.encode("ascii"))
 
 
 def _signature(status: os.stat_result) -> list[int]:
@@ -166,7 +174,7 @@ def _find(folder: Path, made_from: Mapping[str, Any], report: Input, tables: set
         with open(os.open(RECORD, _OPEN, dir_fd=place), encoding="ascii") as file:  # noqa: PTH123
             document = _head(file)
             file.seek(0)
-            summary = file.read()
+            record = file.read()
         if document["made_from"] != made_from or not tables <= set(document["tables"]):
             return None
         handles = {}
@@ -175,11 +183,17 @@ def _find(folder: Path, made_from: Mapping[str, Any], report: Input, tables: set
             opened.callback(os.close, handles[name])
             if _signature(os.fstat(handles[name])) != signature:
                 return None
-        if not report.is_of(document["report"]):
+        if not report.is_of(document["report"]) or not _is_unchanged(record):
             return None
-        found = Results(_summary(json.loads(summary)["summary"]), handles)
+        found = Results(_summary(json.loads(record)["summary"]), handles)
         opened.pop_all()
         return found
+
+
+def _is_unchanged(record: str) -> bool:
+    """Is a record as it was written, to the last figure?"""
+    before, _, after = record.rpartition(_DIGEST)
+    return after == hashlib.sha256(f"{before}}}".encode("ascii")).hexdigest() + '"}'
 
 
 def _summary(document: Any) -> Summary:
