@@ -44,7 +44,9 @@ def traces_of(secret: str, content: bytes) -> list[bytes]:
     return [form for form in forms_of(secret.encode()) if form in content]
 
 
-def made(version: str, secrets: tuple[str, ...] = (WITHHELD, ARGUMENT), command: list[str] = COMMAND) -> TraceBuilder:
+def made(
+    version: str, secrets: tuple[str, ...] = (WITHHELD, ARGUMENT), command: list[str] = COMMAND, program: str = "python"
+) -> TraceBuilder:
     """An export as nsys makes it, with environment, command line and output, and texts in which secrets recur."""
     report = TraceBuilder(version).gpu().range("prefill", 0, 100, payload=7).range("layer=3", 10, 20)
     report.kernel("void gemm<float>(int)", at=(50, 60), call=(10, 20))
@@ -67,7 +69,7 @@ def made(version: str, secrets: tuple[str, ...] = (WITHHELD, ARGUMENT), command:
             report.row("META_DATA_CAPTURE", name="PROCESS_0:ENVIRONMENT_VARIABLE", value=f'{name}="{value}"')
         for number in reversed(range(len(command))):
             report.row("META_DATA_CAPTURE", name=f"PROCESS_0:ARGUMENT_{number}", value=command[number])
-        report.row("META_DATA_CAPTURE", name="PROCESS_0:COMMAND", value="python")
+        report.row("META_DATA_CAPTURE", name="PROCESS_0:COMMAND", value=program)
     return report
 
 
@@ -123,7 +125,7 @@ def test_no_export_and_no_record_holds_a_secret_of_the_command_line(form: str, s
     if "/" in secret and ("://" in form or "-u" in form):
         secret = secret.replace("/", "x")  # it would end the name of the host there
     command = shlex.split(form.format(secret))
-    path = made("2024.2.3", (secret,), command).write(tmp_path / "made.sqlite")
+    path = made("2024.2.3", (secret,), command, "run").write(tmp_path / "made.sqlite")
     clean(path)
     assert traces_of(secret, path.read_bytes()) == []
     assert secret not in "\0".join(_cleaned_command(command))

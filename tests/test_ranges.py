@@ -19,6 +19,7 @@ import dsprof
 import nsys_stats
 from dsprof.attribution import NULL
 from dsprof.nsys.command import export
+from dsprof.nsys.inputs import Input
 from dsprof.nsys.reader import read
 from dsprof.stages import DOMAIN
 from dsprof.trace import Trace
@@ -98,7 +99,7 @@ def record(tmp_path: Path) -> Record:
     def recorded(which: str, *arguments: str, code: int = 0) -> Trace:
         nsys = require(which)
         report = nsys_stats.record(nsys, tmp_path / "run.nsys-rep", [sys.executable, *arguments], code=code)
-        export(report, tmp_path / "run.sqlite", nsys.path)
+        export(Input(report), tmp_path / "run.sqlite", nsys.path)
         return read(tmp_path / "run.sqlite")
 
     return recorded

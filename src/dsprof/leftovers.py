@@ -46,13 +46,13 @@ def clear_leftovers(prefix: str, parent: Path, before: Callable[[Path], object] 
     for lock in parent.glob(f"{glob.escape(prefix)}*{_LOCK}"):
         with suppress(OSError), _opened(lock) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if file.read() == _HOST:
+            if file.read() in (_HOST, b""):  # empty: killed right after it was made
                 before(lock.with_suffix(""))
                 _remove(lock)
 
 
 def _remove(lock: Path) -> None:
-    """Remove a folder, and its lock when it is gone: without that, no later run would remove it. Raises OSError."""
+    """Remove a folder, and its lock when it is gone: what still writes there would keep it. Raises OSError."""
     folder = lock.with_suffix("")
     shutil.rmtree(folder, ignore_errors=True)
     if not os.path.lexists(folder):

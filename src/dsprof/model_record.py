@@ -139,4 +139,4 @@ def _served(views: list[Any], batch: int) -> Served:
 
 def _unreadable(path: Path, reason: str) -> ConfigUnreadable:
     hint = "Name a checkpoint's config.json, a capture's session.json, or what `dsprof workloads config` wrote."
-    return ConfigUnreadable(f"{path} does not say which model ran: {reason}.", hint)
+    return ConfigUnreadable(f"The file {path} does not say which model ran: {reason}.", hint)

@@ -26,7 +26,13 @@ def parquet(folder: str | os.PathLike[str], table: str) -> Path:
 
 def write_parquet(table: pa.Table, path: Path) -> None:
     """One table as Parquet: zstd, names and integers of few values as dictionaries, other integers by difference."""
-    with path.open("wb") as file, contextlib.closing(_writer(table.schema, file)) as writer:
+    with path.open("wb") as file:
+        write_table(table, file)
+
+
+def write_table(table: pa.Table, file: BinaryIO) -> None:
+    """The same to a file that is open."""
+    with contextlib.closing(_writer(table.schema, file)) as writer:
         writer.write_table(table)
 
 

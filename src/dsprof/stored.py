@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import json
 import os
 import shutil
 import stat
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -35,10 +34,10 @@ SCHEMA = "dsprof.analysis/2"
 #: How the records of all versions begin.
 _ANY_SCHEMA = "dsprof.analysis/"
 _SUFFIX = ".parquet"
-#: The last of a record: the hash of what it would be without this.
-_DIGEST = ', "sha256": "'
 #: How often a folder is opened again that was replaced in between.
 _TRIES = 5
+#: What ends a record, before the hash of all that stands before it.
+_SEAL = ', "sha256": "'
 #: What is written before the summary in a record, how much of one is read at once, and how much comes before at most.
 _BEFORE_SUMMARY, _AT_ONCE, _LONGEST_HEAD = ', "summary": ', 1 << 14, 1 << 20
 #: Opens what should be a file, and does not wait where somebody put a pipe in its place.
@@ -72,13 +71,26 @@ def store(
     """Say in a folder whose tables are written what they were made from; `report`: the record of an `Input`."""
     files = {table: _signature((folder / f"{table}{_SUFFIX}").stat()) for table in sorted(tables)}
     document = {"made_from": made_from, "report": report, "tables": files, "summary": summary}
-    pieces, seen = json_pieces(document), hashlib.sha256()  # in ASCII: a file's name may be no UTF-8
-    with (folder / RECORD).open("wb") as file:
-        while some := "".join(itertools.islice(pieces, _AT_ONCE)).encode("ascii"):
-            seen.update(some)
-            file.write(some)
-        file.seek(-len("}"), os.SEEK_END)
-        file.write(f'{_DIGEST}{seen.hexdigest()}"}}'.encode("ascii"))
+    with (folder / RECORD).open("w", encoding="ascii") as file:  # a file's name may be no UTF-8
+        file.writelines(_sealed(json_pieces(document)))
+
+
+def _sealed(pieces: Iterable[str]) -> Iterator[str]:
+    """The pieces of a JSON object with a last member: the hash of all that stands before it."""
+    digest, last = hashlib.sha256(), ""
+    for piece in pieces:
+        digest.update(last.encode())
+        yield last
+        last = piece
+    yield f'{_SEAL}{digest.hexdigest()}"{last}'
+
+
+def _unsealed(text: str) -> Any:
+    """The object that `_sealed` wrote. Raises ValueError where it is another now."""
+    before, _, seal = text.rpartition(_SEAL)
+    if seal != hashlib.sha256(before.encode()).hexdigest() + '"}':
+        raise ValueError("it is not as it was written")
+    return json.loads(text)
 
 
 def _signature(status: os.stat_result) -> list[int]:
@@ -174,7 +186,7 @@ def _find(folder: Path, made_from: Mapping[str, Any], report: Input, tables: set
         with open(os.open(RECORD, _OPEN, dir_fd=place), encoding="ascii") as file:  # noqa: PTH123
             document = _head(file)
             file.seek(0)
-            record = file.read()
+            summary = file.read()
         if document["made_from"] != made_from or not tables <= set(document["tables"]):
             return None
         handles = {}
@@ -183,17 +195,11 @@ def _find(folder: Path, made_from: Mapping[str, Any], report: Input, tables: set
             opened.callback(os.close, handles[name])
             if _signature(os.fstat(handles[name])) != signature:
                 return None
-        if not report.is_of(document["report"]) or not _is_unchanged(record):
+        if not report.is_of(document["report"]):
             return None
-        found = Results(_summary(json.loads(record)["summary"]), handles)
+        found = Results(_summary(_unsealed(summary)["summary"]), handles)
         opened.pop_all()
         return found
-
-
-def _is_unchanged(record: str) -> bool:
-    """Is a record as it was written, to the last figure?"""
-    before, _, after = record.rpartition(_DIGEST)
-    return after == hashlib.sha256(f"{before}}}".encode("ascii")).hexdigest() + '"}'
 
 
 def _summary(document: Any) -> Summary:

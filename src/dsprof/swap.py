@@ -42,7 +42,8 @@ def replacing(target: Path, strangers: Strangers, last: str) -> Iterator[Path]:
     except RecursionError as error:  # a folder in a folder in a folder, a thousand times
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(target)) from error
     try:
-        _refuse(target, strangers)
+        with locked(target):  # so that nobody replaces it between two looks at it
+            _refuse(target, strangers)
         inside, place, prefix = _beside(target)
         clear_leftovers(prefix, place)
         with own_folder(prefix, place) as fresh:

@@ -149,11 +149,10 @@ def show(summary: Summary, format_: SummaryFormat, folder: Path) -> None:
 
 
 def _parquet_to_stdout(analysis: Analysis, name: str) -> None:
-    import tempfile
+    import io
 
-    from dsprof.parquet import write_parquet
+    from dsprof.parquet import write_table
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, f"{name}.parquet")
-        write_parquet(analysis.arrow(name), path)
-        sys.stdout.buffer.write(path.read_bytes())
+    content = io.BytesIO()
+    write_table(analysis.arrow(name), content)
+    sys.stdout.buffer.write(content.getbuffer())

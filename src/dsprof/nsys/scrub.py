@@ -52,6 +52,7 @@ from dsprof.nsys.clean import (
     quoted,
     tables_of,
 )  # fmt: skip
+from dsprof.nsys.export import Export
 from dsprof.nsys.sought import DISTINCTIVE, HOSTS, PATH, USERS, Sought, is_environment, variables_in
 from dsprof.nsys.sound import SQLITE, check_file, damaged, refuse_cut, refuse_unfinished, uri_of
 
@@ -145,6 +146,8 @@ def _refuse_source(source: Path) -> None:
     refuse_cut(source, source.name)
     refuse_unfinished(source, source.name)
     check_file(source, source.name)
+    with Export(source) as export:  # what analyze does not read is not to be passed on for read
+        export.sniff()
 
 
 def _refuse_target(source: Path, target: Path, force: bool) -> None:
@@ -338,13 +341,6 @@ class _Scrub:
             raise NvprofDatabase(f"{self.source.name} is an nvprof database.", "Nothing here can clean those.")
         if names.isdisjoint((schema.STRINGS, schema.NVTX, schema.RUNTIME, schema.KERNEL, *schema.VERSION_TABLES)):
             raise NotAReport(f"{self.source.name} is no export of Nsight Systems.", "Name the .sqlite export.")
-        named = {decoded(name) for (name,) in self._rows("SELECT name FROM old.sqlite_master WHERE type != 'index'")}
-        for table in schema.READ:
-            if table in named - names:  # its events would be gone from the copy
-                raise NotAReport(
-                    f"{self.source.name} is no export as nsys writes it: {table} is a view or a virtual table.",
-                    "Export the report again with `nsys export --type=sqlite`.",
-                )
 
     def _rows(self, query: str, *parameters: object) -> list[tuple[object, ...]]:
         return self.db.execute(query, parameters).fetchall()

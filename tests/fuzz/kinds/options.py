@@ -50,9 +50,8 @@ WORDS = ("", "json", "JSON", "jsn", "csv", "thread", "process", "x", "\x1b[2J", 
 def _paths(random: Random) -> str:
     return random.choice(["out", "a/b/c", ".", "..", "/proc/self", "/dev/null", "/dev/stdin", "run.sqlite",
     "run.sqlite/x",
-                          "", " ", "~", "x" * 300, "x/" * 2_000, "\udcff", "-", "--", "/proc/nowhere/x",
-                          "new\nline", "fifo",
-                          "/dev/zero", "loop", "noread", "*"])  # fmt: skip
+                          "", " ", "~", "x" * 300, "x/" * 2_000, "\udcff", "-", "--", "/proc/nowhere/x", "new\nline",
+                          "fifo", "/dev/zero", "loop", "noread", "*"])  # fmt: skip
 
 
 def _tables(random: Random) -> str:
