@@ -13,9 +13,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from dsprof.nsys.cache import cache_folder
 from fuzz import bases, hostile, oracles, pool, shown
 from fuzz.__main__ import cases_of, corpus, options
-from fuzz.calls import Ended, judge
+from fuzz.calls import Ended, inside, judge
 from fuzz.case import FAULTS, Case, Result, read_case
 from fuzz.kinds import all_kinds
 from fuzz.pool import Ran, run_all
@@ -144,6 +145,13 @@ def test_what_no_call_may_do(ended: Ended, what: str | None) -> None:
     result = Result()
     judge(ended, result)
     assert [fault.what for fault in result.faults] == ([what] if what else [])
+
+
+def test_a_case_sees_nothing_of_the_user_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSPROF_CACHE", str(tmp_path / "user"))
+    with inside(tmp_path):
+        assert cache_folder().is_relative_to(tmp_path / "home")
+    assert cache_folder() == tmp_path / "user"
 
 
 def test_a_wrong_total_is_found(work: Path) -> None:

@@ -120,16 +120,17 @@ def environment(folder: Path) -> dict[str, str]:
     home, temporary = folder / "home", folder / "tmp"
     for place in (home, temporary):
         place.mkdir(exist_ok=True)
-    return {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "TMPDIR": str(temporary), "DSPROF_CACHE": "",
-            "DSPROF_NSYS": "", "NO_COLOR": "1", "COLUMNS": "200"}  # fmt: skip
+    return {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "TMPDIR": str(temporary),
+            "NO_COLOR": "1", "COLUMNS": "200"}  # fmt: skip
 
 
 @contextmanager
 def inside(folder: Path) -> Iterator[None]:
     """Work in a case's folder, under its `environment`."""
     before, kept, usual = Path.cwd(), dict(os.environ), tempfile.tempdir
-    os.environ.update({name: value for name, value in environment(folder).items() if value})
-    os.environ.pop("DSPROF_NSYS", None)
+    for name in [name for name in os.environ if name.startswith("DSPROF_")]:
+        del os.environ[name]  # as for a `Program`
+    os.environ.update(environment(folder))
     tempfile.tempdir = None
     os.chdir(folder)
     try:
@@ -149,7 +150,7 @@ class Program:
         variables: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         path = os.pathsep.join([str(SOURCES), str(Path(__file__).parents[1])])
-        own = {name: value for name, value in {**environment(folder), **(variables or {})}.items() if value}
+        own = {**environment(folder), **(variables or {})}
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("DSPROF_")}
         self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115  read when it has ended
         self.process = subprocess.Popen(
