@@ -11,6 +11,7 @@ import pty
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -202,6 +203,13 @@ def test_a_figure_shows_a_name_as_it_is(name: str, tmp_path: Path) -> None:
     assert dict(matplotlib.rcParams) == settings, "a notebook's own figures keep their mathematics"
 
 
+def needs_models(arguments: Iterable[object]) -> None:
+    """Skip where what the workloads need is not installed: it is an extra."""
+    if "workloads" in arguments:
+        for module in ("PIL", "torch", "transformers"):
+            pytest.importorskip(module, reason="the model's libraries are an extra")
+
+
 # -- the command line -----------------------------------------------------------------------------------
 
 
@@ -317,6 +325,7 @@ def test_an_odd_value_of_an_option_is_a_sentence(options: list[object], tmp_path
 @pytest.mark.parametrize("command", [["page", "{}/mine.png"], ["tiny", "{}"]], ids=str)
 def test_what_a_workload_makes_replaces_nothing(command: list[str], tmp_path: Path) -> None:
     (tmp_path / "mine.png").write_bytes(b"mine")
+    needs_models(["workloads"])
     ended = dsprof("workloads", *(word.format(tmp_path) for word in command))
     assert ended.returncode == 13, ended.stderr
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"mine.png": b"mine"}
@@ -356,6 +365,7 @@ def test_scrub_replaces_nothing_but_a_file(force: list[str], tmp_path: Path) -> 
     ids=lambda words: " ".join(words)[:60] if isinstance(words, list) else None,
 )
 def test_an_odd_value_is_a_sentence_and_writes_nothing(code: int, words: list[str], tmp_path: Path) -> None:
+    needs_models(words)
     report(tmp_path, "kernel")
     os.mkfifo(tmp_path / "pipe.png")
     before = sorted(tmp_path.iterdir())
@@ -366,6 +376,7 @@ def test_an_odd_value_is_a_sentence_and_writes_nothing(code: int, words: list[st
 
 def test_a_page_replaces_a_file_where_that_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "mine.png").write_bytes(b"mine")
+    needs_models(["workloads"])
     assert dsprof("workloads", "page", tmp_path / "mine.png", "--force").returncode == 0
     assert (tmp_path / "mine.png").read_bytes().startswith(b"\x89PNG")
 
