@@ -13,9 +13,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from dsprof.nsys.cache import cache_folder
 from fuzz import bases, hostile, oracles, pool, shown
 from fuzz.__main__ import cases_of, corpus, options
-from fuzz.calls import Ended, judge
+from fuzz.calls import Ended, inside, judge
 from fuzz.case import FAULTS, Case, Result, read_case
 from fuzz.kinds import all_kinds
 from fuzz.pool import Ran, run_all
@@ -44,11 +45,14 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def found(cases: list[Case], work: Path) -> str:
-    """What is found in some cases, a line for each."""
+    """What is found in some cases, a line for each; also that what a case is about did not happen."""
     return "\n".join(
-        f"{case.name} {json.dumps(case.chosen)}: {fault.what}: {fault.said[:300]!r}"
+        f"{case.name} {json.dumps(case.chosen)}: {said[:300]!r}"
         for case, result in run_all(cases, work / "reports", work, workers=1)
-        for fault in result.faults
+        for said in [
+            *(f"{fault.what}: {fault.said}" for fault in result.faults),
+            *(["dsprof was not disturbed"] if result.disturbed is False else []),
+        ]
     )
 
 
@@ -138,6 +142,7 @@ def test_a_case_without_an_end_is_ended(worker: pool._Worker, monkeypatch: pytes
         (Ended(7, b"", ""), "traceback"),
         (Ended(-11, b"", ""), "traceback"),
         (Ended(0, b"", "", cpu_s=21), "slow"),
+        (Ended(-9, b"", "", late=True), "slow"),
         (Ended(0, b"", "x.py:1: RuntimeWarning: overflow"), "wrong"),
         (Ended(7, b"", "dsprof: It is damaged.\n        Copy it again.\n"), None),
         (Ended(0, b"", ""), None),
@@ -147,6 +152,13 @@ def test_what_no_call_may_do(ended: Ended, what: str | None) -> None:
     result = Result()
     judge(ended, result)
     assert [fault.what for fault in result.faults] == ([what] if what else [])
+
+
+def test_a_case_sees_nothing_of_the_user_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSPROF_CACHE", str(tmp_path / "user"))
+    with inside(tmp_path):
+        assert cache_folder().is_relative_to(tmp_path / "home")
+    assert cache_folder() == tmp_path / "user"
 
 
 def test_a_wrong_total_is_found(work: Path) -> None:
@@ -189,6 +201,22 @@ def test_tables_of_two_rules_are_nobody_s(work: Path) -> None:
         assert not shown.whose(candidates, {**one.tables, "stage_sum": other.tables["stage_sum"]})
 
 
+def test_results_that_are_not_all_there_are_found(work: Path, tmp_path: Path) -> None:
+    candidates = {"usual": bases.expected("made")}
+    for whole, what in ((True, ["left"]), (False, [])):
+        result = Result()
+        shown.check_tables(tmp_path, candidates, result, "after both", whole=whole)
+        assert [fault.what for fault in result.faults] == what
+
+
+@pytest.mark.parametrize(("task", "at"), [("chosen", 999), ("scrub", 999), ("table", 999), ("analyze", None)])
+def test_a_kill_takes_place_whenever_it_was_drawn(task: str, at: int | None, work: Path) -> None:
+    chosen = {"base": "h200-graph-node", "task": task, "rules": ["usual", "steps"], "at": at, "after": 5, "times": 1}
+    ((_, result),) = run_all([Case("kills", 1, chosen)], work / "reports", work, workers=1)
+    assert result.disturbed
+    assert not result.faults
+
+
 @pytest.mark.parametrize(
     ("look", "harmless", "harmful"),
     [
@@ -212,11 +240,20 @@ def test_counts_and_recipes_of_failures(tmp_path: Path) -> None:
     failed.found("wrong", "x")
     failed.found("wrong", "y")
     counts.add(Ran(bad, failed))
+    for happened in (True, True, False):
+        counts.add(Ran(all_kinds()["kills"].case(1), Result(disturbed=happened)))
     document = json.loads(counts.write().read_text())
     assert document["found"] == 1
     assert document["kinds"]["bytes"]["refused"] == {"7": 1}
     assert document["kinds"]["bytes"]["faults"] == {**dict.fromkeys(FAULTS, 0), "wrong": 1}
-    assert [line.split()[1:4] for line in counts.text().splitlines()[1:3]] == [["3", "1", "1"]] * 2
+    assert document["kinds"]["bytes"]["disturbed"] is None
+    assert document["kinds"]["kills"]["disturbed"] == 2
+    assert [line.split()[1:4] for line in counts.text().splitlines()[1:4]] == [
+        ["3", "1", "1"],
+        ["3", "3", "0"],
+        ["6", "4", "1"],
+    ]
+    assert counts.markdown().splitlines()[3].endswith("| 2 |")
     assert counts.markdown().splitlines()[2].startswith("| bytes | 3 | 1 | 1 | 0 |")
     (recipe,) = tmp_path.glob("bytes-*.json")
     assert read_case(recipe) == bad

@@ -167,3 +167,22 @@ def test_an_owner_that_is_stopped_by_a_signal_clears_up_after_itself(tmp_path: P
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
     assert list(tmp_path.iterdir()) == []
+
+
+# -- what cannot be removed at once -----------------------------------------------------------------------
+
+
+def in_use(tree: Path, ignore_errors: bool = False) -> None:
+    """A removal that meets a file which somebody made meanwhile."""
+    assert ignore_errors
+    (tree / "made meanwhile").write_text("")
+
+
+def test_what_could_not_be_removed_is_removed_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with own_folder(".work-", tmp_path) as folder:
+        monkeypatch.setattr("shutil.rmtree", in_use)
+    clear_leftovers(".work-", tmp_path)
+    assert folder.is_dir()
+    monkeypatch.undo()
+    clear_leftovers(".work-", tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -362,6 +362,27 @@ def test_other_sources_are_refused(small: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "safe.sqlite").exists()
 
 
+@pytest.mark.parametrize("table", ["NVTX_EVENTS", "CUPTI_ACTIVITY_KIND_KERNEL", "StringIds"])
+@pytest.mark.parametrize("made", ["CREATE VIEW \"{table}\" AS SELECT * FROM old",
+                                  "CREATE VIRTUAL TABLE \"{table}\" USING fts5(name)"])  # fmt: skip
+def test_events_that_no_table_holds_are_not_lost_unsaid(tmp_path: Path, table: str, made: str) -> None:
+    report = TraceBuilder().range("x", 0, 9).kernel("gemm", at=(3, 4), call=(1, 2))
+    small = report.write(tmp_path / "odd.sqlite")
+    with closing(sqlite3.connect(small)) as database:
+        database.execute(f"ALTER TABLE {table} RENAME TO old")
+        database.execute(made.format(table=table))
+    with pytest.raises(NotAReport, match=table):
+        scrub(small, tmp_path / "safe.sqlite")
+    assert not (tmp_path / "safe.sqlite").exists()
+
+
+def test_a_copy_may_have_a_name_that_is_no_utf_8(small: Path, tmp_path: Path) -> None:
+    target = tmp_path / os.fsdecode(b"safe\xff?.sqlite")
+    scrub(small, target)
+    same_tables(small, target)
+    assert sorted(tmp_path.iterdir()) == sorted([small, target])
+
+
 def test_a_damaged_page_is_told(tmp_path: Path) -> None:
     report = TraceBuilder().range("prefill", 0, 9)
     for number in range(500):

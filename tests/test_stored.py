@@ -78,13 +78,21 @@ def record_cut(report: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
 
 
+def record_changed(report: Path) -> None:
+    path = report.with_suffix(".dsprof") / stored.RECORD
+    text = path.read_text()
+    at = text.rindex("kernel_total_ns")
+    digit = next(place for place in range(at, len(text)) if text[place].isdigit())
+    path.write_text(f"{text[:digit]}{(int(text[digit]) + 1) % 10}{text[digit + 1 :]}")
+
+
 def model_named(report: Path) -> None:
     shutil.copyfile(ROOT / "traces" / "samples" / "h200-stages.model.json", report.with_suffix(".model.json"))
 
 
 @pytest.mark.parametrize(
     "change",
-    [other_content, longer, table_changed, table_gone, record_gone, record_cut, model_named],
+    [other_content, longer, table_changed, table_gone, record_gone, record_cut, record_changed, model_named],
     ids=lambda f: f.__name__,
 )
 def test_what_changed_is_analyzed_again(report: Path, change: Callable[[Path], None]) -> None:

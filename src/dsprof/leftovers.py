@@ -34,9 +34,8 @@ def own_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
             folder.mkdir(0o700)
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
             with suppress(OSError):
-                lock.unlink()
+                _remove(lock)
 
 
 def clear_leftovers(prefix: str, parent: Path, before: Callable[[Path], object] = lambda folder: None) -> None:
@@ -49,9 +48,15 @@ def clear_leftovers(prefix: str, parent: Path, before: Callable[[Path], object] 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if file.read() in (_HOST, b""):  # empty: killed right after it was made
                 before(lock.with_suffix(""))
-                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-                if not lock.with_suffix("").exists():  # else something still writes there
-                    lock.unlink()
+                _remove(lock)
+
+
+def _remove(lock: Path) -> None:
+    """Remove a folder, and its lock when it is gone: what still writes there would keep it. Raises OSError."""
+    folder = lock.with_suffix("")
+    shutil.rmtree(folder, ignore_errors=True)
+    if not os.path.lexists(folder):
+        lock.unlink()
 
 
 @contextmanager

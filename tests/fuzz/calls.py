@@ -39,7 +39,10 @@ CODES = _codes()
 
 @dataclass(frozen=True)
 class Ended:
-    """How a call ended: its exit code (negative: the signal), output, the traceback if there was one, and its cost."""
+    """How a call ended: its exit code (negative: the signal), output, the traceback if there was one, and its cost.
+
+    `late`: it was killed, since it had not ended in time.
+    """
 
     code: int
     out: bytes
@@ -47,6 +50,7 @@ class Ended:
     trace: str = ""
     cpu_s: float = 0.0
     peak_bytes: int = 0
+    late: bool = False
 
     @property
     def text(self) -> str:
@@ -58,7 +62,9 @@ def judge(ended: Ended, result: Result) -> Ended:
     """Note in a result what no call may do."""
     result.code = ended.code
     trace = ended.trace or (ended.err if "Traceback (most recent call last)" in ended.err else "")
-    if "MemoryError" in trace.rpartition("\n  File ")[2]:
+    if ended.late:
+        result.found("slow", "no end in time")
+    elif "MemoryError" in trace.rpartition("\n  File ")[2]:
         result.found("memory", where(trace))
     elif trace:
         result.found("traceback", where(trace))
@@ -114,16 +120,17 @@ def environment(folder: Path) -> dict[str, str]:
     home, temporary = folder / "home", folder / "tmp"
     for place in (home, temporary):
         place.mkdir(exist_ok=True)
-    return {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "TMPDIR": str(temporary), "DSPROF_CACHE": "",
-            "DSPROF_NSYS": "", "NO_COLOR": "1", "COLUMNS": "200"}  # fmt: skip
+    return {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "TMPDIR": str(temporary),
+            "NO_COLOR": "1", "COLUMNS": "200"}  # fmt: skip
 
 
 @contextmanager
 def inside(folder: Path) -> Iterator[None]:
     """Work in a case's folder, under its `environment`."""
     before, kept, usual = Path.cwd(), dict(os.environ), tempfile.tempdir
-    os.environ.update({name: value for name, value in environment(folder).items() if value})
-    os.environ.pop("DSPROF_NSYS", None)
+    for name in [name for name in os.environ if name.startswith("DSPROF_")]:
+        del os.environ[name]  # as for a `Program`
+    os.environ.update(environment(folder))
     tempfile.tempdir = None
     os.chdir(folder)
     try:
@@ -143,7 +150,7 @@ class Program:
         variables: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         path = os.pathsep.join([str(SOURCES), str(Path(__file__).parents[1])])
-        own = {name: value for name, value in {**environment(folder), **(variables or {})}.items() if value}
+        own = {**environment(folder), **(variables or {})}
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("DSPROF_")}
         self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115  read when it has ended
         self.process = subprocess.Popen(
@@ -155,9 +162,20 @@ class Program:
         """End it at once, as the kernel does when memory is short."""
         os.kill(self.process.pid, signal.SIGKILL)  # Popen would wait for it, and what it cost would be lost
 
+    @property
+    def runs(self) -> bool:
+        """Has it not ended yet?"""
+        return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
     def wait(self, limit_s: float = WALL_LIMIT_S) -> Ended:
         """How it ended; after the limit it is killed."""
-        timer = threading.Timer(limit_s, self.kill)
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            self.kill()
+
+        timer = threading.Timer(limit_s, end)
         timer.start()
         try:
             _, status, usage = os.wait4(self.process.pid, 0)
@@ -165,7 +183,7 @@ class Program:
             timer.cancel()
         code = self.process.returncode = os.waitstatus_to_exitcode(status)
         return Ended(code, _all_of(self._out), _all_of(self._err).decode("utf-8", "replace"), "",
-                     usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)  # fmt: skip
+                     usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, late.is_set())  # fmt: skip
 
 
 def _all_of(file: IO[bytes]) -> bytes:

@@ -62,13 +62,17 @@ class Fault(NamedTuple):
 
 @dataclass
 class Result:
-    """What came of a case: how dsprof ended (``ok``, ``refused``), with which exit code, and what was found."""
+    """What came of a case: how dsprof ended (``ok``, ``refused``), with which exit code, and what was found.
+
+    `disturbed`: did what the case is about (a kill, a rewrite, another run) happen while dsprof ran? None: no such one.
+    """
 
     code: int | None = 0
     faults: list[Fault] = field(default_factory=list)
     seconds: float = 0.0
     peak_bytes: int = 0
     did: str = ""
+    disturbed: bool | None = None
 
     def found(self, what: str, said: object) -> None:
         """Note a fault."""
@@ -79,7 +83,7 @@ class Result:
 class Kind(NamedTuple):
     """A kind of cases: what may be chosen, and how one is run in a folder of its own.
 
-    `cases`: of a long run; a short one has a tenth. `programs`: dsprof runs as programs, and not in this process.
+    `cases`: of a long run; a short one has a twentieth. `programs`: dsprof runs as programs, and not in this process.
     """
 
     name: str

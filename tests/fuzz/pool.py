@@ -86,9 +86,8 @@ def _work(pipe: Connection, reports: Path, work: Path) -> None:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     bases.prepare(reports)
-    call(
-        "analyze", bases.path("made"), "--fast", "--out", work / f"{os.getpid()}.warm"
-    )  # all that is loaded or compiled
+    call("analyze", bases.path("made"), "--fast", "--out", work / f"{os.getpid()}.warm")  # loads and compiles all
+    gc.freeze()  # what is loaded stays: a third of a case's time would go into looking through it
     with suppress(EOFError):
         while True:
             pipe.send(run_case(pipe.recv(), work))

@@ -22,11 +22,14 @@ class Count:
     faults: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
     peak_bytes: int = 0
+    disturbed: int | None = None
 
     def add(self, result: Result) -> None:
         """Count a case; one with two faults of a sort counts once for it."""
         self.tried += 1
         self.seconds += result.seconds
+        if result.disturbed is not None:
+            self.disturbed = (self.disturbed or 0) + result.disturbed
         self.peak_bytes = max(self.peak_bytes, result.peak_bytes)
         if result.faults:
             self.faults.update({fault.what for fault in result.faults})
@@ -65,7 +68,7 @@ class Counts:
         kinds = {
             name: {"tried": one.tried, "ok": one.ok, "refused": dict(sorted(one.refused.items())),
                    "faults": {what: one.faults[what] for what in FAULTS}, "seconds": round(one.seconds, 1),
-                   "peak_mb": round(one.peak_bytes / 1e6)}
+                   "peak_mb": round(one.peak_bytes / 1e6), "disturbed": one.disturbed}
             for name, one in self.kinds.items()
         }  # fmt: skip
         return {"schema": "dsprof.fuzz/1", "kinds": kinds, "found": self.found, "failures": self.failures}
@@ -86,7 +89,7 @@ class Counts:
             total.tried, total.ok = total.tried + one.tried, total.ok + one.ok
             total.refused += one.refused
             total.faults += one.faults
-        return [["kind", "tried", "ok", "refused", *FAULTS], *lines, ["all", *_cells(total)]]
+        return [["kind", "tried", "ok", "refused", *FAULTS, "disturbed"], *lines, ["all", *_cells(total)]]
 
     def text(self) -> str:
         """As a table for a terminal, and by exit code."""
@@ -114,4 +117,5 @@ class Counts:
 
 
 def _cells(one: Count) -> list[str]:
-    return [f"{number:,}" for number in (one.tried, one.ok, one.refused.total(), *(one.faults[f] for f in FAULTS))]
+    numbers = (one.tried, one.ok, one.refused.total(), *(one.faults[what] for what in FAULTS))
+    return [*(f"{number:,}" for number in numbers), "" if one.disturbed is None else f"{one.disturbed:,}"]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dsprof.tables import all_tables
 from fuzz import oracles
 from fuzz.bases import Expected
 from fuzz.calls import Ended
@@ -62,13 +63,17 @@ def _different(ended: Ended, candidates: Mapping[str, Expected]) -> str:
     )
 
 
-def check_tables(folder: Path, candidates: Mapping[str, Expected], result: Result, said: str) -> list[str]:
-    """All tables in a folder are of one candidate, however many there are."""
+def check_tables(
+    folder: Path, candidates: Mapping[str, Expected], result: Result, said: str, *, whole: bool = True
+) -> list[str]:
+    """All tables in a folder are of one candidate; every table is there, unless it need not be `whole`."""
     try:
         tables = oracles.tables_in(folder)
     except (OSError, ValueError) as error:  # Arrow's errors are ValueErrors
         result.found("mixed", f"{said}: a table that is not whole: {error}")
         return []
+    if whole and (missing := set(all_tables()) - set(tables)):
+        result.found("left", f"{said}: there is no {', no '.join(sorted(missing))}")
     found = whose(candidates, tables)
     if not found:
         parts = {name: sorted(whose(candidates, {name: table})) for name, table in tables.items()}
@@ -78,8 +83,12 @@ def check_tables(folder: Path, candidates: Mapping[str, Expected], result: Resul
 
 def check_rest(folder: Path, result: Result, said: str) -> None:
     """Nothing unfinished lies in a folder or below it."""
-    if rest := sorted(str(path.relative_to(folder)) for path in waste(folder)):
+    if rest := sorted(f"{path.relative_to(folder)}{_lock_of(path)}" for path in waste(folder)):
         result.found("left", f"{said}: {', '.join(rest)}")
+
+
+def _lock_of(path: Path) -> str:
+    return " with its lock" if path.with_name(f"{path.name}.lock").exists() else ""
 
 
 def waste(folder: Path) -> Iterator[Path]:

@@ -2,7 +2,7 @@
 
 ``FUZZ_STARTED`` holds, as JSON: `folder`, whose files are counted when they are opened, renamed or removed; `at`, the
 number of the event at which something happens; `what` happens then, one of `HAPPENS`; more for that. `note`: a file
-for the peak of its memory in bytes, and whether the moment came.
+for the peak of its memory in bytes, how many events there were, and whether the moment came.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Disturbance:
     """An audit hook: something happens at a certain event."""
 
     def __init__(self, told: dict[str, Any]) -> None:
-        self.told, self.reached = told, False
+        self.told, self.reached, self.seen = told, False, 0
         self._left, self._folder = int(told["at"]), os.fsencode(told["folder"])
         self._lock = threading.Lock()
 
@@ -38,7 +38,7 @@ class Disturbance:
         if event not in _EVENTS or self.reached or not self._is_ours(event, arguments):
             return
         with self._lock:
-            self._left -= 1
+            self._left, self.seen = self._left - 1, self.seen + 1
             if self._left >= 0 or self.reached:
                 return
             self.reached = True
@@ -142,7 +142,8 @@ def main() -> None:
     finally:
         if disturbance:
             disturbance.reached, reached = True, disturbance.reached  # what follows is no event
-        Path(told["note"]).write_text(json.dumps({"peak_bytes": _peak(), "reached": bool(disturbance and reached)}))
+        Path(told["note"]).write_text(json.dumps({"peak_bytes": _peak(), "reached": bool(disturbance and reached),
+                                                 "events": disturbance.seen if disturbance else 0}))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -141,13 +141,17 @@ def scratch_folder() -> Iterator[Path]:
 
     An agent that stays keeps nsys 2022 from starting again. Those that killed ones of us left are cleared first.
     """
-    parent = Path(tempfile.gettempdir())
-    clear_leftovers(_SCRATCH, parent, end_all)
-    with own_folder(_SCRATCH, parent) as folder, guarded(folder):
+    clear_scratch()
+    with own_folder(_SCRATCH) as folder, guarded(folder):
         try:
             yield folder
         finally:
             end_all(folder, 5.0)
+
+
+def clear_scratch() -> None:
+    """Remove the `scratch_folder` of every dsprof that was killed, and end what nsys has there."""
+    clear_leftovers(_SCRATCH, Path(tempfile.gettempdir()), end_all)
 
 
 def share_session_lock(folder: Path, nsys: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dsprof.errors import NotAReport, NsysMissing, ReportEmpty, ReportMissing
 from dsprof.nsys.cache import keep, kept
-from dsprof.nsys.command import export, find_nsys, is_whole, made_from, nsys_version
+from dsprof.nsys.command import clear_scratch, export, find_nsys, is_whole, made_from, nsys_version
 from dsprof.nsys.folders import REPORT_SUFFIXES, report_in
 from dsprof.nsys.inputs import Input
 from dsprof.nsys.reader import Progress
@@ -65,6 +65,7 @@ def _unpacked(packed: Input, chunks: Chunks, progress: Progress) -> Input:
 
 
 def _exported(report: Input, nsys: str | None, progress: Progress, anew: bool) -> Input:
+    clear_scratch()  # also where no nsys is run any more, since the killed one's export was done
     beside = report.path.with_suffix(".sqlite")
     if not anew:
         if _is_export_of(beside, report):

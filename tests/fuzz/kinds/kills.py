@@ -13,8 +13,8 @@ import mutations
 from fuzz import bases, oracles
 from fuzz.calls import Ended, Program, call, judge
 from fuzz.case import Case, Kind, Result
-from fuzz.kinds.pairs import arguments, check_again, disturbed
-from fuzz.kinds.rewrites import usual_s
+from fuzz.kinds.pairs import arguments, check_again
+from fuzz.moments import Usual, disturbed, until_disturbed, usual
 from fuzz.shown import check_rest, check_tables
 
 #: What is done when it is killed.
@@ -40,24 +40,31 @@ def choose(random: Random) -> dict[str, Any]:
         "task": random.choice(TASKS),
         "rules": [one, other],
         "at": random.randrange(75) if random.random() < 0.6 else None,
-        "after": round(random.uniform(0.2, 1.1), 3),
+        "after": round(random.uniform(0.2, 0.98), 3),
         "times": random.choice([1, 1, 2, 3]),
     }
 
 
 def run(case: Case, folder: Path) -> Result:
     """Kill it, once or more often, and look at what is there; then the next run must do."""
-    result, random = Result(), case.random("again")
+    return until_disturbed(case, folder, lambda place, at, result: _attempt(case, place, at, result))
+
+
+def _attempt(case: Case, folder: Path, at: int | None, result: Result) -> None:
+    random, task, base = case.random("again"), case.chosen["task"], case.chosen["base"]
+    undisturbed = usual(f"{base}.{task}", folder, lambda own: prepare(case, own)[0])
     given, before = prepare(case, folder)
     for number in range(case.chosen["times"]):
-        ended = _killed(case, folder, given, random.randrange(75) if number else case.chosen["at"])
-        if ended.code != -9:
+        ended = _killed(case, folder, given, random.randrange(75) if number else at, undisturbed)
+        if ended.code != -9 or ended.late:
             judge(ended, result)
+        else:
+            result.disturbed = True
     result.code = 0
-    check_target(case, folder, result) if case.chosen["task"] == "scrub" else check_results(
-        case, folder, before, result
-    )
-    return result
+    if task == "scrub":
+        check_target(folder, result)
+    else:
+        check_results(case, folder, before, result)
 
 
 def prepare(case: Case, folder: Path) -> tuple[list[str], list[str]]:
@@ -93,11 +100,11 @@ def nsys_report(base: str, folder: Path) -> Path:
     return report
 
 
-def _killed(case: Case, folder: Path, given: list[str], at: int | None) -> Ended:
+def _killed(case: Case, folder: Path, given: list[str], at: int | None, undisturbed: Usual) -> Ended:
     if at is not None:
-        return disturbed(folder, given, at=at, what="kill").wait()
+        return disturbed(folder, given, at=at % undisturbed.events, what="kill").wait()
     begun = Program(folder, given)
-    time.sleep(case.chosen["after"] * usual_s(case.chosen["base"]))
+    time.sleep(case.chosen["after"] * undisturbed.seconds)
     begun.kill()
     return begun.wait()
 
@@ -107,7 +114,8 @@ def check_results(case: Case, folder: Path, before: list[str], result: Result) -
     one, other = case.chosen["rules"]
     base, task = case.chosen["base"], case.chosen["task"]
     candidates = {rules: bases.expected(base, rules) for rules in bases.RULES}
-    check_tables(folder / "out", {rules: candidates[rules] for rules in {one, *before}}, result, "after the kill")
+    check_tables(folder / "out", {rules: candidates[rules] for rules in {one, *before}}, result, "after the kill",
+                 whole=False)  # fmt: skip
     report = next(path for path in sorted(folder.glob("run.*")) if path.is_file())
     report = {"packed": folder / "run.sqlite.xz", "exported": folder / "run.nsys-rep"}.get(task, report)
     next_rules = case.random("next").choice([one, other])
@@ -120,7 +128,7 @@ def check_results(case: Case, folder: Path, before: list[str], result: Result) -
     check_rest(folder, result, "after the next run")
 
 
-def check_target(case: Case, folder: Path, result: Result) -> None:
+def check_target(folder: Path, result: Result) -> None:
     """The clean copy is whole or not there; it can be made again."""
     target, report = folder / "clean.sqlite", folder / "run.sqlite"
     if target.exists() and (mutations.refused(target) or oracles.recount(target) != oracles.recount(report)):

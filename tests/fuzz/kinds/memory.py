@@ -13,7 +13,7 @@ from typing import Any
 from fuzz import bases
 from fuzz.calls import judge
 from fuzz.case import Case, Kind, Result
-from fuzz.kinds.pairs import disturbed
+from fuzz.moments import disturbed
 
 LIMIT_BYTES = 400_000_000
 _NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows}) "

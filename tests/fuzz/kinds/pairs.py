@@ -9,12 +9,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from fuzz import bases, started
+from fuzz import bases
 from fuzz.calls import Ended, Program, call, judge
 from fuzz.case import Case, Kind, Result
+from fuzz.moments import disturbed, until_disturbed, usual
 from fuzz.shown import check_rest, check_shown, check_tables
-
-STARTED = Path(started.__file__)
 
 
 def choose(random: Random) -> dict[str, Any]:
@@ -36,10 +35,14 @@ def arguments(report: Path, rules: str, *more: str) -> list[str]:
 
 def run(case: Case, folder: Path) -> Result:
     """Both end, each says what is its own, and the folder holds the results of one."""
+    return until_disturbed(case, folder, lambda place, at, result: _attempt(case, place, at, result))
+
+
+def _attempt(case: Case, folder: Path, at: int | None, result: Result) -> None:
     one, other = case.chosen["rules"]
-    report, result = bases.copy(case.chosen["base"], folder / "run.sqlite"), Result()
     candidates = {rules: bases.expected(case.chosen["base"], rules) for rules in {one, other, case.chosen["again"]}}
-    ends = _at_an_event(case, report) if case.chosen["at"] is not None else _by_time(case, report)
+    report = bases.copy(case.chosen["base"], folder / "run.sqlite")
+    ends = _by_time(case, report, result) if at is None else _at_an_event(case, report, at, result)
     for rules, ended in zip((one, other), ends, strict=True):
         judge(ended, result)
         if ended.code:
@@ -49,7 +52,6 @@ def run(case: Case, folder: Path) -> Result:
     check_tables(folder / "out", pair, result, "after both")
     check_rest(folder / "out", result, "after both")
     check_again(report, case.chosen["again"], candidates, result)
-    return result
 
 
 def check_again(report: Path, rules: str, candidates: Mapping[str, Any], result: Result) -> None:
@@ -61,40 +63,41 @@ def check_again(report: Path, rules: str, candidates: Mapping[str, Any], result:
     check_tables(report.parent / "out", {rules: candidates[rules]}, result, "after the next run")
 
 
-def _by_time(case: Case, report: Path) -> list[Ended]:
+def analysis_of(base: str, folder: Path) -> list[str]:
+    """An analysis of a report, ready in a folder."""
+    return arguments(bases.copy(base, folder / "run.sqlite"), "usual")
+
+
+def _by_time(case: Case, report: Path, result: Result) -> list[Ended]:
     one, other = case.chosen["rules"]
     first = Program(report.parent, arguments(report, one))
     time.sleep(case.chosen["later_s"])
+    result.disturbed = first.runs
     second = Program(report.parent, arguments(report, other))
     return [first.wait(), second.wait()]
 
 
-def _at_an_event(case: Case, report: Path) -> list[Ended]:
+def _at_an_event(case: Case, report: Path, at: int, result: Result) -> list[Ended]:
     """The second runs while the first waits at one of its events."""
     one, other = case.chosen["rules"]
-    output, code = report.parent / "other.out", report.parent / "other.code"
+    base, folder = case.chosen["base"], report.parent
+    events = usual(f"{base}.analyze", folder, lambda own: analysis_of(base, own)).events
+    output, code = folder / "other.out", folder / "other.code"
     program = ("import json, subprocess, sys; done = subprocess.run([sys.executable, '-m', 'dsprof', *sys.argv[2:]], "
                "capture_output=True, text=True); "
                "open(sys.argv[1], 'w').write(json.dumps([done.returncode, done.stdout, done.stderr]))")  # fmt: skip
     command = ["-c", program, str(code), *arguments(report, other)]
-    first = disturbed(report.parent, arguments(report, one), at=case.chosen["at"], what="run", command=command,
+    first = disturbed(folder, arguments(report, one), at=at % events, what="run", command=command,
                       output=str(output)).wait()  # fmt: skip
+    result.disturbed = bool(json.loads((folder / "note").read_text())["reached"])
+    if not result.disturbed:
+        return [first, Program(folder, arguments(report, other)).wait()]
     deadline = time.monotonic() + 30
-    if not json.loads((report.parent / "note").read_text())["reached"]:
-        second = Program(report.parent, arguments(report, other)).wait()
-    else:
-        while not (code.exists() and code.stat().st_size) and time.monotonic() < deadline:
-            time.sleep(0.02)
+    while not (code.exists() and code.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.02)
-        number, out, err = json.loads(code.read_text())
-        second = Ended(number, out.encode(), err)
-    return [first, second]
-
-
-def disturbed(folder: Path, given: list[str], **told: Any) -> Program:
-    """dsprof, with something happening at one of its events; see `started`."""
-    document = json.dumps({"folder": str(folder), "note": str(folder / "note"), **told})
-    return Program(folder, given, (str(STARTED),), {"FUZZ_STARTED": document})
+    time.sleep(0.02)
+    number, out, err = json.loads(code.read_text())
+    return [first, Ended(number, out.encode(), err)]
 
 
 KIND = Kind("pairs", 200, choose, run, programs=True)
