@@ -26,14 +26,7 @@ from fuzz.report import Counts
 CASES = {"bytes": 60, "sql": 60, "names": 60, "documents": 60, "options": 40, "agree": 6}
 PROGRAMS = {"pairs": 2, "rewrites": 2, "kills": 3, "exports": 1, "programs": 2, "memory": 1}
 #: Recipes of the corpus, and kinds, that are known to fail, until what they found is mended.
-KNOWN = frozenset(
-    {
-        # one stream more in a report in parts, where a column is missing
-        "columns-missing-in-parts",
-        # hundreds of thousands of launches that the GPU is behind with are carried from part to part
-        "launches-far-ahead",
-    }
-)
+KNOWN: frozenset[str] = frozenset()
 
 
 @pytest.fixture(scope="session")

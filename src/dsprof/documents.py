@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ import attrs
 _MOST = 1 << 63
 #: A document of rules or of a model is no larger.
 _LARGEST = 64 << 20
+#: Members of a list that are made text at once.
+_AT_ONCE = 256
 
 
 def text_of(path: Path) -> str:
@@ -39,9 +41,28 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-def json_pieces(document: Any, indent: int | None = None, ascii_alone: bool = True) -> Iterator[str]:
-    """A document, which may hold attrs objects, as JSON in small pieces: it may have a hundred thousand of them."""
-    return json.JSONEncoder(indent=indent, ensure_ascii=ascii_alone, default=_fields).iterencode(document)
+def json_pieces(document: Any, lines: bool = False, ascii_alone: bool = True) -> Iterator[str]:
+    """An object, which may hold attrs objects, as JSON in pieces: a list in it may have a hundred thousand members.
+
+    `lines`: each member of the object, and of a list in it, has a line of its own.
+    """
+    encode = json.JSONEncoder(ensure_ascii=ascii_alone, default=_fields).encode
+    members = document if isinstance(document, dict) else _fields(document)
+    first, other = ("\n ", ",\n ") if lines else ("", ", ")
+    for number, (name, value) in enumerate(members.items()):
+        yield f"{other if number else '{' + first}{encode(name)}: "
+        if isinstance(value, list | tuple) and value:
+            yield from _list_pieces(value, encode, first, other)
+        else:
+            yield encode(value)
+    yield "\n}" if lines else "}"
+
+
+def _list_pieces(values: Sequence[Any], encode: Callable[[Any], str], first: str, other: str) -> Iterator[str]:
+    separator, lead = f"{other} " if first else other, f"{first} " if first else first
+    for begin in range(0, len(values), _AT_ONCE):
+        yield (separator if begin else f"[{lead}") + separator.join(map(encode, values[begin : begin + _AT_ONCE]))
+    yield f"{first}]"
 
 
 def _fields(line: Any) -> dict[str, Any]:

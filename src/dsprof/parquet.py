@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +18,9 @@ FEW_VALUES = frozenset(
 )
 #: Values that Arrow encodes at once: its own thousand cost a tenth more time.
 _VALUES_AT_ONCE = 1 << 14
+#: Rows that wait in memory for those of later parts.
+_MOST_WAITING = 1 << 14
+_FOREVER = int(np.iinfo(np.int64).max)
 
 
 def parquet(folder: str | os.PathLike[str], table: str) -> Path:
@@ -60,11 +64,13 @@ def _writer(schema: pa.Schema, file: BinaryIO, events: bool = False) -> Any:
 class InOrder:
     """Rows of a table of events, that come part by part and leave in the order of their start.
 
-    What a part launched may start after the part ends; such rows wait for those of the next part.
+    What a part launched may start after the part ends; such rows wait for those of later parts: in memory, or, where a
+    `folder` is given and they are many, in a file there that has no name.
     """
 
-    def __init__(self) -> None:
-        self._held: pa.Table | None = None
+    def __init__(self, folder: Path | None = None) -> None:
+        self._waiting = _Waiting(folder)
+        self._schema: pa.Table | None = None
 
     def add(self, pieces: Iterable[pa.Table], high: int) -> None:
         """Take the rows of a part, in pieces by start; those of later parts start at `high` or after it."""
@@ -77,37 +83,93 @@ class InOrder:
             self._add(before, high)
 
     def _add(self, table: pa.Table, high: int) -> None:
-        if self._held is not None and len(self._held):
-            last = self._held.column("start_ns")[-1].as_py()
-            among = _before(table, last + 1)
-            mixed = pa.concat_tables([self._held, table.slice(0, among)]).unify_dictionaries()
-            self._put_ready(mixed.take(_order(mixed)), high)
-            table = table.slice(among)
-            if self._held is not None and len(self._held):
-                self._held = pa.concat_tables([self._held, table]).unify_dictionaries()
-                return
-        self._put_ready(table, high)
-
-    def _put_ready(self, table: pa.Table, high: int) -> None:
         """Put the rows that start before `high`, and hold the others."""
-        rows = _before(table, high)
-        self._held = table.slice(rows)
-        if rows:
+        self._schema = table.slice(0, 0)
+        rows, early = _before(table, high), self._waiting.until(high)
+        if early:
+            mixed = pa.concat_tables([*early, table.slice(0, rows)]).unify_dictionaries()
+            self.put(mixed.take(_order(mixed)))
+        elif rows:
             self.put(table.slice(0, rows))
+        self._waiting.hold(table.slice(rows))
 
     def finish(self) -> None:
         """There are no more parts."""
-        if self._held is not None:  # without rows, too: a file has its columns
-            self.put(self._held)
-            self._held = None
+        if self._schema is not None:  # without rows, too: a file has its columns
+            self._add(self._schema, _FOREVER)
+            self.put(self._schema)
+            self._waiting.close()
 
     def begin_again(self) -> None:
         """Forget all rows so far."""
-        self._held = None
+        self._waiting.close()
+        self._schema = None
 
     def put(self, table: pa.Table) -> None:
         """Take rows that are in their order for good."""
         raise NotImplementedError
+
+
+class _Waiting:
+    """Rows in pieces, each in order of start, of which those before a time can be had."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._file: BinaryIO | None = None
+        self.close()
+
+    def close(self) -> None:
+        """Forget all rows."""
+        if self._file is not None:
+            self._file.close()
+        self._tables: list[pa.Table] = []
+        self._away: list[tuple[int, int, int]] = []  # first start, place in the file, bytes
+        self._file = None
+
+    def hold(self, table: pa.Table) -> None:
+        """Take a piece."""
+        if not len(table):
+            return
+        if self._folder is None or sum(map(len, self._tables)) + len(table) <= _MOST_WAITING:
+            self._tables.append(table)
+            return
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - until `close`
+        place = self._file.seek(0, os.SEEK_END)
+        own = _with_own_names(table)
+        with pa.ipc.new_stream(self._file, own.schema) as stream:
+            stream.write_table(own)
+        self._away.append((table.column("start_ns")[0].as_py(), place, self._file.tell() - place))
+
+    def until(self, time: int) -> list[pa.Table]:
+        """The rows that start before `time`, which wait no more."""
+        found, tables, away = [], self._tables, self._away
+        self._tables, self._away = [], []
+        for table in (*tables, *(self._back(*one[1:]) for one in away if one[0] < time)):
+            rows = _before(table, time)
+            found += [table.slice(0, rows)] if rows else []
+            self._tables += [table.slice(rows)] if rows < len(table) else []
+        self._away = [one for one in away if one[0] >= time]
+        return found
+
+    def _back(self, place: int, size: int) -> pa.Table:
+        assert self._file is not None  # noqa: S101 - there are rows in it
+        self._file.seek(place)
+        return pa.ipc.open_stream(self._file.read(size)).read_all()
+
+
+def _with_own_names(table: pa.Table) -> pa.Table:
+    """The table with dictionaries of the values alone that are in it."""
+    import pyarrow.compute as pc
+
+    columns = []
+    for column in table.combine_chunks().columns:
+        if pa.types.is_dictionary(column.type):
+            array = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+            used = pc.unique(array.indices).drop_null()
+            column = pa.DictionaryArray.from_arrays(pc.index_in(array.indices, used), array.dictionary.take(used))
+        columns.append(column)
+    return pa.table(columns, table.schema)
 
 
 def _order(table: pa.Table) -> pa.Array:
@@ -150,7 +212,7 @@ class Written(InOrder, contextlib.AbstractContextManager["Written"]):
     """Rows that go to a Parquet file."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
+        super().__init__(path.parent)
         self._path = path
         self._open: tuple[BinaryIO, Any] | None = None
 

@@ -23,7 +23,7 @@ import attrs
 import numpy as np
 from attrs import frozen
 
-from dsprof.attribution import NULL, Bools, Ints, join_calls
+from dsprof.attribution import NULL, Bools, Ints, group_rows, join_calls
 from dsprof.errors import MemoryTooSmall
 from dsprof.nsys import schema
 from dsprof.nsys.about import report_of
@@ -35,7 +35,7 @@ from dsprof.nsys.sound import check
 from dsprof.nsys.strings import Names
 from dsprof.nsys.survey import Ids, Survey, id_ranges, together
 from dsprof.stages import CUDA_GRAPH
-from dsprof.trace import Calls, Kernels, MemOps, Part, Trace, process_of
+from dsprof.trace import Calls, Kernels, MemOps, Part, Ranges, Trace, process_of
 
 # What an analysis takes at its peak, in bytes: by itself, and for each row that is there at a time.
 _BYTES_ALONE, _BYTES_PER_RANGE, BYTES_PER_CALL, BYTES_PER_OP = 170 << 20, 800, 200, 400
@@ -177,65 +177,78 @@ class PartialReport:
             checked.result()
         if not len(ranges) and self._survey.is_empty:
             raise nothing_recorded(report.file)
-        calls, kernels, memops = _no(Calls), _no(Kernels), _no(MemOps)
-        found = export.possible.found()
-        self.trace = Trace(report, self._names.all(), ranges, calls, kernels, memops, overheads, impossible=found)
-        self.cuts = self._survey.cuts(parts, BYTES_PER_CALL, BYTES_PER_OP)
+        none, found = _nothing(), export.possible.found()
+        self.trace = Trace(
+            report, self._names.all(), ranges, none.calls, none.kernels, none.memops, overheads, impossible=found
+        )
+        self._moments = _Moments(ranges)
+        self.cuts = self._survey.cuts(parts, BYTES_PER_CALL, BYTES_PER_OP, _SPARE)
 
     def parts(self) -> Iterator[Trace]:
         """Each part in turn, the next one read ahead. Raises `CutTooLate`: after `cut_earlier`, begin again."""
         counted = Ids()
         bounds = list(itertools.pairwise([NULL, *self.cuts, _FOREVER]))
         with Export(self._input) as export, ThreadPoolExecutor(1) as reader:
-            coming = reader.submit(self._part, export, counted, self.trace, *bounds[0])
+            coming = reader.submit(self._part, export, counted, _nothing(), *bounds[0])
             for number in range(1, len(bounds) + 1):
                 self._progress(f"working on part {number} of {len(bounds)}")
-                part = coming.result()
+                part, left = coming.result()
                 if number < len(bounds):
-                    coming = reader.submit(self._part, export, counted, part, *bounds[number])
+                    coming = reader.submit(self._part, export, counted, left, *bounds[number])
                 yield part
 
     def cut_earlier(self, late: CutTooLate) -> None:
         """Move the cut that an operation lies across to where the operation began."""
         self.cuts = sorted({late.began if cut == late.cut else cut for cut in self.cuts})
 
-    def _part(self, export: Export, counted: Ids, before: Trace, low: int, high: int) -> Trace:
-        """What was launched in ``[low, high)``; `counted`: the ids of the calls of the parts before."""
-        survey, called = self._survey, _still_called(before, low)
+    def _part(self, export: Export, counted: Ids, before: _Left, low: int, high: int) -> tuple[Trace, _Left]:
+        """What was launched in ``[low, high)``, and what it leaves; `counted`: ids of the calls of the parts before."""
+        survey = self._survey
         raw = survey.calls.read_between(export, low, high)
         if survey.repeats:
             raw = _where(raw, ~counted.has(process_of(raw["globalTid"]), raw["correlationId"]))
             counted.add(process_of(raw["globalTid"]), raw["correlationId"])
         made = calls_of(raw, self._names, survey.repeats)
-        (kernels, graphs, copies, sets), call = self._launched(export, made, low, high)
-        running = _rows(before.kernels, np.flatnonzero(before.kernels.end > low))
-        moving = _rows(before.memops, np.flatnonzero(before.memops.end > low))
+        launched, call, begun = self._launched(export, made, before.calls, low, high)
+        split = len(launched[0]["start"]) + len(launched[1]["start"])
+        kernels, memops = self._operations(launched)
+        (running, moving), (arriving, coming) = before.reaching(low, high), self._operations(begun)
+        running, moving = _both(running, arriving), _both(moving, coming)
+        called, callers = before.called_by((running, moving), low)
         call = np.where(call >= 0, call + len(called), -1)
-        split = len(kernels["start"]) + len(graphs["start"])
-        return attrs.evolve(
+        part = attrs.evolve(
             self.trace,
             calls=_both(called, made),
-            kernels=_both(running, kernels_of(kernels, graphs, self._names, survey.caller)),
-            memops=_both(moving, memops_of(copies, sets, survey.caller)),
-            part=Part(low, high, len(called), len(running), len(moving), before.capturing_at_end()),
-            call_of_op=np.concatenate([_join(running, called), call[:split], _join(moving, called), call[split:]]),
+            kernels=_both(running, kernels),
+            memops=_both(moving, memops),
+            part=Part(low, high, len(called), len(running), len(moving), before.capturing),
+            call_of_op=np.concatenate([callers[0], call[:split], callers[1], call[split:]]),
         )
+        return part, before.after(part, made, self._moments)
 
-    def _launched(self, export: Export, calls: Calls, low: int, high: int) -> tuple[list[Columns], Ints]:
-        """The operations that these calls launched, and those in ``[low, high)`` that no call launched, by table.
+    def _operations(self, tables: list[Columns]) -> tuple[Kernels, MemOps]:
+        kernels, graphs, copies, sets = tables
+        caller = self._survey.caller
+        return kernels_of(kernels, graphs, self._names, caller), memops_of(copies, sets, caller)
 
-        Besides, the call behind each of them all, -1 for none.
+    def _launched(
+        self, export: Export, calls: Calls, earlier: Calls, low: int, high: int
+    ) -> tuple[list[Columns], Ints, list[Columns]]:
+        """The operations that `calls` launched, and those in ``[low, high)`` that no call launched, by table.
+
+        Besides, the call behind each of them all, -1 for none; and what begins in ``[low, high)``, launched `earlier`.
         """
         ids = id_ranges(process_of(calls.thread), calls.correlation)
-        tables, called = [], []
+        launched, begun, called = [], [], []
         for blocks in self._survey.operations:
-            wanted = blocks.with_ids(ids) | (blocks.orphans & blocks.between(low, high))
-            pieces = [self._own(raw, calls, low, high) for raw in blocks.pieces(export, wanted, self._details)]
-            tables.append(together([raw for raw, _ in pieces], blocks.source))
-            called += [call for _, call in pieces]
-        return tables, np.concatenate([np.zeros(0, np.int64), *called])
+            wanted = blocks.with_ids(ids) | blocks.between(low, high)
+            pieces = [self._own(raw, calls, earlier, low, high) for raw in blocks.pieces(export, wanted, self._details)]
+            launched.append(together([own for own, _, _ in pieces], blocks.source))
+            begun.append(together([other for _, _, other in pieces], blocks.source))
+            called += [call for _, call, _ in pieces]
+        return launched, np.concatenate([np.zeros(0, np.int64), *called]), begun
 
-    def _own(self, raw: Columns, calls: Calls, low: int, high: int) -> tuple[Columns, Ints]:
+    def _own(self, raw: Columns, calls: Calls, earlier: Calls, low: int, high: int) -> tuple[Columns, Ints, Columns]:
         """The same of some rows of a table: where ids say little of where they are, few of them belong to the part."""
         start, process, number = raw["start"], self._survey.process(raw["globalPid"]), raw["correlationId"]
         call = join_calls(process, number, process_of(calls.thread), calls.correlation, calls.start)
@@ -243,8 +256,103 @@ class PartialReport:
         if (began := int(start[kept].min(initial=_FOREVER))) < low:
             raise CutTooLate(low, began)
         strange = np.flatnonzero(~kept & (start >= low) & (start < high))
-        kept[strange] = ~self._survey.seen.has(process[strange], number[strange])
-        return _where(raw, kept), call[kept]
+        has_call = self._survey.seen.has(process[strange], number[strange])
+        kept[strange] = ~has_call
+        others = strange[has_call]
+        others = others[
+            join_calls(process[others], number[others], process_of(earlier.thread), earlier.correlation, earlier.start)
+            >= 0
+        ]
+        return _where(raw, kept), call[kept], {name: column[others] for name, column in raw.items()}
+
+
+class _Moments:
+    """Where ranges begin and end: two calls of a thread with none in between are in the same ranges."""
+
+    def __init__(self, ranges: Ranges) -> None:
+        self._processes, thread_process = np.unique(process_of(ranges.thread), return_inverse=True)
+        process = np.concatenate([thread_process.reshape(-1)] * 2)
+        times = np.concatenate([ranges.start, ranges.end])
+        order = np.lexsort((times, process))
+        self._first = np.searchsorted(process[order], np.arange(len(self._processes) + 1))
+        self._times = times[order]
+
+    def before(self, calls: Calls) -> Ints:
+        """For each call: how many of its process's moments are not after its begin."""
+        found = np.zeros(len(calls), np.int64)
+        process = process_of(calls.thread)
+        for number, one in enumerate(self._processes.tolist()):
+            mine = np.flatnonzero(process == one)
+            times = self._times[self._first[number] : self._first[number + 1]]
+            found[mine] = np.searchsorted(times, calls.start[mine], side="right")
+        return found
+
+
+@frozen(eq=False)
+class _Left:
+    """What is left of some parts for those after them.
+
+    `calls`: those that last longer, or launched something that does, and `until` when. `kernels` and `memops`: what
+    runs over the end; and, of what begins later, so much that the parts until then know that something waits: one of
+    all that were launched in the same ranges, and what was launched by calls over the end. `capturing`: threads in a
+    stream capture.
+    """
+
+    calls: Calls
+    until: Ints
+    kernels: Kernels
+    memops: MemOps
+    capturing: frozenset[int] = frozenset()
+
+    def reaching(self, low: int, high: int) -> tuple[Kernels, MemOps]:
+        """What reaches into ``[low, high)``, but for what begins in it, or waits there."""
+        kernels, memops = ((ops.start < low) | (ops.start >= high) for ops in (self.kernels, self.memops))
+        return _rows(self.kernels, np.flatnonzero(kernels)), _rows(self.memops, np.flatnonzero(memops))
+
+    def called_by(self, ops: tuple[Kernels, MemOps], low: int) -> tuple[Calls, list[Ints]]:
+        """The calls that last beyond `low`, or launched some operations, and the call behind each of those."""
+        behind = [_join(some, self.calls) for some in ops]
+        needed = self.calls.end > low
+        for call in behind:
+            needed[call[call >= 0]] = True
+        place = np.append(np.cumsum(needed) - 1, -1)
+        return _rows(self.calls, np.flatnonzero(needed)), [place[call] for call in behind]
+
+    def after(self, part: Trace, made: Calls, moments: _Moments) -> _Left:
+        """What is left when a part is added, in which these calls were made."""
+        high, first = part.part.high, part.part.calls
+        ops, call = part.operations, part.call_of_op
+        assert call is not None  # noqa: S101 - parts know it
+        until = made.end.copy()
+        own = np.flatnonzero(call >= first)
+        np.maximum.at(until, call[own] - first, ops.end[own])
+        later = [np.flatnonzero(column > high) for column in (self.until, until)]
+        group = part.calls.thread, moments.before(part.calls)
+        split = len(part.kernels)
+        kept = [
+            _reaching(some, call, part.calls, group, high) for some, call in (
+                (part.kernels, call[:split]), (part.memops, call[split:])
+            )
+        ]  # fmt: skip
+        return _Left(
+            _both(_rows(self.calls, later[0]), _rows(made, later[1])),
+            np.concatenate([self.until[later[0]], until[later[1]]]),
+            _rows(part.kernels, kept[0]),
+            _rows(part.memops, kept[1]),
+            part.capturing_at_end(),
+        )
+
+
+def _reaching(ops: Kernels | MemOps, call: Ints, calls: Calls, group: tuple[Ints, Ints], high: int) -> Ints:
+    """The rows of what runs at `high`, and of so much of what begins later as `_Left` says; by row."""
+    late = np.flatnonzero(ops.end > high)
+    waits = (ops.start[late] >= high) & (call[late] >= 0)
+    waiting, kept = late[waits], late[~waits]
+    over = calls.end[call[waiting]] > high
+    rest = waiting[~over]
+    rest = rest[np.argsort(-ops.start[rest], kind="stable")]  # the last to begin waits longest
+    heads, _ = group_rows(*(column[call[rest]] for column in group))
+    return np.sort(np.concatenate([kept, waiting[over], rest[heads]]))
 
 
 def _where(raw: Columns, kept: Bools) -> Columns:
@@ -270,21 +378,15 @@ def _rows(of: _Rows, rows: Ints) -> _Rows:
     return type(of)(**{one.name: getattr(of, one.name)[rows] for one in attrs.fields(type(of))})
 
 
+def _nothing() -> _Left:
+    return _Left(_no(Calls), np.zeros(0, np.int64), _no(Kernels), _no(MemOps))
+
+
 def _both(one: _Rows, other: _Rows) -> _Rows:
     if not len(one):
         return other
     names = [column.name for column in attrs.fields(type(one))]
     return type(one)(**{name: np.concatenate([getattr(one, name), getattr(other, name)]) for name in names})
-
-
-def _still_called(before: Trace, low: int) -> Calls:
-    """The calls of the part before that last beyond its end, or launched something that does."""
-    calls, ops = before.calls, before.operations
-    late = np.flatnonzero(ops.end > low)
-    callers = late[:0] if before.call_of_op is None else before.call_of_op[late]
-    kept = calls.end > low
-    kept[callers[callers >= 0]] = True
-    return _rows(calls, np.flatnonzero(kept))
 
 
 def _join(ops: Kernels | MemOps, calls: Calls) -> Ints:

@@ -15,6 +15,8 @@ from dsprof.trace import process_of
 
 #: Rows that are told apart, blocks that are looked at together, and every how many rows a sample of the times is.
 _ROWS_PER_BLOCK, _BLOCKS_AT_ONCE, _SAMPLE = 1 << 14, 64, 64
+#: So many times more parts than planned there may be, where operations run long after their launch.
+_MORE_PARTS = 4
 #: Blocks of which all columns are read at once.
 _BLOCKS_READ = 16
 #: Columns of operations that are looked at; some of them only to count what is impossible.
@@ -39,7 +41,7 @@ class Survey:
             self.seen.add(process, raw["correlationId"])
             callers.append(distinct(raw["globalTid"]))
             called.append(distinct(raw["nameId"]))
-            self.calls.note(blocks, raw["start"])
+            self.calls.note(blocks, raw["start"], process, raw["correlationId"])
         self.caller = only_caller(np.concatenate(callers))
         #: Does an id stand for two calls? The earlier one counts, though it be in another part.
         self.repeats = self.seen.repeats
@@ -48,7 +50,7 @@ class Survey:
             for blocks, raw in table.survey(export, (*_SURVEYED, *_named(table.source))):
                 process = self.process(raw["globalPid"])
                 launched += [distinct(raw[name]) for name in _named(table.source)]
-                table.note(blocks, raw["start"])
+                table.note(blocks, raw["start"], process, raw["correlationId"])
                 table.note_ids(blocks, process, raw["correlationId"], ~self.seen.has(process, raw["correlationId"]))
         self.call_names, self.kernel_names = (np.unique(np.concatenate(found)) for found in (called, launched))
 
@@ -61,19 +63,88 @@ class Survey:
         """Is there neither a call nor an operation?"""
         return not any(len(table.first) for table in (self.calls, *self.operations))
 
-    def cuts(self, parts: int, bytes_per_call: int, bytes_per_op: int) -> list[int]:
-        """Times that cut the file into parts of about the same size; fewer where many rows have one time."""
-        samples = [self.calls.samples, *(table.samples for table in self.operations)]
-        weights = [bytes_per_call, *(bytes_per_op for _ in self.operations)]
-        time = np.concatenate(samples)
+    def cuts(self, parts: int, bytes_per_call: int, bytes_per_op: int, spare: float = 1) -> list[int]:
+        """Times that cut the file into parts of about the same size; fewer where many rows have one time.
+
+        A part has the operations that run in its time, and those that its calls launched, which may run much later. So
+        there are more parts where one would else be larger than `spare` allows: that share of its room is to be used.
+        """
+        calls, ops = self.calls.samples, _Samples.of([table.samples for table in self.operations])
+        load = _Load(calls.start, ops.launched_by(calls), ops.start, bytes_per_call, bytes_per_op)
+        room, most = load.room(parts, spare), _MORE_PARTS * parts
+        while True:
+            cuts = load.cuts(parts)
+            largest = load.largest(cuts)
+            if largest <= room or parts >= most:
+                return [int(cut) for cut in cuts]
+            parts = min(int(parts * largest / room) + 1, most)
+
+
+class _Load(NamedTuple):
+    """When calls are made, operations launched and run, all of them samples; and the bytes that each takes."""
+
+    called: Ints
+    launched: Ints
+    run: Ints
+    per_call: float
+    per_op: float
+
+    def cuts(self, parts: int) -> Ints:
+        """Times that cut the load into equal parts."""
+        times = (self.called, self.launched, self.run)
+        time, sizes = np.concatenate(times), (self.per_call, self.per_op / 2, self.per_op / 2)
         if not len(time):
-            return []
-        weight = np.repeat(weights, [len(one) for one in samples])
+            return time
         order = np.argsort(time, kind="stable")
-        reach = np.cumsum(weight[order])
+        reach = np.cumsum(np.repeat(sizes, [len(one) for one in times])[order])
         at = np.searchsorted(reach, reach[-1] * np.arange(1, parts) / parts)
-        found = np.unique(time[order][at])
-        return [int(cut) for cut in found if cut > time.min()]
+        cuts = np.unique(time[order][at])
+        found: Ints = cuts[cuts > time.min()]
+        return found
+
+    def largest(self, cuts: Ints) -> float:
+        """Bytes of the largest part: its calls, what they launched, and with its call what runs in it besides."""
+        called, launched, run = (
+            np.searchsorted(cuts, times, side="right") for times in (self.called, self.launched, self.run)
+        )
+        kinds = (called, self.per_call), (launched, self.per_op), (run[run != launched], self.per_op + self._its_call)
+        sizes = [size * np.bincount(part, minlength=len(cuts) + 1) for part, size in kinds]
+        return float(np.sum(sizes, axis=0).max())
+
+    def room(self, parts: int, spare: float) -> float:
+        """Bytes that a part may take, where calls are kept whose operations are yet to run."""
+        change = np.repeat([1, -1], len(self.run))[np.argsort(np.append(self.launched, self.run), kind="stable")]
+        kept = self._its_call * int(np.cumsum(change).max(initial=0))
+        every = self.per_call * len(self.called) + self.per_op * len(self.run)
+        return max(every / parts / spare - kept / 2, 1)
+
+    @property
+    def _its_call(self) -> float:
+        """An operation's share of the bytes of its call."""
+        return self.per_call * min(len(self.called) / max(len(self.run), 1), 1)
+
+
+class _Samples(NamedTuple):
+    """When every so many of a table's rows begin, and of which process and id they are."""
+
+    start: Ints
+    process: Ints
+    ids: Ints
+
+    @staticmethod
+    def of(some: list[_Samples]) -> _Samples:
+        """Those of all."""
+        nothing = np.zeros(0, np.int64)
+        return _Samples(*(np.concatenate([nothing, *columns]) for columns in zip(*some, strict=True)))
+
+    def launched_by(self, calls: _Samples) -> Ints:
+        """About when each was launched, as a process counts its ids up; when it begins, for one without a call."""
+        found = self.start.copy()
+        for one in distinct(calls.process).tolist():
+            mine, its = np.flatnonzero((self.process == one) & (self.ids != NULL)), np.flatnonzero(calls.process == one)
+            its = its[np.argsort(calls.ids[its], kind="stable")]
+            found[mine] = np.interp(self.ids[mine], calls.ids[its], calls.start[its])
+        return found
 
 
 def _named(source: schema.Source) -> tuple[str, ...]:
@@ -86,7 +157,8 @@ class Blocks:
     def __init__(self, source: schema.Source) -> None:
         self.source = source
         nothing = np.zeros(0, np.int64)
-        self.first, self.last, self.low, self.high, self.samples = nothing, nothing, nothing, nothing, nothing
+        self.first, self.last, self.low, self.high = nothing, nothing, nothing, nothing
+        self.samples = _Samples(nothing, nothing, nothing)
         self.orphans = np.zeros(0, np.bool_)
         self._ids = [_IdRanges(nothing, nothing, nothing, nothing)]
 
@@ -104,12 +176,13 @@ class Blocks:
             raw = export.integers(asked, extra=("rowid",), rowids=(int(first[0]), int(last[-1])))
             yield begin + np.searchsorted(first, raw["rowid"], side="right") - 1, raw
 
-    def note(self, blocks: Ints, start: Ints) -> None:
+    def note(self, blocks: Ints, start: Ints, process: Ints, ids: Ints) -> None:
         """Note the first and last start of each block, and some of the times."""
         heads = _heads(blocks)
         self.low[blocks[heads]] = np.minimum.reduceat(start, heads) if len(heads) else start
         self.high[blocks[heads]] = np.maximum.reduceat(start, heads) if len(heads) else start
-        self.samples = np.concatenate([self.samples, start[:: min(_SAMPLE, 1 + len(start) // _SAMPLE)]])
+        step = min(_SAMPLE, 1 + len(start) // _SAMPLE)
+        self.samples = _Samples.of([self.samples, _Samples(start[::step], process[::step], ids[::step])])
 
     def note_ids(self, blocks: Ints, process: Ints, ids: Ints, orphan: Bools) -> None:
         """Note the least and greatest id of each block by process, and which blocks hold what no call launched."""

@@ -63,7 +63,7 @@ def to_json(name: str, table: pa.Table) -> str:
 
 def summary_json(summary: Summary) -> Iterator[str]:
     """The summary as a JSON document, piece by piece."""
-    return map(for_json, json_pieces(summary, indent=1, ascii_alone=False))
+    return map(for_json, json_pieces(summary, lines=True, ascii_alone=False))
 
 
 def to_markdown(table: pa.Table) -> str:

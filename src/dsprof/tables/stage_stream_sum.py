@@ -25,17 +25,19 @@ def _add(one: dict[str, Ints], other: dict[str, Ints]) -> dict[str, Ints]:
 
 @measure(merge=_add)
 def by_stream(a: Attributed) -> dict[str, Ints]:
-    """Sums of the operations by stage, process, device and stream, and without the stream (NULL)."""
+    """Sums of the operations by stage, process, device and stream, and without the stream (NULL).
+
+    An operation whose stream the report does not tell is in the row of its device alone.
+    """
     ops, stage = a.trace.operations, a.stage_code(a.stage_range_of_op)
     heads, group = group_rows(stage, ops.process, ops.device, ops.stream)
     keys = (stage[heads], ops.process[heads], ops.device[heads])
     first, device = group_rows(*keys)
-    parts = [
-        {**dict(zip(_KEYS, (*(key[first] for key in keys), np.full(len(first), NULL)), strict=True)),
-         **_sums(a, device[group], len(first))},
-        {**dict(zip(_KEYS, (*keys, ops.stream[heads]), strict=True)), **_sums(a, group, len(heads))},
-    ]  # fmt: skip
-    return {column: np.concatenate([part[column] for part in parts]) for column in parts[0]}
+    whole = dict(zip(_KEYS, (*(key[first] for key in keys), np.full(len(first), NULL)), strict=True))
+    streams = dict(zip(_KEYS, (*keys, ops.stream[heads]), strict=True)) | _sums(a, group, len(heads))
+    told = streams["stream_id"] != NULL
+    whole |= _sums(a, device[group], len(first))
+    return {column: np.concatenate([whole[column], streams[column][told]]) for column in whole}
 
 
 def build(a: Attributed) -> dict[str, Any]:

@@ -57,6 +57,8 @@ def _whole(report: Path, rules: Rules, compiled: bool) -> Analysis:
 def _ways(report: Path, rules: Rules) -> Iterator[tuple[str, Callable[[], Analysis]]]:
     for parts in PARTS:
         yield f"in {parts} parts", lambda parts=parts: in_parts(report, parts, rules)
+    if not fast.is_installed():
+        return
     yield "compiled", lambda: _whole(report, rules, compiled=True)
     fast.use(True)
     yield "compiled, in 5 parts", lambda: in_parts(report, 5, rules)
