@@ -13,6 +13,7 @@ _NOISE = re.compile(
 )
 #: An identifier that is not the namespace of another.
 _IDENTIFIER = re.compile(r"\b[A-Za-z_]\w*\b(?!::)")
+_ANGLES = re.compile(r"[<>]")
 _BRACKETED = re.compile(r"[<(\[{]")
 #: The version of a call's arguments, 3020 for CUDA 3.2; a shorter number is part of the name (cuGetProcAddress_v2).
 _VERSION = re.compile(r"_v\d{4,5}$")
@@ -52,13 +53,13 @@ def short_kernel_name(name: str, width: int = 60) -> str:
 def _functor(arguments: str) -> str:
     """The first telling identifier within the outermost template arguments; empty where there is none."""
     depth, end = 0, len(arguments)
-    for position, character in enumerate(arguments):
-        depth += (character == "<") - (character == ">")
+    for angle in _ANGLES.finditer(arguments):
+        depth += 1 if angle[0] == "<" else -1
         if depth == 0:
-            end = position
+            end = angle.start()
             break
-    told = [word for word in _IDENTIFIER.findall(arguments[1:end]) if not _NOISE.match(word)]
-    return told[0] if told else ""
+    words = (found[0] for found in _IDENTIFIER.finditer(arguments[1:end]))
+    return next((word for word in words if not _NOISE.match(word)), "")
 
 
 def _fit(text: str, width: int) -> str:
