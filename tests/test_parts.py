@@ -151,7 +151,7 @@ def test_what_the_gpu_is_long_behind_with_is_the_same_in_parts(threads: str, tmp
             at, call = (begin + wait, begin + wait + lasts), (begin, begin + length)
             place = {"pid": 100 + kind % 2, "tid": 1 + kind % 3}
             if kind == 5:
-                report.copy(at=at, call=(begin, at[1] + length), **place)
+                report.copy(at=at, call=(begin, at[1] + 5 * length), **place)
             else:
                 report.kernel("ab"[kind % 2], at=at, call=call, **place)
         path = report.write(tmp_path / "behind.sqlite")

@@ -344,15 +344,14 @@ class _Left:
 
 
 def _reaching(ops: Kernels | MemOps, call: Ints, calls: Calls, group: tuple[Ints, Ints], high: int) -> Ints:
-    """The rows of what runs at `high`, and of so much of what begins later as `_Left` says; by row."""
-    late = np.flatnonzero(ops.end > high)
-    waits = (ops.start[late] >= high) & (call[late] >= 0)
-    waiting, kept = late[waits], late[~waits]
-    over = calls.end[call[waiting]] > high
-    rest = waiting[~over]
-    rest = rest[np.argsort(-ops.start[rest], kind="stable")]  # the last to begin waits longest
-    heads, _ = group_rows(*(column[call[rest]] for column in group))
-    return np.sort(np.concatenate([kept, waiting[over], rest[heads]]))
+    """The rows of what is called or runs at `high`, and of so much of what begins later as `_Left` says; by row."""
+    called = call >= 0
+    called[called] = calls.end[call[called]] > high
+    waiting = np.flatnonzero((ops.start >= high) & (call >= 0) & ~called)
+    waiting = waiting[np.argsort(-ops.start[waiting], kind="stable")]  # the last to begin waits longest
+    heads, _ = group_rows(*(column[call[waiting]] for column in group))
+    runs = (ops.end > high) & ((ops.start < high) | (call < 0))
+    return np.sort(np.concatenate([np.flatnonzero(called | runs), waiting[heads]]))
 
 
 def _where(raw: Columns, kept: Bools) -> Columns:
