@@ -5,9 +5,10 @@
     launches   x x  x x x | x  x x x x | x x  x          cut in time: a part has what was launched in it
     kernels      [-] [----|--][-] [-]  |[-] [-]          and, carried over, what still runs or is still called
 
-The ranges, which are few beside the rest, are there whole in every part. A part knows all operations that its calls
-launched, whenever they ran, so counts and sums of parts add up; and all that took time in its own stretch of time, so
-times that are unions of intervals add up, too. `Part` in `dsprof.trace` says which rows are which.
+A part knows all operations that its calls launched, whenever they ran, so counts and sums of parts add up; and all that
+took time in its own stretch of time, so times that are unions of intervals add up, too. `Part` in `dsprof.trace` says
+which rows are which. What begins some parts later is read again there: until then one of all the operations that were
+launched in the same ranges stands for the others (`_Left`). The ranges, few beside the rest, are whole in every part.
 """
 
 from __future__ import annotations
