@@ -209,11 +209,11 @@ def _usual_families(names: Sequence[str]) -> list[str]:
     left = pa.array([name.encode("utf-8", "surrogatepass") for name in names], pa.large_binary())
     places = np.arange(len(names))
     for rule in RULES:
-        fits = np.asarray(pc.match_substring_regex(left, rule.pattern))
-        for place in places[fits].tolist():
-            found[place] = rule.family
-        if fits.any():
-            places, left = places[~fits], left.filter(pa.array(~fits))
+        fits = pc.match_substring_regex(left, rule.pattern)
+        if len(rows := np.from_dlpack(pc.indices_nonzero(fits))):
+            for place in places[rows].tolist():
+                found[place] = rule.family
+            places, left = np.delete(places, rows), left.filter(pc.invert(fits))
     return found
 
 
