@@ -206,11 +206,15 @@ def _usual_families(names: Sequence[str]) -> list[str]:
     import pyarrow.compute as pc
 
     found = [OTHER] * len(names)
-    left = pa.array([name.encode("utf-8", "surrogatepass") for name in names], pa.large_binary())
+    encoded = [name.encode("utf-8", "surrogatepass") for name in names]
+    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+    # `pa.array` would do, but it loads pandas to ask a question.
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
+    left = pa.Array.from_buffers(pa.large_binary(), len(encoded), buffers)
     places = np.arange(len(names))
     for rule in RULES:
         fits = pc.match_substring_regex(left, rule.pattern)
-        if len(rows := np.from_dlpack(pc.indices_nonzero(fits))):
+        if len(rows := np.from_dlpack(pc.indices_nonzero(fits)).astype(np.int64)):
             for place in places[rows].tolist():
                 found[place] = rule.family
             places, left = np.delete(places, rows), left.filter(pc.invert(fits))
