@@ -15,8 +15,5 @@ def way(compiled: bool) -> Iterator[None]:
     """Compiled loops within, or array code; array code after it."""
     if compiled:
         pytest.importorskip("numba", reason="numba is not installed")
-    fast.use(compiled)
-    try:
+    with fast.using(fast.compiled() if compiled else fast.NUMPY):
         yield
-    finally:
-        fast.use(False)

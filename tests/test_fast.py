@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextvars
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -191,17 +193,43 @@ def report(tmp_path: Path) -> Path:
 
 def test_large_reports_have_them_unless_told_otherwise(report: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("numba", reason="numba is not installed")
-    try:
-        for wanted, rows, used in [(None, fast.WORTH_ROWS - 1, False), (None, fast.WORTH_ROWS, True),
-                                   (False, fast.WORTH_ROWS, False), (True, 0, True)]:  # fmt: skip
-            assert fast.choose(wanted, rows) is used
-            assert (fast.loops() is not None) is used
-        analyze(report, reuse=False)
-        assert fast.loops() is None
-        analyze(report, reuse=False, compiled=True)
-        assert fast.loops() is not None
-    finally:
-        fast.use(False)
+    for wanted, rows, used in [(None, fast.WORTH_ROWS - 1, False), (None, fast.WORTH_ROWS, True),
+                               (False, fast.WORTH_ROWS, False), (True, 0, True)]:  # fmt: skip
+        assert (fast.choose(wanted, rows).loops is not None) is used
+    plain = analyze(report, reuse=False)
+    loops = analyze(report, reuse=False, compiled=True)
+    assert [one._backend.page_loops is not None for one in (plain, loops)] == [False, True]
+    assert fast.current() is fast.NUMPY
+
+
+@pytest.mark.parametrize("sample", SAMPLES[:2])
+def test_analyses_at_once_keep_each_its_own_backend(sample: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four threads, two with loops and two without, in one part and in many; all tables are the same, always."""
+    pytest.importorskip("numba", reason="numba is not installed")
+    path = locate(ROOT / "traces" / "samples" / f"{sample}.sqlite.xz")[1].path
+    plain = Analysis(read(path), Rules(), path)
+    compute(plain)
+    used: dict[str, set[bool]] = {"with": set(), "without": set()}
+    union_length = at.union_length
+
+    def watched(*columns: Any) -> Any:
+        used[kind.get()].add(fast.loops() is not None)
+        return union_length(*columns)
+
+    kind: contextvars.ContextVar[str] = contextvars.ContextVar("kind", default="nobody")
+    monkeypatch.setattr(at, "union_length", watched)
+
+    def work(number: int) -> Analysis:
+        kind.set("with" if number % 2 else "without")
+        with way(bool(number % 2)):
+            made = in_parts(path, 5) if number > 1 else Analysis(read(path), Rules(), path)
+        compute(made)
+        return made
+
+    with ThreadPoolExecutor(4) as threads:
+        for made in threads.map(work, [*range(4)] * 2):
+            assert_same(plain, made)
+    assert used == {"with": {True}, "without": {False}}
 
 
 def test_a_small_report_loads_no_numba(report: Path) -> None:

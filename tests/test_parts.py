@@ -353,15 +353,12 @@ def test_compiled_loops_are_left_out_where_they_do_not_fit(large: Path, tmp_path
     assert size.rows > fast.WORTH_ROWS
     with pytest.raises(MemoryTooSmall):
         evolve(size, compiled=True).plan(limit)
-    try:
-        assert _plan(size, limit, None) == size.plan(limit)
-        assert fast.loops() is None
-        with pytest.raises(MemoryTooSmall):
-            _plan(size, limit, True)
-        assert _plan(size, 10**9, None).peak_bytes <= 10**9
-        assert fast.loops() is not None
-    finally:
-        fast.use(False)
+    assert _plan(size, limit, None) == (fast.NUMPY, size.plan(limit))
+    with pytest.raises(MemoryTooSmall):
+        _plan(size, limit, True)
+    backend, plan = _plan(size, 10**9, None)
+    assert plan.peak_bytes <= 10**9
+    assert backend.loops is not None
 
 
 def test_a_wrong_size_is_an_error_of_the_command_line(large: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import pyarrow as pa
 from attrs import evolve, frozen
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from dsprof.measure import Measure
 
+P = ParamSpec("P")
 T = TypeVar("T")
 U = TypeVar("U")
 #: How many kernels of each stage a summary names unless it is told otherwise.
@@ -119,24 +121,36 @@ def _fresh(
 ) -> Analysis:
     """Read the export, in as many parts as the limit asks for."""
     details = any(isinstance(all_tables()[name], EventTable) for name in made.tables)
-    plan = _plan(size_of(exported), allowed() if limit is None else limit, compiled)
-    if plan.parts == 1:
-        return Analysis(read(exported, progress, details), rules, made=made)
-    progress(f"working in {plan.parts} parts, in about {plan.peak_bytes / 1e9:.1f} GB of memory")
-    partial = PartialReport(exported, plan.parts, details, progress, plan.at_once)
-    return Analysis(partial.trace, rules, partial=partial, made=made)
+    backend, plan = _plan(size_of(exported), allowed() if limit is None else limit, compiled)
+    with fast.using(backend):
+        if plan.parts == 1:
+            return Analysis(read(exported, progress, details), rules, made=made)
+        progress(f"working in {plan.parts} parts, in about {plan.peak_bytes / 1e9:.1f} GB of memory")
+        partial = PartialReport(exported, plan.parts, details, progress, plan.at_once)
+        return Analysis(partial.trace, rules, partial=partial, made=made)
 
 
-def _plan(size: Size, limit: int | None, compiled: bool | None) -> Plan:
+def _plan(size: Size, limit: int | None, compiled: bool | None) -> tuple[fast.Backend, Plan]:
     """How to work on a report; without compiled loops where they do not fit, unless they are asked for."""
-    if fast.choose(compiled, size.rows):
+    backend = fast.choose(compiled, size.rows)
+    if backend != fast.NUMPY:
         try:
-            return evolve(size, compiled=True).plan(limit)
+            return backend, evolve(size, compiled=True).plan(limit)
         except MemoryTooSmall:
             if compiled:
                 raise
-            fast.use(False)
-    return size.plan(limit)
+    return fast.NUMPY, size.plan(limit)
+
+
+def _on_its_backend(method: Callable[Concatenate[Analysis, P], T]) -> Callable[Concatenate[Analysis, P], T]:
+    """A method that works with the backend of its analysis, in whichever thread it is called."""
+
+    @functools.wraps(method)
+    def wrapped(self: Analysis, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with fast.using(self._backend):
+            return method(self, *args, **kwargs)
+
+    return wrapped
 
 
 class Analysis(Mapping[str, "pd.DataFrame"]):
@@ -157,7 +171,7 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
         report = path or Path(trace.report.file)
         self._made = made or Made(report, report.with_suffix(".dsprof"), {}, tuple(all_tables()))
         self.attributed = Attributed(trace, rules, only_measured=partial is not None)
-        self._partial = partial
+        self._partial, self._backend = partial, fast.current()
         self._arrow: dict[str, pa.Table] = {}
         self._summaries: dict[int, Summary] = {}
 
@@ -168,6 +182,7 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
 
     # -- tables -----------------------------------------------------------------------------------------
 
+    @_on_its_backend
     def arrow(self, name: str) -> pa.Table:
         """The table `name` as Arrow, units and sentences in its fields' metadata. Raises `UnknownTable`."""
         table = known_table(name)
@@ -212,7 +227,7 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
     ) -> dict[str, Any]:
         found = {measure.name: Merged(measure) for measure in measures}
         self.attributed.prepare()
-        with ThreadPoolExecutor(partial.at_once) as workers:
+        with fast.Workers(partial.at_once) as workers:
             for taken in _in_turn(workers, lambda trace: self._take(trace, measures, list(rows)), partial.parts(),
                                   partial.at_once):  # fmt: skip
                 for measure in measures:
@@ -261,6 +276,7 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
     # -- what it says -----------------------------------------------------------------------------------
 
     @cached_property
+    @_on_its_backend
     def findings(self) -> tuple[Finding, ...]:
         """What the report lacks or hides, and whether the tables reconcile with it."""
         a = self._measured(_measures(()))
@@ -281,6 +297,7 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
         ]
         return [findings.unreconciled(name, found, whole) for name, found in sums if found != whole]
 
+    @_on_its_backend
     def summary(self, top: int = TOP_KERNELS) -> Summary:
         """The first screen as data, with the `top` kernels of each stage."""
         if top not in self._summaries:
@@ -322,6 +339,7 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
             ) from error
         return target
 
+    @_on_its_backend
     def _write_tables(self, folder: Path, progress: Progress) -> None:
         """Write the tables; those of events of a report in parts as its parts come by."""
         tables = [all_tables()[name] for name in self]

@@ -8,18 +8,55 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from dsprof.errors import FastUnavailable
 
 #: Rows of a report, API calls and operations together, from which on compiled loops are worth it.
 WORTH_ROWS = 1 << 22
-_loops: Any = None
 _loading = threading.Lock()
+_T = TypeVar("_T")
+
+
+class Backend(NamedTuple):
+    """What array functions work with: numpy alone, or numba's loops beside it, of which these are the modules."""
+
+    loops: Any = None
+    page_loops: Any = None
+
+
+NUMPY = Backend()
+#: Of the analysis that is at work in this thread; another one, in another thread, may have another.
+_current: ContextVar[Backend] = ContextVar("backend", default=NUMPY)
+
+
+def current() -> Backend:
+    """The backend in use here."""
+    return _current.get()
+
+
+@contextmanager
+def using(backend: Backend) -> Iterator[None]:
+    """Use a backend within, in this thread and in those of `Workers` that are given work there."""
+    token = _current.set(backend)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+class Workers(ThreadPoolExecutor):
+    """Threads that use the backend of whoever gives them work."""
+
+    def submit(self, fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
+        """As that of `ThreadPoolExecutor`."""
+        return super().submit(copy_context().run, fn, *args, **kwargs)
 
 
 def is_installed() -> bool:
@@ -27,26 +64,18 @@ def is_installed() -> bool:
     return find_spec("numba") is not None
 
 
-def choose(wanted: bool | None, rows: int) -> bool:
-    """Compile for a report of so many rows, or do not: as it is wanted, or for large ones where numba is there.
+def choose(wanted: bool | None, rows: int) -> Backend:
+    """The backend for a report of so many rows: as it is wanted, or compiled for large ones where numba is there.
 
-    Returns whether loops are compiled from now on. Raises `FastUnavailable` where they are wanted and cannot be had.
+    Raises `FastUnavailable` where compiled loops are wanted and cannot be had.
     """
     if wanted or (wanted is None and rows >= WORTH_ROWS and is_installed()):
         try:
-            return use(True)
+            return compiled()
         except FastUnavailable:
             if wanted:
                 raise
-    return use(False)
-
-
-def use(compiled: bool) -> bool:
-    """Use compiled loops from now on, or do not. Raises `FastUnavailable`."""
-    global _loops
-    with _loading:
-        _loops = _load() if compiled else None
-    return compiled
+    return NUMPY
 
 
 @contextmanager
@@ -67,11 +96,11 @@ def without_threads() -> Iterator[None]:
             del os.environ[name]
 
 
-def _load() -> Any:
+def compiled() -> Backend:
+    """The backend with compiled loops. Raises `FastUnavailable`."""
     try:
-        with without_threads():  # numba loads scipy where that is installed
-            import_module("dsprof.nsys.page_loops")
-            return import_module("dsprof.loops")
+        with _loading, without_threads():  # numba loads scipy where that is installed
+            return Backend(import_module("dsprof.loops"), import_module("dsprof.nsys.page_loops"))
     except (ImportError, RuntimeError) as error:  # numba says RuntimeError where it can write to no cache
         raise FastUnavailable(
             f"Loops cannot be compiled: {error}.",
@@ -82,4 +111,9 @@ def _load() -> Any:
 
 def loops() -> Any:
     """The module of the compiled loops, `dsprof.loops`; None where the array code is to be used."""
-    return _loops
+    return current().loops
+
+
+def page_loops() -> Any:
+    """The module of the loops over a file's pages; None where the array code is to be used."""
+    return current().page_loops

@@ -66,15 +66,6 @@ class _NotKnown(Exception):
     """The file, table or row is not what this module knows; never leaves it."""
 
 
-def _loops() -> Any:
-    """The module of the compiled loops; None where the array code is to be used."""
-    if fast.loops() is None:
-        return None
-    from dsprof.nsys import page_loops
-
-    return page_loops
-
-
 class Pages:
     """A file, opened for reading; every table is `None` where the file is not of the kind that is known here."""
 
@@ -449,7 +440,7 @@ class _Rows:
         columns = [column for column in columns if column.index >= 0]
         if not columns:
             return
-        loops = _loops()
+        loops = fast.page_loops()
         if loops is not None:
             self._gather(loops, columns, arrays)
             return
@@ -514,7 +505,7 @@ def _rows(block: _Block, edges: Ints, alone: bool, columns: int, rowids: tuple[i
 
 def _ordered(block: _Block, counts: Ints, edges: Ints) -> tuple[Ints, Ints, Ints]:
     """What `_cells` tells of all cells of a block, whose rowids must ascend between the edges of their pages."""
-    loops = _loops()
+    loops = fast.page_loops()
     if loops is not None:
         rowid, head, payload = np.empty((3, int(counts.sum())), np.int64)
         if loops.cells(block.flat, block.starts, counts, edges, block.usable, rowid, head, payload) == loops.UNKNOWN:
@@ -573,7 +564,7 @@ def _grouped(block: _Block, rowid: Ints, head: Ints, payload: Ints, columns: int
 
 def _fits(block: _Block, head: Ints, payload: Ints, group: Ints, end: Ints, ended: Bools) -> bool:
     """Do the rows end where their group's values do, or, where there are more columns, behind?"""
-    loops = _loops()
+    loops = fast.page_loops()
     if loops is not None:
         return bool(loops.fits(block.flat, head, payload, group, end, ended))
     spare = payload - _spread(end, group)
@@ -582,7 +573,7 @@ def _fits(block: _Block, head: Ints, payload: Ints, group: Ints, end: Ints, ende
 
 def _numbered(block: _Block, head: Ints, width: int) -> tuple[Ints, Ints]:
     """Numbers rows by the first `width` bytes of their header: the group of each row, and a row of each group."""
-    loops = _loops()
+    loops = fast.page_loops()
     if loops is not None:
         group, first = np.empty((2, len(head)), np.int64)
         groups = loops.groups(block.flat, head, width, group, first)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +25,7 @@ from attrs import frozen
 
 from dsprof.attribution import NULL, Bools, Ints, group_rows, join_calls
 from dsprof.errors import MemoryTooSmall
+from dsprof.fast import Workers
 from dsprof.nsys import schema
 from dsprof.nsys.about import report_of
 from dsprof.nsys.export import Columns, Export, is_null, nulls
@@ -161,7 +161,7 @@ class PartialReport:
         at_once: int = 2,
     ) -> None:
         self.at_once, self._details, self._progress = at_once, details, progress
-        with Export(given) as export, ThreadPoolExecutor(2) as beside:
+        with Export(given) as export, Workers(2) as beside:
             export.sniff()
             self._input = export.input
             checked, hashed = beside.submit(check, export.input), beside.submit(lambda: export.input.sha256)
@@ -189,7 +189,7 @@ class PartialReport:
         """Each part in turn, the next one read ahead. Raises `CutTooLate`: after `cut_earlier`, begin again."""
         counted = Ids()
         bounds = list(itertools.pairwise([NULL, *self.cuts, _FOREVER]))
-        with Export(self._input) as export, ThreadPoolExecutor(1) as reader:
+        with Export(self._input) as export, Workers(1) as reader:
             coming = reader.submit(self._part, export, counted, _nothing(), *bounds[0])
             for number in range(1, len(bounds) + 1):
                 self._progress(f"working on part {number} of {len(bounds)}")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dsprof.attribution import distinct
 from dsprof.errors import NothingRecorded
+from dsprof.fast import Workers
 from dsprof.nsys import schema
 from dsprof.nsys.about import report_of
 from dsprof.nsys.export import Export
@@ -27,7 +27,7 @@ def read(given: Input | Path, progress: Progress = lambda sentence: None, detail
     otherwise. `progress` is told what is being read. Raises `ReportDamaged`, `NvprofDatabase`, `ReportChanging`,
     `NothingRecorded`.
     """
-    with Export(given) as export, ThreadPoolExecutor(2) as beside:
+    with Export(given) as export, Workers(2) as beside:
         export.sniff()
         checked, hashed = beside.submit(check, export.input), beside.submit(lambda: export.input.sha256)
         progress("reading NVTX ranges")

@@ -40,12 +40,9 @@ def run(case: Case, folder: Path) -> Result:
         result.did = mutations.mutated(case.chosen["mutation"], case.seed, bases.path(case.chosen["base"]), report)
     else:
         bases.copy(case.chosen["base"], report)
-    try:
-        whole = _tables(lambda: _whole(report, rules, compiled=False), result)
-        for way, other in _ways(report, rules):
-            _hold(way, whole, _tables(other, result), result)
-    finally:
-        fast.use(False)
+    whole = _tables(lambda: _whole(report, rules, compiled=False), result)
+    for way, other in _ways(report, rules):
+        _hold(way, whole, _tables(other, result), result)
     result.code = whole if isinstance(whole, int) else 0
     return result
 
@@ -60,8 +57,8 @@ def _ways(report: Path, rules: Rules) -> Iterator[tuple[str, Callable[[], Analys
     if not fast.is_installed():
         return
     yield "compiled", lambda: _whole(report, rules, compiled=True)
-    fast.use(True)
-    yield "compiled, in 5 parts", lambda: in_parts(report, 5, rules)
+    with fast.using(fast.compiled()):
+        yield "compiled, in 5 parts", lambda: in_parts(report, 5, rules)
 
 
 def _tables(make: Callable[[], Analysis], result: Result) -> Tables | int | None:
