@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-
-from dsprof import fast
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -17,8 +15,6 @@ Floats = npt.NDArray[np.float64]
 _KEY_LIMIT = 1 << 62
 #: A table of sums may have this many slots for each row, and this many more whatever their number.
 _SLOTS_PER_ROW, _SLOTS_FREE = 4, 1 << 20
-#: Distinct values of a distribution that are counted in a table; for more, all values are sorted.
-_COUNTED = 1 << 17
 
 
 class Groups(NamedTuple):
@@ -73,12 +69,6 @@ class Distribution(NamedTuple):
 
 def distribution(group: Ints, values: Ints, counts: Ints | None = None) -> Distribution:
     """The distribution of `values` by `group`; `counts`: how often each row counts, once unless given."""
-    return _distribution(group, values, counts, _counted if fast.loops() else _sorted)
-
-
-def _distribution(
-    group: Ints, values: Ints, counts: Ints | None, distinct: Callable[[Ints, Ints | None], tuple[Ints, Ints]]
-) -> Distribution:
     if not len(group):
         return Distribution(group[:0], values[:0], group[:0])
     low, base = int(group.min()), int(values.min())
@@ -86,18 +76,9 @@ def _distribution(
     if (int(group.max()) - low + 1) * span >= _KEY_LIMIT:
         order = np.lexsort((values, group))
         return _runs(group[order], values[order], None if counts is None else counts[order])
-    key, times = distinct((group - low) * span + (values - base), counts)
+    key, times = _sorted((group - low) * span + (values - base), counts)
     found, value = np.divmod(key, span)
     return Distribution(found + low, value + base, times)
-
-
-def _counted(key: Ints, counts: Ints | None) -> tuple[Ints, Ints]:
-    """The sorted distinct keys, and how often each is there; in a table, as most keys are there many times."""
-    found, times = fast.loops().count_keys(key, np.ones(1, np.int64) if counts is None else counts, _COUNTED)
-    if not len(found):
-        return _sorted(key, counts)
-    order = np.argsort(found)
-    return found[order], times[order]
 
 
 def _sorted(key: Ints, counts: Ints | None) -> tuple[Ints, Ints]:
@@ -123,7 +104,7 @@ def _run_lengths(heads: Ints, rows: int, counts: Ints | None) -> Ints:
 def add_distributions(one: Distribution, other: Distribution) -> Distribution:
     """The distribution of the values of both."""
     group, value, times = (np.concatenate(columns) for columns in zip(one, other, strict=True))
-    return _distribution(group, value, times, _sorted)
+    return distribution(group, value, times)
 
 
 def describe(group: Ints, values: Ints) -> Groups:

@@ -9,7 +9,6 @@ import numpy as np
 from attrs import frozen
 
 from dsprof import attribution as at
-from dsprof import fast
 from dsprof.attributed import Attributed, Scope
 from dsprof.attribution import NULL, Bools, Ints
 from dsprof.measure import measure
@@ -212,11 +211,6 @@ def _together(found: list[tuple[_Paths, Ints]]) -> tuple[_Paths, Ints]:
 
 def _paths_of(cover: _Cover, group: Ints) -> tuple[_Paths, Ints]:
     """The sets of groups of one cover, of which `group` has that of each range; and the path at each place of it."""
-    if loops := fast.loops():
-        orders = (at.in_order(cover.low), at.in_order(cover.high))
-        scrambled = _scrambled(group, 1).view(np.int64)
-        first, groups, path = loops.slice_paths(cover.low, cover.high, group, scrambled, *orders, len(cover.kernel))
-        return _Paths(first, groups), path
     bounds = at.distinct_in_any_order(np.concatenate([cover.low, cover.high]))  # a piece is from one to the next
     first, last = np.searchsorted(bounds, cover.low), np.searchsorted(bounds, cover.high)
     depth = np.cumsum(np.bincount(first, minlength=len(bounds)) - np.bincount(last, minlength=len(bounds)))
@@ -271,11 +265,6 @@ def _range_pairs(cover: _Cover, name: Ints, names: int) -> Ints:
     around melt into larger ones, of fewer names together.
     """
     low, high, ranges = cover.low, cover.high, cover.range
-    if loops := fast.loops():
-        by_low, by_high = at.in_order(low), at.in_order(high)
-        row, value = loops.slice_values(name[cover.kernel], names, low, high, by_low, by_high)
-        compiled: Ints = ranges[row] * names + value
-        return compiled
     if cover.depth() > _DEEP:
         return _deep_pairs(cover, name, names)
     place, kernel = np.arange(len(cover.kernel)), name[cover.kernel]
