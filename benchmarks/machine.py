@@ -10,7 +10,7 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
-from dsprof import fast
+from dsprof.arrays import backend
 from dsprof.nsys.command import nsys_version
 
 
@@ -25,7 +25,7 @@ def describe(nsys: Path | None) -> dict[str, str]:
         "Python": platform.python_version(),
         "numpy": version("numpy"),
         "pyarrow": version("pyarrow"),
-        "numba": version("numba") if fast.is_installed() else "none",
+        "numba": version("numba") if backend.is_installed() else "none",
         "SQLite": sqlite3.sqlite_version,
         "nsys": (nsys_version(nsys) or "of unknown version") if nsys else "none",
         "dsprof": _commit() or version("dsprof"),

@@ -35,7 +35,7 @@ from measure import Run, RunFailed, run
 from reports import say
 
 import dsprof
-from dsprof import fast
+from dsprof.arrays import backend
 from dsprof.errors import NsysMissing
 from dsprof.nsys import schema
 from dsprof.nsys.command import find_nsys, nsys_version
@@ -116,7 +116,7 @@ def contenders(export: Path, options: argparse.Namespace, nsys: Path | None, ker
         Contender(COLD, "dsprof analyze --no-fast", lambda folder: [*analyze, str(folder), "--no-fast"], options.runs),
         Contender(WARM, "dsprof analyze, again", lambda folder: [*analyze, str(folder)], options.runs, COLD),
     ]
-    found += _compiled(analyze, options) if fast.is_installed() else []
+    found += _compiled(analyze, options) if backend.is_installed() else []
     found += [_bounded(analyze, limit, options.runs) for limit in (options.memory if offers_memory() else ())]
     nsys_runs = options.nsys_runs if options.nsys_runs is not None else (1 if kernels > MANY_KERNELS else options.runs)
     if nsys:
@@ -411,7 +411,7 @@ def main(arguments: list[str] | None = None) -> int:
     about = {"command": command_of(options), "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
              "machine": machine.describe(nsys)}  # fmt: skip
     try:
-        if fast.is_installed() and files:
+        if backend.is_installed() and files:
             warm_up(files[0][0])
         measured = [measure(path, synthetic, options, nsys) for path, synthetic in files]
     except RunFailed as error:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from dsprof import fast
+from dsprof.arrays import backend
 
 
 @contextmanager
@@ -15,5 +15,5 @@ def way(compiled: bool) -> Iterator[None]:
     """Compiled loops within, or array code; array code after it."""
     if compiled:
         pytest.importorskip("numba", reason="numba is not installed")
-    with fast.using(fast.compiled() if compiled else fast.NUMPY):
+    with backend.using(backend.compiled() if compiled else backend.NUMPY):
         yield

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 import slow_reference as slow
 from dsprof.accounting import CAUSES, accounts
 from dsprof.analysis import Analysis
+from dsprof.arrays import united
 from dsprof.attributed import Attributed, Rules
-from dsprof.attribution import united
 from dsprof.nsys.reader import read
 from test_properties import MODES, STAGES, analysis_of, few, recordings, trace_of
 from test_properties import some as many

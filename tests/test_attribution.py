@@ -1,4 +1,4 @@
-"""Each array function of `dsprof.attribution` against plain Python."""
+"""Each array function of `dsprof.arrays` against plain Python."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dsprof import attribution as at
-from dsprof.attribution import NULL
+from dsprof import arrays as at
+from dsprof.arrays import NULL
 from slow_reference import covered_length, nearest
 
 LEAST, GREATEST = NULL, 2**63 - 1

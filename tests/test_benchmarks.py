@@ -22,8 +22,8 @@ import measure
 import reports
 import speed
 
-from dsprof import fast
 from dsprof.analysis import analyze, write_parquet
+from dsprof.arrays import backend
 from dsprof.nsys import schema
 from nsys_stats import PRIMARY, require
 
@@ -70,7 +70,7 @@ def test_the_table_without_nsys(kept, tmp_path):
     table = {cells(row)[0]: cells(row)[1:] for row in rows}
     bounded = {"dsprof analyze --memory 2GB"} if speed.offers_memory() else set()
     plain = {"floor: sums in sqlite3", "cat", "dsprof analyze --no-fast", "dsprof analyze, again"}
-    compiled = {"dsprof analyze --fast", "dsprof analyze --fast, first run"} if fast.is_installed() else set()
+    compiled = {"dsprof analyze --fast", "dsprof analyze --fast, first run"} if backend.is_installed() else set()
     assert set(table) == plain | bounded | compiled
     assert ("| kern_sum with --fast |" in page) == bool(compiled)
     assert ("has no `--memory`: 2GB left out" in page) == (not bounded)

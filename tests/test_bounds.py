@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 import slow_reference as slow
 from dsprof import accounting, hosttime, measures, patterns, ranged
-from dsprof import attribution as at
+from dsprof import arrays as at
 from dsprof.analysis import Analysis
-from dsprof.attribution import Ints
+from dsprof.arrays import Ints, joins, nesting, rows, slicing
 from dsprof.cli import main
 from dsprof.errors import NotAReport, PatternTooSlow
 from dsprof.families import OTHER, RULES, family_of
@@ -55,9 +55,11 @@ INTERVALS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 30), st.integer
 def deep() -> Iterator[None]:
     """Within, every report takes the ways that only deep nesting takes otherwise."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("_STEPS", "_TIMES_EACH", "_TIMES_MIXED"):
-            patch.setattr(at, name, 0)
-        patch.setattr(at, "_FEW", 0)
+        patch.setattr(nesting, "_STEPS", 0)
+        for name in ("_TIMES_EACH", "_TIMES_MIXED"):
+            patch.setattr(slicing, name, 0)
+        patch.setattr(rows, "FEW", 0)
+        patch.setattr(joins, "FEW", 0)
         patch.setattr(measures, "_CALLS_BACK", 0)
         patch.setattr(hosttime, "_TIMES_EACH", 0)
         patch.setattr(accounting, "_LONGEST", 10)

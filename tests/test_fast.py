@@ -17,11 +17,10 @@ from hypothesis.extra import numpy as nst
 
 import slow_reference as slow
 from compiled import way
-from dsprof import attribution as at
-from dsprof import fast, stats
+from dsprof import arrays as at
 from dsprof.analysis import Analysis, analyze
+from dsprof.arrays import Ints, backend, statistics
 from dsprof.attributed import Rules
-from dsprof.attribution import Ints
 from dsprof.errors import FastUnavailable
 from dsprof.nsys.locate import locate
 from dsprof.nsys.reader import read
@@ -121,14 +120,14 @@ def test_more_groups_than_the_small_table_holds() -> None:
 @given(st.integers(0, 60), st.booleans(), st.data())
 def test_distributions(size: int, weighted: bool, data: st.DataObject) -> None:
     group, values = data.draw(numbers(0, 3, size)), data.draw(numbers(0, 5, size))
-    same(stats.distribution, group, values, data.draw(numbers(1, 9, size)) if weighted else None)
+    same(statistics.distribution, group, values, data.draw(numbers(1, 9, size)) if weighted else None)
 
 
 @pytest.mark.parametrize("kinds", [100, 3000, 50_000, 400_000])
 def test_distributions_of_few_and_of_very_many_values(kinds: int) -> None:
     """The table grows with the values; where there are more than it may hold, they are sorted."""
     random = np.random.default_rng(2)
-    found = same(stats.distribution, random.integers(0, 3, 500_000), random.integers(0, kinds, 500_000))
+    found = same(statistics.distribution, random.integers(0, 3, 500_000), random.integers(0, kinds, 500_000))
     assert found.times.sum() == 500_000
 
 
@@ -143,8 +142,8 @@ def test_order_by_number(size: int, most: int, data: st.DataObject) -> None:
 def test_values_that_are_far_from_their_order_are_left_to_the_sort() -> None:
     with way(True):
         near, far = np.arange(1000) ^ 1, np.arange(1000)[::-1].copy()
-        assert fast.loops().settle(near) and (near == np.arange(1000)).all()
-        assert not fast.loops().settle(far)
+        assert backend.loops().settle(near) and (near == np.arange(1000)).all()
+        assert not backend.loops().settle(far)
         assert sorted(far.tolist()) == list(range(1000))
 
 
@@ -193,13 +192,13 @@ def report(tmp_path: Path) -> Path:
 
 def test_large_reports_have_them_unless_told_otherwise(report: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("numba", reason="numba is not installed")
-    for wanted, rows, used in [(None, fast.WORTH_ROWS - 1, False), (None, fast.WORTH_ROWS, True),
-                               (False, fast.WORTH_ROWS, False), (True, 0, True)]:  # fmt: skip
-        assert (fast.choose(wanted, rows).loops is not None) is used
+    for wanted, rows, used in [(None, backend.WORTH_ROWS - 1, False), (None, backend.WORTH_ROWS, True),
+                               (False, backend.WORTH_ROWS, False), (True, 0, True)]:  # fmt: skip
+        assert (backend.choose(wanted, rows).loops is not None) is used
     plain = analyze(report, reuse=False)
     loops = analyze(report, reuse=False, compiled=True)
     assert [one._backend.page_loops is not None for one in (plain, loops)] == [False, True]
-    assert fast.current() is fast.NUMPY
+    assert backend.current() is backend.NUMPY
 
 
 @pytest.mark.parametrize("sample", SAMPLES[:2])
@@ -213,7 +212,7 @@ def test_analyses_at_once_keep_each_its_own_backend(sample: str, monkeypatch: py
     union_length = at.union_length
 
     def watched(*columns: Any) -> Any:
-        used[kind.get()].add(fast.loops() is not None)
+        used[kind.get()].add(backend.loops() is not None)
         return union_length(*columns)
 
     kind: contextvars.ContextVar[str] = contextvars.ContextVar("kind", default="nobody")
@@ -244,8 +243,8 @@ def test_without_a_numba_that_works_nothing_is_lost_but_time(
     def fails(name: str) -> None:
         raise error
 
-    monkeypatch.setattr(fast, "import_module", fails)
-    monkeypatch.setattr(fast, "WORTH_ROWS", 0)
+    monkeypatch.setattr(backend, "import_module", fails)
+    monkeypatch.setattr(backend, "WORTH_ROWS", 0)
     assert len(analyze(report, reuse=False)["kern_trace"]) == 1
     with pytest.raises(FastUnavailable, match=str(error)) as raised:
         analyze(report, reuse=False, compiled=True)

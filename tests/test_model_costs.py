@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dsprof.arrays import Ints
 from dsprof.model_costs import Decoder, Layer, Model, UnknownModel, View, causal_pairs, distinct_experts, model_of
-from dsprof.stats import Ints
 from models import torch, transformers
 
 DEEPSEEK = transformers.DeepseekOcr2ForConditionalGeneration

@@ -12,14 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from compiled import way
-from dsprof import fast
-from dsprof.attribution import Ints
+from dsprof.arrays import Ints, backend
 from dsprof.nsys.pages import Pages
 from test_pages import Victim, opened, sample, victims, written  # noqa: F401  two are fixtures
 
 pytest.importorskip("numba", reason="numba is not installed")
 
-from dsprof.nsys import page_loops
+from dsprof.arrays import page_loops
 
 LEAST, GREATEST = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
@@ -171,7 +170,7 @@ def test_loops_are_used_only_where_they_are_wanted(tmp_path: Path, monkeypatch: 
         sql.execute("INSERT INTO t VALUES (500)")
     for name in ("cells", "groups", "fits", "gather"):
         monkeypatch.setattr(page_loops, name, None)
-    assert fast.loops() is None
+    assert backend.loops() is None
     assert read(path, "t", ["a"], compiled=False) == {"a": [500]}
     with pytest.raises(TypeError):
         read(path, "t", ["a"], compiled=True)

@@ -17,7 +17,7 @@ from attrs import field, frozen
 from hypothesis import HealthCheck, given, settings
 
 from compiled import way
-from dsprof.attribution import NULL
+from dsprof.arrays import NULL
 from dsprof.nsys import pages, schema
 from dsprof.nsys.pages import Pages
 

@@ -18,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import slow_reference as slow
-from dsprof import fast, parquet
+from dsprof import parquet
 from dsprof.analysis import Analysis, _plan
+from dsprof.arrays import backend
 from dsprof.attributed import Attributed, Rules
 from dsprof.errors import MemoryTooSmall
 from dsprof.memory import allowed, bytes_of
@@ -350,15 +351,15 @@ def test_too_little_memory_is_told_before_anything_is_read(large: Path, tmp_path
 def test_compiled_loops_are_left_out_where_they_do_not_fit(large: Path, tmp_path: Path) -> None:
     pytest.importorskip("numba", reason="numba is not installed")
     size, limit = evolve(size_of(large), ops=10**7), 450 * 10**6
-    assert size.rows > fast.WORTH_ROWS
+    assert size.rows > backend.WORTH_ROWS
     with pytest.raises(MemoryTooSmall):
         evolve(size, compiled=True).plan(limit)
-    assert _plan(size, limit, None) == (fast.NUMPY, size.plan(limit))
+    assert _plan(size, limit, None) == (backend.NUMPY, size.plan(limit))
     with pytest.raises(MemoryTooSmall):
         _plan(size, limit, True)
-    backend, plan = _plan(size, 10**9, None)
+    chosen, plan = _plan(size, 10**9, None)
     assert plan.peak_bytes <= 10**9
-    assert backend.loops is not None
+    assert chosen.loops is not None
 
 
 def test_a_wrong_size_is_an_error_of_the_command_line(large: Path) -> None:

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 import slow_reference as slow
 from dsprof.analysis import Analysis
+from dsprof.arrays import NULL
 from dsprof.attributed import Rules
-from dsprof.attribution import NULL
 from dsprof.trace import Calls, Kernels, MemOps, Ranges, Report, Trace
 from slow_reference import COPY, COPY_KINDS, GRAPH, KERNEL, NO_STAGE, SET, Call, Op, Range, Recording
 

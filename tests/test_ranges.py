@@ -17,7 +17,7 @@ import pytest
 
 import dsprof
 import nsys_stats
-from dsprof.attribution import NULL
+from dsprof.arrays import NULL
 from dsprof.nsys.command import export
 from dsprof.nsys.inputs import Input
 from dsprof.nsys.reader import read

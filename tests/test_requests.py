@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import slow_reference as slow
+from dsprof.arrays.statistics import percentiles, slopes
 from dsprof.names import api_name
 from dsprof.requests import outliers, warm_up
 from dsprof.stages import NO_STAGE, OUTSIDE_CUDA
-from dsprof.stats import percentiles, slopes
 from slow_reference import KERNEL, PUSH_POP, START_END, Call, Op, Range, Recording
 from test_properties import (
     LANES,

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsprof.attribution import NULL
+from dsprof.arrays import NULL
 from dsprof.nsys import schema
 from dsprof.nsys.export import Export
 from dsprof.nsys.pages import Pages

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import slow_reference as slow
-from dsprof.stats import count_by, describe, mean_std, mfu, sum_by
+from dsprof.arrays.statistics import count_by, describe, mean_std, mfu, sum_by
 
 some = settings(max_examples=150, deadline=None)
 HOUR = 3_600_000_000_000

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsprof.attribution import NULL
+from dsprof.arrays import NULL
 from dsprof.table import Coded, Table, integer, name
 from dsprof.trace import dimensions, pack_dimensions
 

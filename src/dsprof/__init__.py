@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dsprof.analysis import Analysis, analyze
+    from dsprof.arrays.statistics import mean_std, mfu
     from dsprof.errors import DsprofError
     from dsprof.session import Session, capture_command, capture_images, converter
-    from dsprof.stats import mean_std, mfu
     from dsprof.summary import Summary
     from dsprof.workloads.deepseek_ocr import DeepSeekOCRSession, run_once
     from dsprof.workloads.ranges import decode_range, prefill_range
@@ -30,7 +30,7 @@ _MODULES = {
     "analysis": ("Analysis", "analyze"),
     "errors": ("DsprofError",),
     "session": ("Session", "capture_command", "capture_images", "converter"),
-    "stats": ("mean_std", "mfu"),
+    "arrays.statistics": ("mean_std", "mfu"),
     "summary": ("Summary",),
     "workloads.deepseek_ocr": ("DeepSeekOCRSession", "run_once"),
     "workloads.ranges": ("decode_range", "prefill_range"),

@@ -23,10 +23,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dsprof import attribution as at
-from dsprof import fast
+from dsprof import arrays as at
+from dsprof.arrays import Bools, Ints, backend
 from dsprof.attributed import Attributed
-from dsprof.attribution import Bools, Ints
 from dsprof.measure import add_columns, measure
 from dsprof.measures import stage_totals, step_totals
 from dsprof.trace import MEMORY_KINDS, SYNCHRONIZING, process_of
@@ -266,7 +265,7 @@ def _sums(events: list[_Source], windows: Windows) -> dict[str, Ints]:
     threads = _Axis.of(windows.thread, windows.start, windows.end)
     if not len(threads.scope):
         return {}
-    if (loops := fast.loops()) and len(threads.scope) <= _FEW_THREADS:
+    if (loops := backend.loops()) and len(threads.scope) <= _FEW_THREADS:
         return _of_each(threads.scope, windows, lambda mine: _swept(loops, events, mine))
     if np.sum(threads.high - threads.low, dtype=np.float64) >= _LONGEST and len(threads.scope) > 1:
         return _of_each(threads.scope, windows, lambda mine: _painted(events, mine))

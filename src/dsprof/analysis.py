@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 import pyarrow as pa
 from attrs import evolve, frozen
 
-from dsprof import fast, findings
+from dsprof import findings
+from dsprof.arrays import backend
 from dsprof.attributed import Attributed, Rules, Threads
 from dsprof.errors import MemoryTooSmall, OutputRefused, UnknownTable
 from dsprof.families import read_rules
@@ -121,8 +122,8 @@ def _fresh(
 ) -> Analysis:
     """Read the export, in as many parts as the limit asks for."""
     details = any(isinstance(all_tables()[name], EventTable) for name in made.tables)
-    backend, plan = _plan(size_of(exported), allowed() if limit is None else limit, compiled)
-    with fast.using(backend):
+    chosen, plan = _plan(size_of(exported), allowed() if limit is None else limit, compiled)
+    with backend.using(chosen):
         if plan.parts == 1:
             return Analysis(read(exported, progress, details), rules, made=made)
         progress(f"working in {plan.parts} parts, in about {plan.peak_bytes / 1e9:.1f} GB of memory")
@@ -130,16 +131,16 @@ def _fresh(
         return Analysis(partial.trace, rules, partial=partial, made=made)
 
 
-def _plan(size: Size, limit: int | None, compiled: bool | None) -> tuple[fast.Backend, Plan]:
+def _plan(size: Size, limit: int | None, compiled: bool | None) -> tuple[backend.Backend, Plan]:
     """How to work on a report; without compiled loops where they do not fit, unless they are asked for."""
-    backend = fast.choose(compiled, size.rows)
-    if backend != fast.NUMPY:
+    chosen = backend.choose(compiled, size.rows)
+    if chosen != backend.NUMPY:
         try:
-            return backend, evolve(size, compiled=True).plan(limit)
+            return chosen, evolve(size, compiled=True).plan(limit)
         except MemoryTooSmall:
             if compiled:
                 raise
-    return fast.NUMPY, size.plan(limit)
+    return backend.NUMPY, size.plan(limit)
 
 
 def _on_its_backend(method: Callable[Concatenate[Analysis, P], T]) -> Callable[Concatenate[Analysis, P], T]:
@@ -147,7 +148,7 @@ def _on_its_backend(method: Callable[Concatenate[Analysis, P], T]) -> Callable[C
 
     @functools.wraps(method)
     def wrapped(self: Analysis, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with fast.using(self._backend):
+        with backend.using(self._backend):
             return method(self, *args, **kwargs)
 
     return wrapped
@@ -171,7 +172,7 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
         report = path or Path(trace.report.file)
         self._made = made or Made(report, report.with_suffix(".dsprof"), {}, tuple(all_tables()))
         self.attributed = Attributed(trace, rules, only_measured=partial is not None)
-        self._partial, self._backend = partial, fast.current()
+        self._partial, self._backend = partial, backend.current()
         self._arrow: dict[str, pa.Table] = {}
         self._summaries: dict[int, Summary] = {}
 
@@ -227,7 +228,7 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
     ) -> dict[str, Any]:
         found = {measure.name: Merged(measure) for measure in measures}
         self.attributed.prepare()
-        with fast.Workers(partial.at_once) as workers:
+        with backend.Workers(partial.at_once) as workers:
             for taken in _in_turn(workers, lambda trace: self._take(trace, measures, list(rows)), partial.parts(),
                                   partial.at_once):  # fmt: skip
                 for measure in measures:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dsprof import attribution as at
-from dsprof.attribution import NULL, Bools, Ints
+from dsprof import arrays as at
+from dsprof.arrays import NULL, Bools, Ints
 from dsprof.ranged import VIA, Places, Ranged, Rules, Threads, numbered
 from dsprof.trace import Trace, process_of
 

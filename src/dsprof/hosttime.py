@@ -13,13 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dsprof import attribution as at
-from dsprof import fast
+from dsprof import arrays as at
+from dsprof.arrays import Bools, Ints, backend
+from dsprof.arrays.statistics import Distribution, Sums, add_distributions, distribution, sums
 from dsprof.attributed import Attributed
-from dsprof.attribution import Bools, Ints
 from dsprof.measure import measure
 from dsprof.names import api_name
-from dsprof.stats import Distribution, Sums, add_distributions, distribution, sums
 
 #: Pieces that are in so many windows, all together, are counted name by name.
 _TIMES_EACH = 8
@@ -118,7 +117,7 @@ def _spent(
     """
     if int((high - low).sum()) > _TIMES_EACH * (len(low) + len(start)) and len(low) * names < int((high - low).sum()):
         return _spent_by_name(low, high, begin, finish, start, end, name, names)
-    if loops := fast.loops():
+    if loops := backend.loops():
         found: tuple[Ints, Ints, Ints, Ints] = loops.spent_in_windows(low, high, begin, finish, start, end, name, names)
         return found
     parts = [Sums(low[:0], low[:0], low[:0])]

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from dsprof.arrays import NULL, Ints, sorted_by
 from dsprof.attributed import VIA, Attributed
-from dsprof.attribution import NULL, Ints, sorted_by
 from dsprof.table import Coded, integer, name
 from dsprof.trace import Kernels, MemOps, pid_of, tid_of
 

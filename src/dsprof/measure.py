@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
-from dsprof.attribution import NULL, Ints
+from dsprof.arrays import NULL, Ints
 
 if TYPE_CHECKING:
     from dsprof.attributed import Attributed

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from attrs import field, fields, frozen
 
-from dsprof import attribution as at
+from dsprof import arrays as at
 from dsprof import findings
+from dsprof.arrays import NULL, Ints
+from dsprof.arrays.statistics import Distribution, add_distributions, count_by, distribution, sum_by
 from dsprof.attributed import VIA, Attributed, Rules, Scope
-from dsprof.attribution import NULL, Ints
 from dsprof.findings import Finding
 from dsprof.measure import add_columns, earliest, measure
 from dsprof.patterns import first_found, near
-from dsprof.stats import Distribution, add_distributions, count_by, distribution, sum_by
 from dsprof.trace import pid_of, process_of
 
 #: Share of launches without a kernel below which nothing is said: the rim of every capture loses a few.

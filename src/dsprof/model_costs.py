@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from attrs import frozen
 
-from dsprof.stats import Floats, Ints
+from dsprof.arrays import Ints
+from dsprof.arrays.statistics import Floats
 
 #: Bytes of an element, by the names that a configuration gives to the types of weights.
 ITEM_BYTES = {

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 from attrs import field, frozen
 
-from dsprof import attribution as at
-from dsprof.attribution import NULL, Bools, Ints
+from dsprof import arrays as at
+from dsprof.arrays import NULL, Bools, Ints
+from dsprof.arrays.statistics import count_by
 from dsprof.families import OTHER, RULES, Rule, families_of
 from dsprof.model_record import ModelRecord
 from dsprof.patterns import first_found
 from dsprof.stages import NO_STAGE, PREFILL, REQUEST, STAGES, STEP
-from dsprof.stats import count_by
 from dsprof.trace import Trace, process_of
 
 Threads = Literal["thread", "process"]

@@ -13,12 +13,12 @@ from __future__ import annotations
 import numpy as np
 from attrs import frozen
 
-from dsprof import attribution as at
+from dsprof import arrays as at
+from dsprof.arrays import NULL, Bools, Ints
+from dsprof.arrays.statistics import Floats, count_by, describe, sum_by
 from dsprof.attributed import Attributed, wall_time
-from dsprof.attribution import NULL, Bools, Ints
 from dsprof.measures import stage_totals
 from dsprof.stages import DECODE, PREFILL
-from dsprof.stats import Floats, count_by, describe, sum_by
 from dsprof.trace import process_of
 
 #: How a request was found, as the column `found` says it.

@@ -20,15 +20,15 @@ import numpy as np
 from attrs import evolve, frozen
 
 from dsprof import findings
+from dsprof.arrays import Bools, Ints
+from dsprof.arrays.statistics import Floats, sum_by
 from dsprof.attributed import Attributed, wall_time
-from dsprof.attribution import Bools, Ints
 from dsprof.findings import Finding
 from dsprof.measures import stage_devices, stage_totals, tally
 from dsprof.model_costs import ITEM_BYTES, Cost, Model, UnknownModel, model_of
 from dsprof.model_record import ModelRecord
 from dsprof.peaks import Peaks, UnknownPeak, peaks_of
 from dsprof.stages import DECODE, PREFILL
-from dsprof.stats import Floats, sum_by
 from dsprof.trace import Gpu
 
 #: A payload above this is no number of tokens.

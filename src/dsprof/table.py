@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from attrs import field, frozen
 
-from dsprof.attribution import NULL, Bools, Ints
-from dsprof.stats import Floats, Groups
+from dsprof.arrays import NULL, Bools, Ints
+from dsprof.arrays.statistics import Floats, Groups
 
 if TYPE_CHECKING:
     from dsprof.attributed import Attributed
@@ -75,7 +75,7 @@ STATISTICS = (
 
 
 def statistics(groups: Groups) -> dict[str, Any]:
-    """The columns of `STATISTICS` from what `stats.describe` found."""
+    """The columns of `STATISTICS` from what `arrays.statistics.describe` found."""
     values = (groups.instances, groups.total, groups.avg, groups.med, groups.min, groups.max, groups.stddev)
     return dict(zip((column.name for column in STATISTICS), values, strict=True))
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from attrs import field, frozen
 
-from dsprof.attribution import NULL, Bools, Ints, group_rows
+from dsprof.arrays import NULL, Bools, Ints, group_rows
 
 Codes = npt.NDArray[np.int32]
 

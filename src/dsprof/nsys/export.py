@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dsprof.attribution import NULL, Ints
+from dsprof.arrays import NULL, Ints
 from dsprof.errors import NotAReport, NvprofDatabase
 from dsprof.nsys import schema
 from dsprof.nsys.inputs import Input

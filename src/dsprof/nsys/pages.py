@@ -30,8 +30,7 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
-from dsprof import fast
-from dsprof.attribution import NULL, Bools, Ints
+from dsprof.arrays import NULL, Bools, Ints, backend
 from dsprof.nsys.sound import SQLITE, uri_of
 
 Words = npt.NDArray[np.uint64]
@@ -440,7 +439,7 @@ class _Rows:
         columns = [column for column in columns if column.index >= 0]
         if not columns:
             return
-        loops = fast.page_loops()
+        loops = backend.page_loops()
         if loops is not None:
             self._gather(loops, columns, arrays)
             return
@@ -505,7 +504,7 @@ def _rows(block: _Block, edges: Ints, alone: bool, columns: int, rowids: tuple[i
 
 def _ordered(block: _Block, counts: Ints, edges: Ints) -> tuple[Ints, Ints, Ints]:
     """What `_cells` tells of all cells of a block, whose rowids must ascend between the edges of their pages."""
-    loops = fast.page_loops()
+    loops = backend.page_loops()
     if loops is not None:
         rowid, head, payload = np.empty((3, int(counts.sum())), np.int64)
         if loops.cells(block.flat, block.starts, counts, edges, block.usable, rowid, head, payload) == loops.UNKNOWN:
@@ -564,7 +563,7 @@ def _grouped(block: _Block, rowid: Ints, head: Ints, payload: Ints, columns: int
 
 def _fits(block: _Block, head: Ints, payload: Ints, group: Ints, end: Ints, ended: Bools) -> bool:
     """Do the rows end where their group's values do, or, where there are more columns, behind?"""
-    loops = fast.page_loops()
+    loops = backend.page_loops()
     if loops is not None:
         return bool(loops.fits(block.flat, head, payload, group, end, ended))
     spare = payload - _spread(end, group)
@@ -573,7 +572,7 @@ def _fits(block: _Block, head: Ints, payload: Ints, group: Ints, end: Ints, ende
 
 def _numbered(block: _Block, head: Ints, width: int) -> tuple[Ints, Ints]:
     """Numbers rows by the first `width` bytes of their header: the group of each row, and a row of each group."""
-    loops = fast.page_loops()
+    loops = backend.page_loops()
     if loops is not None:
         group, first = np.empty((2, len(head)), np.int64)
         groups = loops.groups(block.flat, head, width, group, first)

@@ -23,9 +23,9 @@ import attrs
 import numpy as np
 from attrs import frozen
 
-from dsprof.attribution import NULL, Bools, Ints, group_rows, join_calls
+from dsprof.arrays import NULL, Bools, Ints, group_rows, join_calls
+from dsprof.arrays.backend import Workers
 from dsprof.errors import MemoryTooSmall
-from dsprof.fast import Workers
 from dsprof.nsys import schema
 from dsprof.nsys.about import report_of
 from dsprof.nsys.export import Columns, Export, is_null, nulls

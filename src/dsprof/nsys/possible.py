@@ -13,7 +13,7 @@ from statistics import median_low
 
 import numpy as np
 
-from dsprof.attribution import NULL, Ints
+from dsprof.arrays import NULL, Ints
 from dsprof.errors import ReportDamaged
 from dsprof.nsys import schema
 from dsprof.trace import Impossible

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from dsprof.attribution import distinct
+from dsprof.arrays import distinct
+from dsprof.arrays.backend import Workers
 from dsprof.errors import NothingRecorded
-from dsprof.fast import Workers
 from dsprof.nsys import schema
 from dsprof.nsys.about import report_of
 from dsprof.nsys.export import Export

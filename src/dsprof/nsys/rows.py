@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from dsprof.attribution import NULL, Bools, Ints, group_rows, join_calls
+from dsprof.arrays import NULL, Bools, Ints, group_rows, join_calls
 from dsprof.nsys import schema
 from dsprof.nsys.about import duration_of
 from dsprof.nsys.export import Columns, Export, condition, is_null, nulls

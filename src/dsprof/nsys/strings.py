@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dsprof.attribution import NULL, Ints, distinct
+from dsprof.arrays import NULL, Ints, distinct
 from dsprof.nsys import schema
 from dsprof.nsys.export import Export, text_of
 from dsprof.trace import Codes

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dsprof.attribution import NULL, Bools, Ints, distinct, distinct_in_any_order, group_rows
+from dsprof.arrays import NULL, Bools, Ints, distinct, distinct_in_any_order, group_rows
 from dsprof.nsys import schema
 from dsprof.nsys.export import Columns, Export, is_null, nulls
 from dsprof.nsys.rows import only_caller

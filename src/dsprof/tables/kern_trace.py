@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from dsprof.arrays import Ints, used_codes
 from dsprof.attributed import Attributed
-from dsprof.attribution import Ints, used_codes
 from dsprof.launched import LAUNCH, PLACE, STAGE, by_start, launched
 from dsprof.names import short_kernel_name
 from dsprof.table import Coded, event_table, integer, name

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from dsprof.arrays.statistics import Distribution, add_distributions, distribution
 from dsprof.attributed import Attributed
 from dsprof.measure import measure
-from dsprof.stats import Distribution, add_distributions, distribution
 from dsprof.table import STATISTICS, Coded, Table, integer, name, real, share_pct, statistics
 from dsprof.trace import operation_names
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from dsprof.arrays import Ints
 from dsprof.attributed import Attributed
-from dsprof.attribution import Ints
 from dsprof.launched import LAUNCH, PLACE, STAGE, by_start, launched
 from dsprof.table import Coded, event_table, integer, name
 from dsprof.trace import MEMORY_KINDS, operation_names

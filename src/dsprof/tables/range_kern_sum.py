@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from attrs import frozen
 
-from dsprof import attribution as at
+from dsprof import arrays as at
+from dsprof.arrays import NULL, Bools, Ints
+from dsprof.arrays.statistics import Distribution, Groups, Sums, add_distributions, distribution, sums
 from dsprof.attributed import Attributed, Scope
-from dsprof.attribution import NULL, Bools, Ints
 from dsprof.measure import measure
 from dsprof.stages import NO_RANGE
-from dsprof.stats import Distribution, Groups, Sums, add_distributions, distribution, sums
 from dsprof.table import STATISTICS, Coded, Table, integer, name, statistics
 from dsprof.trace import pid_of, tid_of
 

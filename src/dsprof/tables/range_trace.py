@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from dsprof.arrays import NULL
 from dsprof.attributed import Attributed
-from dsprof.attribution import NULL
 from dsprof.measures import range_sums
 from dsprof.table import Coded, Column, Table, integer, name
 from dsprof.trace import pid_of, tid_of

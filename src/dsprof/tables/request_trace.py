@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from dsprof.arrays import NULL, Bools, Ints
+from dsprof.arrays.statistics import Floats, count_by, sum_by
 from dsprof.attributed import Attributed
-from dsprof.attribution import NULL, Bools, Ints
 from dsprof.measures import stage_totals
 from dsprof.requests import FOUND, Requests, Tokens, requests_of, steady_stages, tokens_of
-from dsprof.stats import Floats, count_by, sum_by
 from dsprof.table import Coded, Column, Table, integer, name, real
 from dsprof.trace import pid_of, tid_of
 

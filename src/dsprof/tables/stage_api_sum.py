@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from dsprof.arrays import NULL, Ints
+from dsprof.arrays.statistics import count_by, sum_by
 from dsprof.attributed import Attributed
-from dsprof.attribution import NULL, Ints
 from dsprof.hosttime import call_names, calls_by_stage, host_times
 from dsprof.measures import regrouped
 from dsprof.stages import OUTSIDE_CUDA
-from dsprof.stats import count_by, sum_by
 from dsprof.table import Coded, Table, integer, name, real, share_pct
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from dsprof.arrays.statistics import sum_by
 from dsprof.attributed import Attributed
 from dsprof.measures import kernels_by_stage
-from dsprof.stats import sum_by
 from dsprof.table import STATISTICS, Coded, Table, name, real, share_pct, statistics
 
 

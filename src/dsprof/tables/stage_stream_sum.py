@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from dsprof.arrays import NULL, Ints, group_rows, union_length
+from dsprof.arrays.statistics import count_by, sum_by
 from dsprof.attributed import Attributed
-from dsprof.attribution import NULL, Ints, group_rows, union_length
 from dsprof.measure import measure
-from dsprof.stats import count_by, sum_by
 from dsprof.table import Coded, Table, integer, name
 from dsprof.trace import pid_of
 

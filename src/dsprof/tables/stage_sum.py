@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from dsprof.arrays import NULL, Ints
 from dsprof.attributed import Attributed, wall_time
-from dsprof.attribution import NULL, Ints
 from dsprof.measures import stage_totals
 from dsprof.table import Coded, Column, Table, integer, name, real, share_pct
 

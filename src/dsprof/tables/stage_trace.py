@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from dsprof.accounting import CAUSES, accounts
+from dsprof.arrays import NULL
 from dsprof.attributed import Attributed, wall_time
-from dsprof.attribution import NULL
 from dsprof.measures import stage_totals
 from dsprof.requests import requests_of, steady_stages
 from dsprof.table import Coded, Column, Table, integer, name, real, share_pct

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from dsprof.arrays import NULL, Ints
+from dsprof.arrays.statistics import count_by, describe, percentiles, slopes
 from dsprof.attributed import Attributed
-from dsprof.attribution import NULL, Ints
 from dsprof.measures import stage_totals, step_totals
 from dsprof.requests import context_of_step, requests_of, steady_steps, step_outliers
-from dsprof.stats import count_by, describe, percentiles, slopes
 from dsprof.table import Coded, Column, Table, integer, name, real
 
 #: What is told of a step: the name's stem, its unit, and a word for it.

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from dsprof import attribution as at
+from dsprof import arrays as at
 from dsprof.accounting import CAUSES, accounts
+from dsprof.arrays import NULL, Bools, Ints
+from dsprof.arrays.statistics import Floats
 from dsprof.attributed import Attributed, wall_time
-from dsprof.attribution import NULL, Bools, Ints
 from dsprof.hosttime import call_names, host_times
 from dsprof.measures import Totals, stage_totals, step_totals
 from dsprof.requests import context_of_step, requests_of, steady_stages, steady_steps, step_outliers
 from dsprof.stages import OUTSIDE_CUDA
-from dsprof.stats import Floats
 from dsprof.table import Coded, Column, Table, integer, name, real
 from dsprof.trace import pid_of, tid_of
 

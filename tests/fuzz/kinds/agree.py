@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 import mutations
-from dsprof import fast
 from dsprof.analysis import Analysis, analyze
+from dsprof.arrays import backend
 from dsprof.attributed import Rules
 from dsprof.errors import DsprofError
 from dsprof.tables import all_tables
@@ -54,10 +54,10 @@ def _whole(report: Path, rules: Rules, compiled: bool) -> Analysis:
 def _ways(report: Path, rules: Rules) -> Iterator[tuple[str, Callable[[], Analysis]]]:
     for parts in PARTS:
         yield f"in {parts} parts", lambda parts=parts: in_parts(report, parts, rules)
-    if not fast.is_installed():
+    if not backend.is_installed():
         return
     yield "compiled", lambda: _whole(report, rules, compiled=True)
-    with fast.using(fast.compiled()):
+    with backend.using(backend.compiled()):
         yield "compiled, in 5 parts", lambda: in_parts(report, 5, rules)
 
 

@@ -1,4 +1,4 @@
-"""Loops that numba compiles, each with the meaning of the array code that has its name: see `dsprof.fast`.
+"""Loops that numba compiles, each with the meaning of the array code that has its name: see `dsprof.arrays.backend`.
 
 Arguments are contiguous int64 arrays unless it says otherwise. Loops go over rows in an order of time where the array
 code has to sort by group first, and remember in small tables what it has to sort to find.

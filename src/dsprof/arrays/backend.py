@@ -100,7 +100,7 @@ def compiled() -> Backend:
     """The backend with compiled loops. Raises `FastUnavailable`."""
     try:
         with _loading, without_threads():  # numba loads scipy where that is installed
-            return Backend(import_module("dsprof.loops"), import_module("dsprof.nsys.page_loops"))
+            return Backend(import_module("dsprof.arrays.loops"), import_module("dsprof.arrays.page_loops"))
     except (ImportError, RuntimeError) as error:  # numba says RuntimeError where it can write to no cache
         raise FastUnavailable(
             f"Loops cannot be compiled: {error}.",
@@ -110,7 +110,7 @@ def compiled() -> Backend:
 
 
 def loops() -> Any:
-    """The module of the compiled loops, `dsprof.loops`; None where the array code is to be used."""
+    """The module of the compiled loops, `dsprof.arrays.loops`; None where the array code is to be used."""
     return current().loops
 
 

@@ -8,11 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
+from dsprof.arrays.rows import KEY_LIMIT, Ints
+
 Floats = npt.NDArray[np.float64]
 
-#: Packed keys stay below this, far from where int64 would wrap.
-_KEY_LIMIT = 1 << 62
 #: A table of sums may have this many slots for each row, and this many more whatever their number.
 _SLOTS_PER_ROW, _SLOTS_FREE = 4, 1 << 20
 
@@ -73,7 +72,7 @@ def distribution(group: Ints, values: Ints, counts: Ints | None = None) -> Distr
         return Distribution(group[:0], values[:0], group[:0])
     low, base = int(group.min()), int(values.min())
     span = int(values.max()) - base + 1
-    if (int(group.max()) - low + 1) * span >= _KEY_LIMIT:
+    if (int(group.max()) - low + 1) * span >= KEY_LIMIT:
         order = np.lexsort((values, group))
         return _runs(group[order], values[order], None if counts is None else counts[order])
     key, times = _sorted((group - low) * span + (values - base), counts)
