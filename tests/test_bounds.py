@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import slow_reference as slow
-from dsprof import accounting, hosttime, measures, patterns, ranged
 from dsprof import arrays as at
+from dsprof import measures, patterns, ranged
 from dsprof.analysis import Analysis
-from dsprof.arrays import Ints, joins, nesting, rows, slicing
+from dsprof.arrays import Ints, joins, nesting, rows, slicing, timelines, windows
 from dsprof.cli import main
 from dsprof.errors import NotAReport, PatternTooSlow
 from dsprof.families import OTHER, RULES, family_of
@@ -61,8 +61,8 @@ def deep() -> Iterator[None]:
         patch.setattr(rows, "FEW", 0)
         patch.setattr(joins, "FEW", 0)
         patch.setattr(measures, "_CALLS_BACK", 0)
-        patch.setattr(hosttime, "_TIMES_EACH", 0)
-        patch.setattr(accounting, "_LONGEST", 10)
+        patch.setattr(windows, "_TIMES_EACH", 0)
+        patch.setattr(timelines, "_LONGEST", 10)
         for name in ("_DEEP", "_CROWD"):
             patch.setattr(range_kern_sum, name, 0)
         yield

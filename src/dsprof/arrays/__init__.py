@@ -29,6 +29,7 @@ from dsprof.arrays.rows import (
 )
 from dsprof.arrays.slicing import busy_in_slices, slice_max, slice_min, slice_sum, slice_sum_above, slices
 from dsprof.arrays.unions import union_length, united
+from dsprof.arrays.windows import spent_in_windows
 
 __all__ = [
     "AT_ONCE",
@@ -57,6 +58,7 @@ __all__ = [
     "slice_sum_above",
     "slices",
     "sorted_by",
+    "spent_in_windows",
     "union_length",
     "united",
     "used_codes",
