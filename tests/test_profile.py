@@ -268,13 +268,19 @@ def drive(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.SIG_DFL),
+        preexec_fn=lambda: _signals(ignored),
     )
     with driver:
         try:
             yield driver
         finally:
             driver.kill()
+
+
+def _signals(ignored: bool) -> None:
+    """Of a new process: SIGINT ignored or not, and SIGHUP not, also where the tests run under nohup."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def ended(driver: subprocess.Popen[str]) -> str:

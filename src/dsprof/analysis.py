@@ -231,10 +231,8 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
         with backend.Workers(partial.at_once) as workers:
             for taken in _in_turn(workers, lambda trace: self._take(trace, measures, list(rows)), partial.parts(),
                                   partial.at_once):  # fmt: skip
-                for measure in measures:
-                    found[measure.name].add(taken.measured[measure.name])
-                for table, pieces in taken.pieces.items():
-                    rows[table].add(pieces, taken.high)
+                taken.go_into(found, rows)
+                del taken  # before the next one is waited for
         for sink in rows.values():
             sink.finish()
         return {name: merged.whole() for name, merged in found.items()}
@@ -414,6 +412,14 @@ class _Taken:
     measured: dict[str, Any]
     pieces: dict[EventTable, list[pa.Table]]
     high: int
+
+    def go_into(self, found: Mapping[str, Merged[Any]], rows: Mapping[EventTable, InOrder]) -> None:
+        """Add it to what was measured, and written, of the parts before."""
+        for name, measured in self.measured.items():
+            if name in found:
+                found[name].add(measured)
+        for table, pieces in self.pieces.items():
+            rows[table].add(pieces, self.high)
 
 
 def _in_turn(workers: Executor, work: Callable[[T], U], items: Iterable[T], ahead: int) -> Iterator[U]:

@@ -70,7 +70,7 @@ class InOrder:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._waiting = _Waiting(folder)
-        self._schema: pa.Table | None = None
+        self._schema: pa.Schema | None = None
 
     def add(self, pieces: Iterable[pa.Table], high: int) -> None:
         """Take the rows of a part, in pieces by start; those of later parts start at `high` or after it."""
@@ -84,20 +84,30 @@ class InOrder:
 
     def _add(self, table: pa.Table, high: int) -> None:
         """Put the rows that start before `high`, and hold the others."""
-        self._schema = table.slice(0, 0)
-        rows, early = _before(table, high), self._waiting.until(high)
-        if early:
-            mixed = pa.concat_tables([*early, table.slice(0, rows)]).unify_dictionaries()
-            self.put(mixed.take(_order(mixed)))
-        elif rows:
-            self.put(table.slice(0, rows))
+        self._schema = table.schema
+        rows = _before(table, high)
+        among = self._put_early(table, rows, high)
+        if rows > among:
+            self.put(table.slice(among, rows - among))
         self._waiting.hold(table.slice(rows))
+
+    def _put_early(self, table: pa.Table, rows: int, high: int) -> int:
+        """Put what waits for a time before `high`, and the rows of the table that go among it; says how many."""
+        early = self._waiting.until(high)
+        if not early:
+            return 0
+        last = max(piece.column("start_ns")[-1].as_py() for piece in early)
+        among = min(_before(table, last + 1), rows)
+        mixed = pa.concat_tables([*early, table.slice(0, among)]).unify_dictionaries()
+        self.put(mixed.take(_order(mixed)))
+        return among
 
     def finish(self) -> None:
         """There are no more parts."""
         if self._schema is not None:  # without rows, too: a file has its columns
-            self._add(self._schema, _FOREVER)
-            self.put(self._schema)
+            nothing = pa.Table.from_batches([], self._schema)
+            self._add(nothing, _FOREVER)
+            self.put(nothing)
             self._waiting.close()
 
     def begin_again(self) -> None:

@@ -197,6 +197,7 @@ class PartialReport:
                 if number < len(bounds):
                     coming = reader.submit(self._part, export, counted, left, *bounds[number])
                 yield part
+                del part  # before the next one is waited for
 
     def cut_earlier(self, late: CutTooLate) -> None:
         """Move the cut that an operation lies across to where the operation began."""
