@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterable, Iterator
 from math import ceil
 from pathlib import Path
-from statistics import median
+from statistics import median_low
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1] / "src" / "dsprof"
@@ -123,7 +123,7 @@ def figures_of_functions(trees: dict[str, ast.Module]) -> dict[str, Any]:
     lengths = sorted(lines for _, lines, _ in functions) or [0]
     many = sorted((-count, name) for name, _, count in functions if count > MOST)
     return {
-        "lines of a function, median": median(lengths),
+        "lines of a function, median": median_low(lengths),
         "lines of a function, p90": lengths[ceil(0.9 * len(lengths)) - 1],
         f"functions of more than {MOST} parameters": len(many),
         "most parameters": [f"{name} ({-count})" for count, name in many[:3]],
