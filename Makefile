@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 SIZES ?= 100000 1000000
 BENCH_HOME ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dsprof/bench
 
-.PHONY: help demo test lowest check lint types contracts format readme nsys bench profile fuzz clean
+.PHONY: help demo test lowest check lint types contracts format readme nsys bench profile shape fuzz clean
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made
@@ -57,6 +57,9 @@ bench: $(READY) ## Measure dsprof beside nsys stats, compare their results (SIZE
 
 profile: $(READY) ## Say where the time of an analysis goes (REPORT=run.sqlite; ARGS=--functions)
 	$(BIN)/python benchmarks/breakdown.py $(REPORT) --folder "$(BENCH_HOME)" $(ARGS)
+
+shape: ## Measure the package: rooms, import floors, long functions (ARGS=--json; "--against BEFORE.json": beside it)
+	$(PYTHON) benchmarks/shape.py $(ARGS)
 
 fuzz: $(READY) ## Try what hostile and damaged reports do to it, for some minutes (ARGS=--long: 20,000 cases)
 	PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
