@@ -216,3 +216,16 @@ def test_markdown_tables_have_as_many_cells_in_every_row(analysis):
     assert len(blocks) == 6
     for block in blocks:
         assert len({line.replace("\\|", "").count("|") for line in block.splitlines()}) == 1
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+@pytest.mark.parametrize("sample", ["h200-stages", "h200-two-processes"])
+def test_no_number_is_cut_however_narrow_the_terminal(sample: str, width: int) -> None:
+    """Names give way; every number stands as it would on a wide screen, in its column."""
+    summary = dsprof.analyze(SAMPLES / f"{sample}.sqlite.xz").summary()
+    text = shown(lambda out: print_summary(summary, out), width)
+    assert max(map(len, text.splitlines())) <= width
+    for grid in grids(summary):
+        for row in grid.rows:
+            for number in row[grid.names :]:
+                assert re.search(rf"(?<!\S){re.escape(number)}(?!\S)", text), (grid.title, number)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table as RichTable
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 _PIPE_WIDTH = 120
 #: Widest text in a column of a table, and the space between two columns.
 _NAME_WIDTH, _GAP = 48, 2
+#: Room that the names of a summary's table keep where the terminal is narrow.
+_LEAST_NAMES = 24
 
 
 def progress_bar() -> Progress:
@@ -52,7 +55,8 @@ def print_summary(summary: Summary, out: Console) -> None:
         out.print(_text(verdict.remedy))
     for grid in grids(summary):
         out.print()
-        out.print(_table(grid))
+        for table in _tables(grid, out.width):
+            out.print(table)
         for note in grid.notes:
             out.print(_text(note, "dim"))
     out.print()
@@ -67,13 +71,27 @@ def _text(text: str, style: str = "") -> Text:
     return Text(for_terminal(text), style)
 
 
-def _table(grid: Grid) -> RichTable:
-    table = RichTable(title=_text(grid.title, "bold"), title_justify="left", box=None, pad_edge=False, padding=(0, 1))
-    for position, word in enumerate(grid.header):
-        text = position < grid.names
-        table.add_column(_text(word), justify="left" if text else "right", header_style="dim", no_wrap=not text,
-                         overflow="ellipsis" if text else "fold")  # fmt: skip
-    for row in grid.rows:
+def _tables(grid: Grid, width: int) -> list[RichTable]:
+    """A grid for a terminal of some width: names give way, and what does not fit then follows below, under the names.
+
+    No number is cut: 333.4 would be read as a whole one where it is 333.4 ms.
+    """
+    columns = [
+        _Shown(word, place >= grid.names, [for_terminal(row[place]) for row in grid.rows])
+        for place, word in enumerate(grid.header)
+    ]
+    names, numbers = columns[: grid.names], columns[grid.names :]
+    room = width - min(sum(one.width for one in names), _LEAST_NAMES)
+    title = _text(grid.title, "bold")
+    return [_table([*names, *block], None if number else title) for number, block in enumerate(_blocks(numbers, room))]
+
+
+def _table(columns: Sequence[_Shown], title: Text | None) -> RichTable:
+    table = RichTable(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1))
+    for column in columns:
+        table.add_column(_text(column.name), justify="right" if column.number else "left", header_style="dim",
+                         no_wrap=column.number, overflow="fold" if column.number else "ellipsis")  # fmt: skip
+    for row in zip(*(column.cells for column in columns), strict=True):
         table.add_row(*map(_text, row))
     return table
 
@@ -125,7 +143,7 @@ class _Shown(NamedTuple):
 
     @property
     def width(self) -> int:
-        return max(map(len, [self.name, *self.cells])) + _GAP
+        return max(map(cell_len, [self.name, *self.cells])) + _GAP
 
 
 def _is_number(kind: pa.DataType) -> bool:
