@@ -45,7 +45,7 @@ format: $(READY) ## Put the code into its one format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-readme: $(READY) ## Make the generated parts of the README anew
+readme: $(READY) ## Make the generated parts of README and docs anew
 	$(BIN)/python tests/readme.py
 
 nsys: ## Install Debian's nsys into a folder, without root (two versions, for the tests)

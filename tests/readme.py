@@ -1,6 +1,6 @@
-"""Fills the README's generated parts: the output, the tables, the JSON fields, the exit codes.
+"""Fills the generated parts of README and docs: output, tables, JSON fields, exit codes, verdicts.
 
-``python tests/readme.py`` rewrites the file; `test_docs` fails while it differs from what this would write.
+``python tests/readme.py`` rewrites the pages; `test_docs` fails while one differs from what this would write.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from rich.console import Console
 
 import dsprof
 from dsprof import errors, findings, roofs, summary, verdicts
+from dsprof.accounting import CAUSES
 from dsprof.render.terminal import print_summary
 from dsprof.tables import all_tables
 from dsprof.trace import Gpu, Report
@@ -94,17 +95,48 @@ def bench() -> str:
     return "\n".join([head, *rows])
 
 
-def filled(text: str) -> str:
-    """The README with its generated parts made anew."""
-    for name, make in (("output", output), ("tables", tables), ("json", json_fields), ("bench", bench),
-                       ("exits", exits)):  # fmt: skip
+def kinds() -> str:
+    """The kinds of verdicts, with the shares from which on they are given."""
+    low, high, most = verdicts._NOT_GPU_BOUND_PCT, verdicts._GPU_BOUND_PCT, verdicts._MOST
+    rows = ["| verdict | when | what to do |", "|---|---|---|"]
+    rows.append(f"| GPU-bound | the GPU is busy {high:.0f} % of the time or more | {verdicts._REMEDIES['GPU-bound']} |")
+    for kind, causes in verdicts._SIDES.items():
+        named = ", ".join(f"`{cause}`" for cause in causes)
+        when = (
+            f"it is busy {low:.0f} % or less, and {named} {'have' if len(causes) > 1 else 'has'} {most:.0%} of the rest"
+        )
+        rows.append(f"| {kind} | {when} | {verdicts._REMEDIES[kind]} |")
+    return "\n".join(rows)
+
+
+def causes() -> str:
+    """Why the GPU was idle."""
+    return "\n".join(["| cause | meaning |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in CAUSES.items())])
+
+
+#: The generated parts of each page.
+PAGES = {
+    README: {"output": output},
+    ROOT / "docs/tables.md": {"tables": tables},
+    ROOT / "docs/json.md": {"json": json_fields},
+    ROOT / "docs/performance.md": {"bench": bench},
+    ROOT / "docs/exit-codes.md": {"exits": exits},
+    ROOT / "docs/verdicts.md": {"verdicts": kinds, "causes": causes},
+}
+
+
+def filled(page: Path) -> str:
+    """A page with its generated parts made anew."""
+    text = page.read_text(encoding="utf-8")
+    for name, make in PAGES[page].items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         made = make()
         text, count = pattern.subn(lambda match, made=made: f"{match[1]}{made}\n{match[2]}", text)
         if count != 1:
-            raise SystemExit(f"README.md must hold the part {name} once, and holds it {count} times")
+            raise SystemExit(f"{page.name} must hold the part {name} once, and holds it {count} times")
     return text
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text()))
+    for one in PAGES:
+        one.write_text(filled(one), encoding="utf-8")

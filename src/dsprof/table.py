@@ -32,7 +32,7 @@ class Coded(NamedTuple):
 
 @frozen
 class Column:
-    """One column: its name ends in its unit; `text` is the sentence that Parquet and README show."""
+    """One column: its name ends in its unit; `text` is the sentence that Parquet and docs/tables.md show."""
 
     name: str
     text: str

@@ -63,7 +63,9 @@ Threads = Annotated[
 ]
 Families = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Rules for kernel families, put before the usual ones: TOML, see the README."),
+    typer.Option(
+        metavar="FILE", help="Rules for kernel families, put before the usual ones: TOML, see docs/your-own-program.md."
+    ),
 ]
 ModelConfig = Annotated[
     Path | None,
