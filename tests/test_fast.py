@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import contextvars
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,7 @@ from compiled import way
 from dsprof import arrays as at
 from dsprof.analysis import Analysis, analyze
 from dsprof.arrays import Ints, backend, statistics
+from dsprof.arrays.timelines import Layers, Source, Windows, time_by_layer
 from dsprof.attributed import Rules
 from dsprof.errors import FastUnavailable
 from dsprof.nsys.locate import locate
@@ -145,6 +148,83 @@ def test_values_that_are_far_from_their_order_are_left_to_the_sort() -> None:
         assert backend.loops().settle(near) and (near == np.arange(1000)).all()
         assert not backend.loops().settle(far)
         assert sorted(far.tolist()) == list(range(1000))
+
+
+@few
+@given(st.integers(0, 60), st.data())
+def test_distinct_values(size: int, data: st.DataObject) -> None:
+    values = data.draw(nst.arrays(np.int64, size, elements=st.sampled_from([at.NULL, -1, 0, 1, 7, 2**40, 2**62])))
+    assert same(at.distinct, values).tolist() == sorted(set(values.tolist()))
+
+
+@few
+@given(intervals(1), st.data())
+def test_pieces_in_windows(rows: tuple[Ints, Ints, Ints], data: st.DataObject) -> None:
+    """Pieces one after another; each window has those that it touches, and is cut at both ends."""
+    lengths = rows[2] - rows[1]
+    end = np.cumsum(lengths)
+    start, name = end - lengths, data.draw(numbers(0, 3, len(lengths)))
+    last, size = int(end[-1]) if len(end) else 0, data.draw(st.integers(0, 12))
+    begin = data.draw(numbers(0, last, size))
+    finish = np.minimum(begin + data.draw(numbers(0, last + 1, size)), last)
+    low, high = np.searchsorted(end, begin, side="right"), np.searchsorted(start, finish, side="left")
+    columns = (low, np.maximum(high, low), begin, finish, start, end, name)
+    found = same(lambda *given: by_rows(at.spent_in_windows(*given, 4)), *columns)
+    for window, which, count, spent in zip(*map(np.ndarray.tolist, found), strict=True):
+        pieces = [
+            min(stop, finish[window]) - max(first, begin[window])
+            for first, stop, its in zip(start.tolist(), end.tolist(), name.tolist(), strict=True)
+            if its == which and min(stop, finish[window]) > max(first, begin[window])
+        ]
+        assert (count, spent) == (len(pieces), sum(pieces))
+
+
+def by_rows(columns: tuple[Ints, ...]) -> tuple[Ints, ...]:
+    """The columns in the order of their rows."""
+    order = np.lexsort(columns[::-1])
+    return tuple(column[order] for column in columns)
+
+
+@few
+@given(st.data())
+def test_time_by_layer(data: st.DataObject) -> None:
+    """What runs and waits of two processes, what holds their threads up and is called; windows that nest."""
+    layers = Layers(("runs", "waits", "held", "alloc", "api"), 2, 3)
+    kinds = [((1, 2), (0, 0)), ((1, 2), (1, 1)), ((11, 21, 22), (2, 2)), ((11, 21, 22), (3, 4))]
+    sources = []
+    for owners, (least, most) in kinds:
+        _, start, end = data.draw(intervals())
+        owner = data.draw(nst.arrays(np.int64, len(start), elements=st.sampled_from(owners)))
+        layer = data.draw(numbers(least, most, len(start))) if least < most else np.array([least])
+        order = np.argsort(start, kind="stable")
+        layer = layer[order] if len(layer) == len(start) and least < most else layer
+        sources.append(Source(owner[order], layer, start[order], end[order]))
+    _, start, end = data.draw(intervals())
+    kept = end > start
+    thread = data.draw(nst.arrays(np.int64, len(start), elements=st.sampled_from((11, 21, 22))))[kept]
+    windows = Windows(thread // 10, thread, start[kept], end[kept])
+    found = same(lambda: np.array([spent for _, spent in sorted(time_by_layer(sources, windows, layers).items())]))
+    if not len(thread):
+        return
+    *layered, calls = (found[sorted([*layers.names, "rest", "in_calls"]).index(name)] for name in
+                       (*layers.names, "rest", "in_calls"))  # fmt: skip
+    assert (np.sum(layered, axis=0) == windows.end - windows.start).all()
+    assert (calls >= layered[3] + layered[4]).all()
+
+
+def test_each_pair_has_a_test() -> None:
+    """Of a function that asks for compiled loops, and of a test that calls it with them and without."""
+    folder = Path(at.__file__).parent
+    asking = {
+        function.name
+        for file in folder.glob("*.py")
+        if file.stem != "backend"
+        for function in ast.walk(ast.parse(file.read_text()))
+        if isinstance(function, ast.FunctionDef) and "backend.loops()" in ast.unparse(function)
+    }
+    tests = Path(__file__).read_text()
+    assert asking
+    assert [name for name in asking if not re.search(rf"same\(.*\b{name}\b", tests)] == []
 
 
 # -- whole reports ------------------------------------------------------------------------------------------
