@@ -191,6 +191,21 @@ def test_a_stream_capture_over_a_cut_is_remembered(tmp_path: Path) -> None:
     assert_same(Analysis(read(path), None, path), parted)
 
 
+def test_a_part_without_calls_within_a_stream_capture(tmp_path: Path) -> None:
+    """
+    ::
+
+        calls      x  begin capture  |               |  end
+        kernels         [--]         |               |      in the part between the cuts there is nothing
+    """
+    report = TraceBuilder("2023.4.4").range("decode", 0, 100).kernel("a", at=(15, 20), call=(1, 2))
+    report.api("cudaStreamBeginCapture_v10000", call=(10, 12))
+    path = report.api("cudaStreamEndCapture_v10000", call=(80, 82)).write(tmp_path / "made.sqlite")
+    partial = PartialReport(path, 2)
+    partial.cuts = [30, 70]
+    assert_same(Analysis(read(path), None, path), Analysis(partial.trace, None, path, partial))
+
+
 def test_a_table_that_names_no_measure_is_refused_and_not_empty(tmp_path: Path) -> None:
     path = TraceBuilder("2023.4.4").kernel("a", at=(2, 4), call=(1, 2)).write(tmp_path / "made.sqlite")
     partial = PartialReport(path, 2)

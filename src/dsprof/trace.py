@@ -314,7 +314,7 @@ class Trace:
         begins, ends = (self.named(*which)[self.calls.name] for which in (_CAPTURE_BEGIN, _CAPTURE_END))
         change = begins.astype(np.int64) - ends
         change[: self.part.calls] = 0
-        if not change.any() and not self.part.capturing:
+        if not len(change) or not (change.any() or self.part.capturing):
             return change
         order = np.lexsort((self.calls.start, self.calls.thread))
         depth, thread = np.cumsum(change[order]), self.calls.thread[order]
