@@ -6,7 +6,6 @@ half a second, and to compile it, the first time after an installation, some ten
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +15,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple, TypeVar
 
+from dsprof.environment import without_threads
 from dsprof.errors import FastUnavailable
 
 #: Rows of a report, API calls and operations together, from which on compiled loops are worth it.
@@ -76,24 +76,6 @@ def choose(wanted: bool | None, rows: int) -> Backend:
             if wanted:
                 raise
     return NUMPY
-
-
-@contextmanager
-def without_threads() -> Iterator[None]:
-    """Load libraries within, and no linear algebra among them starts threads.
-
-    OpenBLAS starts one for each processor when it is loaded: two seconds of CPU time on 16 of them, for nothing, as
-    no matrix is multiplied here. The variable is taken back, so that no profiled program inherits it.
-    """
-    name = "OPENBLAS_NUM_THREADS"
-    ours = name not in os.environ
-    if ours:
-        os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if ours:
-            del os.environ[name]
 
 
 def compiled() -> Backend:

@@ -109,7 +109,7 @@ def say(text: str, err: bool = False) -> None:
 
 def load_numpy() -> None:
     """Load numpy without the threads of its linear algebra."""
-    from dsprof.arrays.backend import without_threads
+    from dsprof.environment import without_threads
 
     with without_threads():
         import numpy  # noqa: F401
