@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 SIZES ?= 100000 1000000
 BENCH_HOME ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dsprof/bench
 
-.PHONY: help demo test lowest check lint types contracts format readme nsys bench profile shape fuzz clean
+.PHONY: help demo test lowest check lint types contracts format readme dist nsys bench profile shape fuzz clean
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made
@@ -47,6 +47,12 @@ format: $(READY) ## Put the code into its one format
 
 readme: $(READY) ## Make the generated parts of README and docs anew
 	$(BIN)/python tests/readme.py
+
+dist: $(READY) ## Build wheel and sdist into dist/, and check what an index would show of them
+	$(BIN)/python -m pip install --quiet --group release
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
 
 nsys: ## Install Debian's nsys into a folder, without root (two versions, for the tests)
 	.ci/install-nsys "$(NSYS_HOME)/trixie" trixie

@@ -87,7 +87,8 @@ def stages_of(report: Path, compiled: bool) -> list[Stage]:
     stages = Stages()
     stages.done.append(Stage("start of Python", time.process_time(), _peak()))
     with stages.within("imports of dsprof.analysis"):
-        from dsprof.analysis import analyze, write_parquet
+        from dsprof.analysis.analyze import analyze
+        from dsprof.analysis.parquet import write_parquet
     stages.begin("opening")
     analysis = analyze(report, compiled=compiled, reuse=False, progress=stages.begin)
     stages.end()
@@ -159,29 +160,39 @@ def own_time(report: Path, compiled: bool) -> list[Stage]:
     """The same for a report in parts, whose tables are made together: what takes time by itself, the most first."""
     from functools import cached_property
 
-    from dsprof import analysis, attributed, measure, parquet, ranged, table
+    from dsprof.analysis import analyze, parquet, results, work
+    from dsprof.attribute import launches, ranges, stages
+    from dsprof.facts import Facts, Measure, MergeTree
     from dsprof.nsys import inputs, pages, parts, sound
+    from dsprof.tables import _table as table
 
     start, own = time.process_time(), OwnTime()
-    analysis.ThreadPoolExecutor = parts.ThreadPoolExecutor = _OneAtATime
-    for kind in (attributed.Attributed, ranged.Ranged):
+    work.Workers = parts.Workers = _OneAtATime  # type: ignore[assignment,misc]
+    for kind in (launches.Launches, ranges.RangeTree, stages.StageRanges):
         for name, member in vars(kind).items():
             if isinstance(member, cached_property):
                 member.func = own.watch(f"index {name}", member.func)
-    take = measure.Measure.__call__
-    measure.Measure.__call__ = lambda self, a: own.watch(f"measure {self.name.partition('.')[2]}", take)(self, a)
+    call = Facts.call
+
+    def watched(self: Facts, make: Any, **given: Any) -> Any:
+        of = getattr(make, "__self__", None)
+        if not (isinstance(of, type) and issubclass(of, Measure)):
+            return call(self, make, **given)
+        return own.watch(f"measure {of.__name__}", call)(self, make, **given)
+
+    Facts.call = watched  # type: ignore[method-assign]
     pieces = table.EventTable.pieces
     table.EventTable.pieces = own.watch("rows of events", lambda *arguments: list(pieces(*arguments)))
     for owner, name, stage in [
         (pages.PageTable, "read", "reading pages"), (inputs, "sha256_of", "hashing"),
         (sound, "check_file", "checking the file"), (parts, "ranges_of", "ranges"),
-        (parts, "Survey", "looking where to cut"), (parts.PartialReport, "_part", "columns of parts"),
-        (measure.Merged, "add", "merging"), (measure.Merged, "whole", "merging"),
-        (parquet.Written, "put", "writing events"), (analysis, "write_parquet", "writing tables"),
+        (parts, "Survey", "looking where to cut"), (parts.ReportInParts, "_part", "columns of parts"),
+        (MergeTree, "add", "merging"), (MergeTree, "whole", "merging"),
+        (parquet.RowsInFile, "put", "writing events"), (results, "write_parquet", "writing tables"),
     ]:  # fmt: skip
         own.watch_member(owner, name, stage)
     with tempfile.TemporaryDirectory(prefix="dsprof-breakdown-") as folder:
-        own.watch("all else", lambda: analysis.analyze(report, compiled=compiled, reuse=False).write(folder))()
+        own.watch("all else", lambda: analyze.analyze(report, compiled=compiled, reuse=False).write(folder))()
     found = sorted(own.spent.items(), key=lambda item: -item[1])
     few = [(name, cpu) for name, cpu in found if cpu * 1000 >= sum(own.spent.values())]
     few.append((f"{len(found) - len(few)} others", sum(cpu for _, cpu in found[len(few) :])))
@@ -194,7 +205,7 @@ def functions_of(report: Path, compiled: bool, count: int) -> str:
     import io
     import pstats
 
-    from dsprof.analysis import analyze
+    from dsprof.analysis.analyze import analyze
 
     def work(folder: Path) -> None:
         analysis = analyze(report, compiled=compiled, reuse=False)
@@ -206,7 +217,7 @@ def functions_of(report: Path, compiled: bool, count: int) -> str:
         profile.runcall(work, Path(folder))
     found = pstats.Stats(profile, stream=text).strip_dirs()
     found.sort_stats("tottime").print_stats(count)
-    found.sort_stats("cumtime").print_stats("attribut|accounting", count)
+    found.sort_stats("cumtime").print_stats(r"(launches|ranges|stages|accounting)\.py", count)
     return re.sub(r"\n{3,}", "\n\n", text.getvalue())
 
 

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 import nsys_stats
 from dsprof.nsys.schema import NVTX, RANGE_TYPES, START_END
-from dsprof.stages import CUDA_GRAPH
+from dsprof.words import CUDA_GRAPH
 
 #: Differences of one comparison that are told; the rest is counted.
 _TOLD = 3

@@ -3,8 +3,10 @@
 usage: python benchmarks/shape.py [--root OTHER/src/dsprof] [--json] [--against BEFORE.json]
 
 An import floor is a step of the longest chain of modules that import each other when they load, where a cycle is one
-step. Imports within functions are late: they count by themselves, and neither floors nor cycles nor what a module rests
-on knows them. Of a package that is imported for a module in it, only that module counts.
+step; of rooms, the files and folders at the top, likewise. What a table rests on is its own route but for what all
+modules stand on: the array library, the ground, words, rules. Imports within functions are late: they count by
+themselves, and neither floors nor cycles nor what a module rests on knows them. Of a package that is imported for a
+module in it, only that module counts.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1] / "src" / "dsprof"
 TABLES = ("step_trace", "stage_kern_sum")
 MOST = 6  # parameters
+STOOD_ON = ("arrays", "errors", "facts", "findings", "ground", "model", "rules", "words")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Graph = dict[str, set[str]]  # what each module imports
 
@@ -85,6 +88,25 @@ def rests_on(graph: Graph, name: str) -> int | None:
     return len(reached(graph, name) - {name}) if name in graph else None
 
 
+def own_route(graph: Graph, name: str, root: str) -> int | None:
+    """How many of those are of its own route."""
+    if name not in graph:
+        return None
+    return len([one for one in reached(graph, name) - {name} if not one.removeprefix(f"{root}.").startswith(STOOD_ON)])
+
+
+def rooms_of(graph: Graph) -> Graph:
+    """The same of the rooms at the top, which import each other where one of their modules does."""
+
+    def room(module: str) -> str:
+        return ".".join(module.split(".")[:2])
+
+    rooms: Graph = {room(name): set() for name in graph}
+    for name, targets in graph.items():
+        rooms[room(name)] |= {room(target) for target in targets} - {room(name)}
+    return rooms
+
+
 def cycles_of(graph: Graph) -> list[list[str]]:
     """The groups of modules in which each imports each other, through any number of them."""
     below = {name: reached(graph, name) for name in graph}
@@ -143,9 +165,11 @@ def measure(root: Path) -> dict[str, Any]:
         "modules in packages": len(modules) - at_top,
         "rooms at the top": len({file.relative_to(root).parts[0] for file in modules.values()}),
         "import floors": len(chain),
+        "import floors of rooms": len(longest_chain(rooms_of(loading))),
         "late imports": sum(map(len, late.values())),
         "cycles": len(cycles),
         **{f"{table} rests on": rests_on(loading, f"{root.name}.tables.{table}") for table in TABLES},
+        **{f"{table}, own route": own_route(loading, f"{root.name}.tables.{table}", root.name) for table in TABLES},
         **figures_of_functions(trees),
         "lines": sum(len(text.splitlines()) for text in texts.values()),
         "longest chain": chain,

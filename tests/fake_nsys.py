@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -91,6 +92,15 @@ def import_raw(how: str) -> int:
 
 
 def export(how: str) -> int:
+    """`how`: whole, partial, or the path of an export, of which payloads are left out unless they are asked for."""
+    if how.endswith(".sqlite"):
+        if option("--type") != "sqlite":
+            return 1
+        shutil.copyfile(how, option("--output"))
+        if "--include-blobs=true" not in sys.argv:
+            with closing(sqlite3.connect(option("--output"))) as database, database:
+                database.execute("UPDATE NVTX_EVENTS SET binaryData = NULL")
+        return 0
     with closing(sqlite3.connect(option("--output"))) as database:
         database.execute(f"CREATE TABLE {'META_DATA_EXPORT' if how == 'whole' else 'StringIds'} (name, value)")
     return 0

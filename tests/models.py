@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from dsprof.words import BATCH, PREFILL
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch = pytest.importorskip("torch", reason="the extra `workload` is not installed: no torch")
 transformers = pytest.importorskip("transformers", reason="the extra `workload` is not installed: no transformers")
@@ -34,14 +36,24 @@ def types_of(model: Any) -> set[Any]:
 
 
 class Written:
-    """A domain that writes its ranges down: `ranges` as an outline, `open` as they are now."""
+    """A domain that writes its ranges down: `ranges` as an outline, `open` as they are now.
+
+    What says how many sequences there are goes to `batches`: it must be in a prefill, and closed at once.
+    """
 
     def __init__(self) -> None:
         self.open: list[str] = []
         self.ranges: list[str] = []
+        self.batches: list[int | None] = []
 
     def push(self, name: str, payload: int | None = None) -> None:
+        assert BATCH not in self.open
         label = name if payload is None else f"{name} {payload}"
+        if name == BATCH:
+            assert self.open[-1].startswith(PREFILL)
+            self.batches.append(payload)
+            self.open.append(BATCH)
+            return
         self.ranges.append("  " * len(self.open) + label)
         self.open.append(label)
 

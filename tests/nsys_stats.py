@@ -41,14 +41,16 @@ _OLD_NAMES = {
     "cuda_gpu_mem_size_sum": "gpumemsizesum",
     "cuda_kern_exec_trace": "kernexectrace",
     "cuda_api_sum": "cudaapisum",
+    "nvtx_sum": "nvtxsum",
 }
 _INTEGERS = {
     "Projected Start (ns)", "Projected Duration (ns)", "Orig Start (ns)", "Orig Duration (ns)", "PID", "TID",
     "NumGPUOps", "Lvl", "NVTX Inst", "Kern Inst", "Total Time (ns)", "Min (ns)", "Max (ns)", "Instances", "Count",
     "API Start (ns)", "API Dur (ns)", "Queue Start (ns)", "Queue Dur (ns)", "Kernel Start (ns)", "Kernel Dur (ns)",
-    "Total Dur (ns)", "DevId", "Num Calls",
+    "Total Dur (ns)", "DevId", "Num Calls", "Range Instances", "Total GPU Ops", "Total Proj Time (ns)",
+    "Total Range Time (ns)", "Proj Min (ns)", "Proj Max (ns)",
 }  # fmt: skip
-_DECIMAL = re.compile(r"^(Time|Avg|Med|StdDev|Total|Min|Max) \((%|ns|MB)\)$")
+_DECIMAL = re.compile(r"^(Time|(Proj )?(Avg|Med|StdDev)|Total|Min|Max) \((%|ns|MB)\)$")
 #: How often a raw nsys is asked at most: now and then it fails by itself, and says nothing of what is tested.
 TRIES = 4
 #: How dsprof says that nsys itself failed, and advises to try again: its own threads crash now and then, as the

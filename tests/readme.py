@@ -1,60 +1,285 @@
-"""Fills the generated parts of README and docs: output, tables, JSON fields, exit codes, verdicts.
+"""Fills the generated parts of README and docs: screens, options, thresholds, tables, JSON fields, exit codes, figures.
 
 ``python tests/readme.py`` rewrites the pages; `test_docs` fails while one differs from what this would write.
 """
 
 from __future__ import annotations
 
-import io
+import os
 import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from functools import cache
+from inspect import Parameter, signature
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import attrs
-from rich.console import Console
+import typer
+from typer.models import ArgumentInfo
 
-import dsprof
-from dsprof import errors, findings, roofs, summary, verdicts
-from dsprof.accounting import CAUSES
-from dsprof.render.terminal import print_summary
+from dsprof import errors, findings
+from dsprof.answers import overhead, roofs, steps, verdicts, warm_up
+from dsprof.capture.launchers import all_launchers
+from dsprof.cli import app
+from dsprof.measures.causes import CAUSES
+from dsprof.model.costs import KNOWN
+from dsprof.model.peaks import RATES
+from dsprof.model.weights import METHODS
+from dsprof.rules.engines import all_engines
+from dsprof.rules.families import FAMILIES
+from dsprof.show import layout, summary
 from dsprof.tables import all_tables
-from dsprof.trace import Gpu, Report
+from dsprof.trace import Gpu, Message, Report, Selection
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "RESULTS.md"
+RESULTS, PLANTED, PREDICTED = (ROOT / "benchmarks" / f"{name}.md" for name in ("RESULTS", "PLANTED", "PREDICTED"))
 README = ROOT / "README.md"
-SAMPLE = ROOT / "traces/samples/h200-stages.sqlite.xz"
-WIDTH = 100
+DOCS = ROOT / "docs"
+#: The terminal of the screens that are shown, in columns.
+WIDTH = 104
+#: What the value of an option is called in the list of commands, where the option does not say it.
+_VALUES = {str: "TEXT", int: "N", float: "NUMBER", Path: "PATH", list[str]: "TEXT", list[Path]: "PATH"}
+# Where the code has what the pages are made of, all of it here, so that a move there is one here.
+
+#: Each kind of verdict on idle time with its causes; what a verdict calls a cause, and what a cause means.
+KINDS: dict[str, list[str]] = {
+    kind: [cause.name for cause in CAUSES.values() if cause.kind == kind] for kind in verdicts.KINDS
+}
+WORDS: dict[str, str] = {cause.name: cause.words for cause in CAUSES.values()}
+MEANINGS: dict[str, str] = {cause.name: cause.meaning for cause in CAUSES.values()}
+#: When something is a warm-up, an outlier, a drift.
+NOTABLE, DRIFT_ERRORS, Z, Z_LIMIT = warm_up.NOTABLE, steps.DRIFT_ERRORS, steps._Z, steps._Z_LIMIT
+#: The screens that are shown, each with the call that prints it.
+SHOWN = {
+    "output": "analyze traces/samples/h200-stages.sqlite.xz --top 0",
+    "screen": "analyze traces/samples/h200-stages.sqlite.xz",
+    "whatif": "whatif traces/samples/h200-stages.sqlite.xz --stage decode --cuda-graphs",
+}
 
 
-def output() -> str:
-    """What `dsprof analyze` prints for the sample, at the width of a page."""
-    text = io.StringIO()
-    print_summary(dsprof.analyze(SAMPLE).summary(), Console(file=text, width=WIDTH))
-    lines = "\n".join(line.rstrip() for line in text.getvalue().splitlines())
-    return f"```text\n{lines}\n```"
+def pages() -> list[Path]:
+    """README and every page of docs."""
+    return [README, *sorted(DOCS.glob("*.md"))]
+
+
+@cache
+def printed(call: str) -> str:
+    """What a call of dsprof prints on a terminal, in a folder that holds the samples."""
+    with tempfile.TemporaryDirectory() as folder:
+        samples = Path(folder, "traces", "samples")
+        samples.mkdir(parents=True)
+        for sample in (ROOT / "traces/samples").glob("h200-stages.*"):
+            (samples / sample.name).symlink_to(sample)
+        done = subprocess.run(
+            [sys.executable, "-m", "dsprof", *shlex.split(call)],
+            cwd=folder, capture_output=True, text=True, check=True,
+            env=os.environ | {"COLUMNS": str(WIDTH), "FORCE_COLOR": "1", "NO_COLOR": "1",
+                              "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )  # fmt: skip
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+    return "\n".join(line.rstrip() for line in plain.splitlines())
+
+
+def screen(name: str) -> str:
+    """A command, and what it prints."""
+    return f"```console\n$ dsprof {SHOWN[name]}\n{printed(SHOWN[name])}\n```"
+
+
+def verdict_kinds() -> str:
+    """Each kind of verdict: when it is said, and what it advises."""
+    rows = [
+        _kind(
+            verdicts.GPU, f"the GPU is busy for {verdicts._GPU_BOUND_PCT:g} % of the wall time or more, copies left out"
+        )
+    ]
+    few, more = (f"{words} than {verdicts._PER_LAUNCH_US:g} us for each launch" for words in ("no more", "more"))
+    besides = {
+        verdicts.LAUNCH: f"; the host outside of CUDA counts here where that is {few}",
+        verdicts.COPY: "; what the GPU itself copies counts here, too",
+        verdicts.HOST: f", and that is {more}",
+        verdicts.LATENCY: ", and nothing was launched by CUDA graphs",
+    }
+    for kind, causes in KINDS.items():
+        words = _or([f"{WORDS[cause]} (`{cause}`)" for cause in causes])
+        rows.append(_kind(kind, f"most of the idle time goes to {words}{besides.get(kind, '')}"))
+    rows.append(_kind(verdicts.GRAPH, "most of the idle time goes to launch latency (`latency`), and CUDA graphs run"))
+    rows.append(_kind(verdicts.MIXED, "no kind has the better part of the idle time, or the GPU is busy for "
+                      f"{verdicts._NOT_GPU_BOUND_PCT:g} to {verdicts._GPU_BOUND_PCT:g} %"))  # fmt: skip
+    return "\n".join(["| verdict | said when | advice |", "|---|---|---|", *rows])
+
+
+def _kind(kind: str, when: str) -> str:
+    return f"| {kind} | {when} | {verdicts._REMEDIES[kind]} |"
+
+
+def _or(words: list[str]) -> str:
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def verdict_limits() -> str:
+    """The thresholds that verdicts go by."""
+    return _limits({
+        "Busy share of the wall time, copies left out, that makes a stage GPU-bound": f"{verdicts._GPU_BOUND_PCT:g} %",
+        "The same share up to which an idle cause can be the verdict": f"{verdicts._NOT_GPU_BOUND_PCT:g} %",
+        "Share of the idle time that the causes of one kind must have": f"{100 * verdicts._MOST:g} %",
+        "Host time outside of CUDA for a launch up to which launching takes it": f"{verdicts._PER_LAUNCH_US:g} us",
+        "Launches per step from which on a launch-bound verdict tells a step's times": f"{verdicts._ONE_BY_ONE:g}",
+        "Utilization while busy from which on a roof is named as the limit": f"{verdicts._AT_ROOF_PCT:g} %",
+    })  # fmt: skip
+
+
+def step_limits() -> str:
+    """The thresholds of warm-ups, outliers and drifts."""
+    return _limits({
+        "A stage or step can be a warm-up above so many times the usual of its kind": f"{NOTABLE:g}",
+        "Of its time beyond the usual it then spent so much in what is done once": f"{warm_up.EXPLAINED:.0%}",
+        "A step is an outlier above so many times the median of its decode, if also": f"{NOTABLE:g}",
+        f"its modified z-score ({Z:g} x its distance from the median / the median of all distances) is above":
+            f"{Z_LIMIT:g}",
+        "Outliers of a stage in the JSON summary, of which the screen names the first": f"{summary.MOST_OUTLIERS}",
+        "A drift is told from so many of its standard errors on": f"{DRIFT_ERRORS:g}",
+        "and over a span of context of at least so much of the longest": f"{steps.DRIFT_SPAN:.0%}",
+        "The median of a stage stands beside a mean of more than so many times it": f"{layout.LONG_TAIL:g}",
+        "The screen shows each request up to so many": f"{layout.MOST_REQUESTS}",
+    })  # fmt: skip
+
+
+def _limits(limits: dict[str, str]) -> str:
+    rows = [f"| {what} | {value} |" for what, value in limits.items()]
+    return "\n".join(["| threshold | value |", "|---|---:|", *rows])
+
+
+def causes() -> str:
+    """Why the GPU was idle."""
+    rows = [f"| `{name}` | {text} |" for name, text in MEANINGS.items()]
+    return "\n".join(["| cause | meaning |", "|---|---|", *rows])
+
+
+def models() -> str:
+    """The architectures whose costs are known, as a configuration names them."""
+    return ", ".join(f"`{name}`" for name in KNOWN)
+
+
+def quantized() -> str:
+    """The methods of quantization whose bytes are known, by what their functions say."""
+    rows = [f"| `{name}` | {(method.__doc__ or '').partition('.')[0]} |" for name, method in METHODS.items()]
+    return "\n".join(["| `quant_method` | how weights lie and are multiplied |", "|---|---|", *rows])
+
+
+def rates() -> str:
+    """What a multiprocessor of each kind of GPU does in a cycle."""
+    units = list(dict.fromkeys(unit for rates in RATES.values() for unit in rates))
+    rows = [f"| {kind} | {' | '.join(str(rates.get(unit, '')) for unit in units)} |" for kind, rates in RATES.items()]
+    return "\n".join([f"| compute capability | {' | '.join(units)} |", "|---|" + "---:|" * len(units), *rows])
+
+
+def engines() -> str:
+    """Every serving engine: forms of its steps' names, what comes after their ranges, what it needs to write them."""
+    rows = [
+        _row(
+            f"{engine.title} (`{engine.name}`)",
+            ", ".join(form.name for form in engine.forms),
+            engine.after,
+            engine.switch,
+        )
+        for engine in all_engines().values()
+        if engine.forms
+    ]
+    return "\n".join(["| engine | forms | after the range of a step | what it needs |", "|---|---|---|---|", *rows])
+
+
+def families() -> str:
+    """Every family of kernels with what is in it."""
+    return "\n".join(
+        ["| family | what is in it |", "|---|---|", *(f"| {name} | {text} |" for name, text in FAMILIES.items())]
+    )
+
+
+def commands(group: typer.Typer = app, words: str = "dsprof") -> Iterator[tuple[str, Callable[..., None]]]:
+    """Every command of the command line with its function, groups taken apart."""
+    for one in group.registered_commands:
+        if one.callback:
+            yield f"{words} {one.name or one.callback.__name__}", one.callback
+    for inner in group.registered_groups:
+        if inner.typer_instance:
+            yield from commands(inner.typer_instance, f"{words} {inner.name}")
+
+
+def options() -> str:
+    """Every command with its arguments and options, from what its help is made of."""
+    parts = []
+    for words, function in commands():
+        hints = get_type_hints(function, include_extras=True)
+        rows = [
+            _option(one.name, hints[one.name], one.default)
+            for one in signature(function).parameters.values()
+            if hasattr(hints[one.name], "__metadata__")
+        ]
+        table = "\n".join(["", "", "| | | usual |", "|---|---|---|", *rows]) if rows else ""
+        text = _text(function.__doc__)
+        parts.append(f"### {words}\n\n{text}{table}")
+    return "\n\n".join(parts)
+
+
+def _option(name: str, hint: Any, usual: Any) -> str:
+    """A row for an argument or an option: how it is written, what it is for, what holds without it."""
+    kind, about = hint.__origin__, hint.__metadata__[0]
+    kind = next((one for one in get_args(kind) if isinstance(one, type) and issubclass(one, StrEnum)), kind)
+    flag = bool in (kind, *get_args(kind))
+    first = [about.default] if isinstance(about.default, str) else []  # where Annotated has the first name
+    named = sorted([*first, *(about.param_decls or ())], key=len) or ["--" + name.replace("_", "-")]
+    if isinstance(about, ArgumentInfo):
+        named = [about.metavar or name]
+    elif flag and not first:
+        named = [f"{named[0]}/--no{named[0][1:]}"]
+    elif not flag:
+        values = "|".join(kind) if isinstance(kind, type) and issubclass(kind, StrEnum) else about.metavar
+        named[-1] += f" {values or _VALUES[next(iter(get_args(kind)), kind)]}"
+    none = usual is None or usual is False or usual is Parameter.empty
+    shown = "" if none else "`" + str(usual).strip().replace("\n", "\\n") + "`"
+    return _row(f"`{', '.join(named)}`", _text(about.help), shown)
+
+
+def _text(text: str | None) -> str:
+    """Words of the code as a line of Markdown, in which nothing is a tag."""
+    return " ".join((text or "").split()).replace("<", "&lt;")
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def table_list() -> str:
+    """Every table and what its rows are."""
+    rows = [f"| [`{table.name}`](#{table.name}) | {table.row} |" for table in all_tables().values()]
+    return "\n".join(["| table | a row is |", "|---|---|", *rows])
 
 
 def tables() -> str:
     """Every table with its columns."""
-    overview = ["| table | a row is |", "|---|---|"]
-    overview += [f"| `{table.name}` | {table.row} |" for table in all_tables().values()]
     details = []
     for table in all_tables().values():
         rows = [f"| `{c.name}` | {'may be missing' if c.nullable else ''} | {c.text} |" for c in table.columns]
-        head = f"<details><summary>columns of <code>{table.name}</code></summary>\n\n| column | | |\n|---|---|---|\n"
-        details.append(head + "\n".join(rows) + "\n\n</details>")
-    return "\n".join(overview) + "\n\n" + "\n".join(details)
+        details.append(f"### {table.name}\n\n| column | | |\n|---|---|---|\n" + "\n".join(rows))
+    return "\n\n".join(details)
 
 
 def json_fields() -> str:
     """The summary document, part by part."""
     parts = {
-        "(top)": summary.Summary, "report": Report, "report.gpus[]": Gpu, "counts": summary.Counts,
+        "(top)": summary.Summary, "report": Report, "report.gpus[]": Gpu, "report.messages[]": Message,
+        "report.selection": Selection,
+        "counts": summary.Counts,
         "verdicts[]": verdicts.Verdict,
         "roofs[]": roofs.StageRoof,
         "stages[]": summary.StageLine, "instances[]": summary.InstanceLine, "requests[]": summary.RequestLine,
         "steps[]": summary.StepLine, "outliers[]": summary.OutlierLine, "families[]": summary.FamilyLine,
-        "top_kernels[]": summary.KernelLine,
+        "top_kernels[]": summary.KernelLine, "layers[]": summary.LayerLine, "costs[]": overhead.Cost,
         "coverage": summary.Coverage, "findings[]": findings.Finding,
     }  # fmt: skip
     rows = [f"| `{name}` | {_sentence(part)} | {_names(part)} |" for name, part in parts.items()]
@@ -76,7 +301,26 @@ def exits() -> str:
     raised = sorted(errors.DsprofError.__subclasses__(), key=lambda error: error.exit_code)
     rows += [f"| {error.exit_code} | {_sentence(error)} |" for error in raised]
     rows += [f"| {code} | with `--strict`: the finding `{name}` |" for name, code in findings.STRICT_EXITS.items()]
-    rows += ["| 130 | interrupted |"]
+    rows += ["| 130 | interrupted |", "| 141 | nobody reads the output any more |"]
+    return "\n".join(rows)
+
+
+def launchers() -> str:
+    """What captures of launchers and engines get, from the files that say it."""
+    rows = ["| the command calls | it gets | why |", "|---|---|---|"]
+    for form in (form for one in all_launchers().values() for form in one.forms):
+        calls = ", ".join(f"`{'python ' if call.startswith('-m') else ''}{call}`" for call in form.calls)
+        adds = [(f"`{add.text}`", add.why) for add in form.adds]
+        if form.steps:
+            adds.append((f"`{form.steps}=A-B`", "with `--steps A-B`, and the window below"))
+        if window := form.window or form.steps_window:
+            adds.append((f"`--capture-range={window.range} --capture-range-end={window.end}`", window.why))
+        if form.ranks and form.ranks.outside != "if asked":
+            adds.append(("nsys behind the launcher", "one report for each rank"))
+        elif form.role == "ranks":
+            adds.append(("nsys before the launcher", "one report for all ranks of the node"))
+        for number, (text, why) in enumerate(adds or [("", form.hints[0].says.rstrip("."))]):
+            rows.append(f"| {'' if number else calls} | {text} | {why} |")
     return "\n".join(rows)
 
 
@@ -95,48 +339,53 @@ def bench() -> str:
     return "\n".join([head, *rows])
 
 
-def kinds() -> str:
-    """The kinds of verdicts, with the shares from which on they are given."""
-    low, high, most = verdicts._NOT_GPU_BOUND_PCT, verdicts._GPU_BOUND_PCT, verdicts._MOST
-    rows = ["| verdict | when | what to do |", "|---|---|---|"]
-    rows.append(f"| GPU-bound | the GPU is busy {high:.0f} % of the time or more | {verdicts._REMEDIES['GPU-bound']} |")
-    for kind, causes in verdicts._SIDES.items():
-        named = ", ".join(f"`{cause}`" for cause in causes)
-        when = (
-            f"it is busy {low:.0f} % or less, and {named} {'have' if len(causes) > 1 else 'has'} {most:.0%} of the rest"
-        )
-        rows.append(f"| {kind} | {when} | {verdicts._REMEDIES[kind]} |")
-    return "\n".join(rows)
-
-
-def causes() -> str:
-    """Why the GPU was idle."""
-    return "\n".join(["| cause | meaning |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in CAUSES.items())])
-
-
-#: The generated parts of each page.
-PAGES = {
-    README: {"output": output},
-    ROOT / "docs/tables.md": {"tables": tables},
-    ROOT / "docs/json.md": {"json": json_fields},
-    ROOT / "docs/performance.md": {"bench": bench},
-    ROOT / "docs/exit-codes.md": {"exits": exits},
-    ROOT / "docs/verdicts.md": {"verdicts": kinds, "causes": causes},
+#: The generated parts by name: each stands once, between `<!-- name -->` and `<!-- /name -->`, in README or docs.
+PARTS: dict[str, Callable[[], str]] = {
+    "output": lambda: screen("output"),
+    "screen": lambda: screen("screen"),
+    "whatif": lambda: screen("whatif"),
+    "options": options,
+    "verdicts": verdict_kinds,
+    "thresholds": verdict_limits,
+    "steps": step_limits,
+    "causes": causes,
+    "planted": lambda: PLANTED.read_text(encoding="utf-8").strip(),
+    "predicted": lambda: PREDICTED.read_text(encoding="utf-8").strip(),
+    "models": models,
+    "quantized": quantized,
+    "rates": rates,
+    "engines": engines,
+    "families": families,
+    "list": table_list,
+    "tables": tables,
+    "json": json_fields,
+    "bench": bench,
+    "launchers": launchers,
+    "exits": exits,
 }
+_MARK = re.compile(r"^<!-- (/?)([a-z]+) -->$", re.MULTILINE)
 
 
-def filled(page: Path) -> str:
+def parts_in(text: str) -> list[str]:
+    """The names of a page's generated parts; an unknown one, or one that does not end, is an error."""
+    marks = [(mark[1], mark[2]) for mark in _MARK.finditer(text)]
+    names = [name for _, name in marks[::2]]
+    if marks != [mark for name in names for mark in (("", name), ("/", name))]:
+        raise ValueError(f"a generated part begins or ends alone: {marks}")
+    if unknown := set(names) - set(PARTS):
+        raise ValueError(f"nothing makes the parts {sorted(unknown)}")
+    return names
+
+
+def filled(text: str) -> str:
     """A page with its generated parts made anew."""
-    text = page.read_text(encoding="utf-8")
-    for name, make in PAGES[page].items():
+    for name in parts_in(text):
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        made = make()
-        text, count = pattern.subn(lambda match, made=made: f"{match[1]}{made}\n{match[2]}", text)
-        if count != 1:
-            raise SystemExit(f"{page.name} must hold the part {name} once, and holds it {count} times")
+        made = PARTS[name]()
+        text = pattern.sub(lambda match, made=made: f"{match[1]}{made}\n{match[2]}", text)
     return text
 
 
 if __name__ == "__main__":
-    for one in PAGES:
-        one.write_text(filled(one), encoding="utf-8")
+    for page in pages():
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -7,8 +7,9 @@ against each other. Times are plain integers, a missing value is None, and a tab
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 NO_STAGE, NO_RANGE, GRAPH = "(no stage)", "(no range)", "(CUDA graph)"
 PUSH_POP, START_END = "PushPop", "StartEnd"
@@ -212,13 +213,36 @@ def whole(values: list[int | None]) -> int | None:
     return sum(known) if values and len(known) == len(values) else None
 
 
-def warm_up(costs: list[float]) -> int:
-    """How many at the head, of the first half, were each above 1.2 times the median of the rest."""
-    half = len(costs) // 2
-    count = 0
-    while count < half and costs[count] > 1.2 * statistics.median(costs[half:]):
-        count += 1
-    return count
+#: Calls that a program makes once as a rule, as their names begin, by what they do.
+ONCE = {
+    "loading kernels": ("cuLibraryLoad", "cuModuleLoad"),
+    "allocating": ("cudaMalloc",),
+    "making graphs": ("cudaGraphInstantiate",),
+    "making handles": ("cudaStreamCreate",),
+}
+
+
+def usual(values: list[Any]) -> Any:
+    """The middle one, the lower of two."""
+    return sorted(values)[(len(values) - 1) // 2]
+
+
+def times_the_usual(value: float, values: list[float]) -> float:
+    return value / usual(values) if usual(values) > 0 else 0.0
+
+
+Cold = dict[str, tuple[int, int]]
+
+
+def is_warm_up(slower: float, cost: int, mine: Cold, all_of_them: list[Cold]) -> bool:
+    """Slower than 1.2 times the usual, and a fiftieth of the time beyond it in what others did not do as much."""
+    if slower <= 1.2:
+        return False
+    beyond = 0
+    for what, (calls, spent) in mine.items():
+        if calls > usual([one[what][0] for one in all_of_them]):
+            beyond += max(spent - usual([one[what][1] for one in all_of_them]), 0)
+    return beyond > 0 and beyond >= 0.02 * (cost - cost / slower)
 
 
 def is_outlier(value: int, peers: list[int]) -> bool:
@@ -298,6 +322,7 @@ class Staged:
         self.rec, self.stage_names, self.anywhere = rec, stage_names, threads == "process"
         self.stages = by_start([one for one in rec.ranges if one.name in stage_names])
         self.steps = by_start([one for one in rec.ranges if one.name == "decode.step"])
+        self.batches = by_start([one for one in rec.ranges if one.name == "prefill.batch"])
         self.requests = by_start([one for one in rec.ranges if one.name == "request"])
         self.call = {op.row: call_of(op, rec.calls) for op in rec.ops}
 
@@ -325,14 +350,14 @@ class Staged:
         stage = self.stage_of_step(step)
         return [one for one in self.steps if self.stage_of_step(one) == stage].index(step) + 1
 
+    def step_of_call(self, call: Call) -> Range | None:
+        step = nearest_with_via(call.thread, call.start, self.steps, self.anywhere)[0]
+        return step if step is not None and self.stage_of_step(step) == self.of_call(call)[0] else None
+
     def step_of(self, op: Op) -> int | None:
         call = self.call[op.row]
-        if call is None:
-            return None
-        step = nearest_with_via(call.thread, call.start, self.steps, self.anywhere)[0]
-        if step is None or self.stage_of_step(step) != self.of_call(call)[0]:
-            return None
-        return self.step_number(step)
+        step = None if call is None else self.step_of_call(call)
+        return None if step is None else self.step_number(step)
 
     def own_request(self, stage: Range) -> Range | None:
         return nearest_with_via(stage.thread, stage.start, self.requests, True)[0]
@@ -386,6 +411,9 @@ class Staged:
                 "gpu_busy_ns", "launches", "gpu_ops", "kernels", "kernel_total_ns", "memcpy_ns", "sync_ns")},
             **self.latencies(around.start, stages),
         }  # fmt: skip
+        row["batch"] = agreed(self.said_batch(one) for one in stages)
+        for column in ("prompt_tokens", "new_tokens"):
+            row[column] = by_batch(row[column], row["batch"])
         new = row["new_tokens"]
         row["tokens_per_s"] = 1e9 * new / row["e2e_ns"] if new and row["e2e_ns"] else None
         row["limit_tokens_per_s"] = 1e9 * new / row["gpu_busy_ns"] if new and row["gpu_busy_ns"] else None
@@ -401,6 +429,8 @@ class Staged:
         if not early:
             return row
         row["prompt_tokens"] = whole([self.tokens(one) for one in early])
+        if all(self.tokens(one) is None for one in stages):
+            return row
         first, first_gpu = max(one.end for one in early), self.last_on_gpu(early)
         row["ttft_host_ns"] = first - start
         row["ttft_gpu_ns"] = None if first_gpu is None else first_gpu - start
@@ -442,27 +472,49 @@ class Staged:
     def steps_in(self, stage: Range) -> list[Range]:
         return [step for step in self.steps if self.stage_of_step(step) == stage]
 
+    def cold(self, inside: Callable[[Call], bool]) -> Cold:
+        """Calls and host time of what a program does once, in the calls that are `inside`."""
+        spent = {}
+        for what, names in ONCE.items():
+            times = [one.end - one.start for one in self.rec.calls if inside(one) and one.name.startswith(names)]
+            spent[what] = (len(times), sum(times))
+        first: dict[tuple[int, str], Call] = {}
+        for op in self.rec.kernels:
+            call, key = self.call[op.row], (op.process, op.name)
+            if call is not None and (key not in first or call.start < first[key].start):
+                first[key] = call
+        longer = []
+        for call in filter(inside, first.values()):
+            same = [one.end - one.start for one in self.rec.calls if one.name == call.name]
+            longer.append(max(int(call.end - call.start - statistics.median(same)), 0))
+        return {**spent, "first launches": (len(longer), sum(longer))}
+
     def is_steady(self, stage: Range) -> bool:
         kind = self.of_kind(stage)
         walls = {one["range_row"]: one["wall_ns"] for one in self.stage_trace(requests=False)}
         steps = [len(self.steps_in(one)) for one in kind]
-        tokens = [self.tokens(one) for one in kind]
+        tokens = [by_batch(self.tokens(one), self.batch(one)) for one in kind]
+        mine, costs = kind.index(stage), [walls[one.row] for one in kind]
         if all(steps):
-            warm = warm_up([walls[one.row] / count for one, count in zip(kind, steps, strict=True)])
+            each = [cost / count for cost, count in zip(costs, steps, strict=True)]
+            slower = times_the_usual(each[mine], each)
         else:
-            warm = warm_up([walls[one.row] for one in kind])
+            slower = times_the_usual(costs[mine], costs)
             if all(count is not None and count > 0 for count in tokens):
-                warm = min(warm, warm_up([walls[one.row] / count for one, count in zip(kind, tokens, strict=True)]))
-        return kind.index(stage) >= warm
+                each = [cost / count for cost, count in zip(costs, tokens, strict=True)]
+                slower = min(slower, times_the_usual(each[mine], each))
+        cold = [self.cold(lambda call, one=one: self.of_call(call)[0] == one) for one in kind]
+        return not is_warm_up(slower, costs[mine], cold[mine], cold)
 
     def is_steady_step(self, step: Range) -> bool:
         stage = self.stage_of_step(step)
         if stage is None:
             return True
         steps = self.steps_in(stage)
-        first = self.of_kind(stage)[0] == stage
-        warm = warm_up([one.end - one.start for one in steps]) if first else 0
-        return self.is_steady(stage) and steps.index(step) >= warm
+        costs, mine = [one.end - one.start for one in steps], steps.index(step)
+        cold = [self.cold(lambda call, one=one: self.step_of_call(call) == one) for one in steps]
+        slower = times_the_usual(costs[mine], costs)
+        return self.is_steady(stage) and not is_warm_up(slower, costs[mine], cold[mine], cold)
 
     def is_outlier(self, step: Range) -> bool:
         peers = [one for one in self.steps if self.stage_of_step(one) == self.stage_of_step(step)]
@@ -490,6 +542,17 @@ class Staged:
     def tokens(self, stage: Range) -> int | None:
         steps = [step for step in self.steps if self.stage_of_step(step) == stage]
         return len(steps) if steps else stage.payload
+
+    def said_batch(self, stage: Range) -> int | None:
+        """The payload of the first `prefill.batch` in the stage, if it can be a number of sequences."""
+        within = [one.payload for one in self.batches if self.stage_of_step(one) == stage]
+        return within[0] if within and within[0] is not None and 0 < within[0] <= 1 << 16 else None
+
+    def batch(self, stage: Range) -> int | None:
+        """What the stage says, else what the stages of its request agree on."""
+        said = self.said_batch(stage)
+        own = [stages for _, _, stages in self.numbered_requests() if stage in stages]
+        return agreed(map(self.said_batch, own[0])) if said is None and own else said
 
     def sums(self, stage: Range | None) -> dict[str, int | None]:
         """What was launched in a stage range, or in none."""
@@ -557,7 +620,9 @@ class Staged:
                     "start_ns": stage.start,
                     "end_ns": stage.end,
                     "duration_ns": stage.end - stage.start,
-                    "tokens": self.tokens(stage),
+                    "batch": self.batch(stage),
+                    "steps": self.tokens(stage) if stage.name == "decode" or self.steps_in(stage) else None,
+                    "tokens": by_batch(self.tokens(stage), self.batch(stage)),
                     "wall_ns": wall,
                     "gpu_idle_ns": wall - sums["gpu_busy_ns"],
                     **sums,
@@ -617,3 +682,14 @@ def range_kern_sum(rec: Recording) -> dict[tuple, dict[str, float]]:
             "exclusive_total_ns": total(exclusive),
         }
     return rows
+
+
+def agreed(said: Iterable[int | None]) -> int | None:
+    """The one number that all say who say one."""
+    different = {number for number in said if number is not None}
+    return different.pop() if len(different) == 1 else None
+
+
+def by_batch(tokens: int | None, batch: int | None) -> int | None:
+    """Tokens of all sequences; of one where their number is not known."""
+    return None if tokens is None else tokens * (1 if batch is None else batch)

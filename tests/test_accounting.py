@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import slow_reference as slow
-from dsprof.accounting import CAUSES, accounts
-from dsprof.analysis import Analysis
+from dsprof.analysis.analyze import Analysis
+from dsprof.analysis.work import WholeReport, Work
 from dsprof.arrays import united
-from dsprof.attributed import Attributed, Rules
+from dsprof.measures.accounting import Accounts
+from dsprof.measures.causes import CAUSES
 from dsprof.nsys.reader import read
+from dsprof.rules.rules import Rules
 from test_properties import MODES, STAGES, analysis_of, few, recordings, trace_of
 from test_properties import some as many
 from trace_builder import TraceBuilder
@@ -39,24 +41,38 @@ def instant_by_instant(staged: slow.Staged, window: slow.Range, ops: list) -> Co
     end = max([window.end, *(op.end for op in ops)])
     process = slow.process_of(window.thread)
     others = [op for op in staged.rec.ops if op.process == process and op not in ops]
+    calls = [(op, staged.call[op.row]) for op in others if staged.call[op.row]]
+    before = [op for op, call in calls if call.thread == window.thread and call.start < window.start]
     launched = [(staged.call[op.row].end, op.start) for op in [*ops, *others] if staged.call[op.row]]
     mine = [call for call in staged.rec.calls if call.thread == window.thread]
     found = Counter()
     for now in range(begin, end):
-        during = [call for call in mine if call.start <= now < call.end]
-        if any(op.start <= now < op.end for op in ops):
-            found["busy"] += 1
-        elif any(op.start <= now < op.end for op in others):
-            found["other_work"] += 1
-        elif any(called <= now < begun for called, begun in launched):
-            found["latency"] += 1
-        elif any("Synchronize" in call.name for call in during):
-            found["sync"] += 1
-        elif during:
-            found["launch"] += 1
-        else:
-            found["host"] += 1
+        during = [call.name for call in mine if call.start <= now < call.end]
+        waiting = {
+            "busy": runs(ops, now),
+            "queued": runs(before, now),
+            "other_work": runs(others, now),
+            "latency": any(called <= now < begun for called, begun in launched),
+            **{cause: any(word in name for name in during) for cause, word in SAID.items()},
+            "api": bool(during),
+            "host": True,
+        }
+        found[next(cause for cause, holds in waiting.items() if holds)] += 1
     return found
+
+
+#: What the names of calls have in them, by the cause that they are, the preferred first.
+SAID = {"load": "Library", "alloc": "Malloc", "sync": "Synchronize", "launch": "Launch"}
+
+
+def runs(ops: list, now: int) -> bool:
+    return any(op.start <= now < op.end for op in ops)
+
+
+def accounts_of(trace, rules):
+    work = Work(WholeReport(trace), rules, {})
+    work.measure([Accounts])
+    return work.facts[Accounts]
 
 
 @pytest.mark.parametrize("threads", MODES)
@@ -64,8 +80,7 @@ def test_every_instant_of_a_stage_is_counted_once(threads):
     @few
     @given(recordings())
     def check(rec):
-        attributed = Attributed(trace_of(rec), Rules(threads=threads))
-        parts = accounts(attributed).stages
+        parts = accounts_of(trace_of(rec), Rules(threads=threads)).stages
         staged = slow.Staged(rec, STAGES, threads)
         for row, stage in enumerate(staged.stages):
             ops = [op for op in rec.ops if staged.of_op(op)[0] == stage]
@@ -107,8 +122,8 @@ def test_windows_of_steps_are_accounted_like_those_of_stages():
         [slow.Call(0, "cudaLaunchKernel_v7000", 1 << 24 | 1, 1, 10, 20)],
         [slow.Op(0, slow.KERNEL, 1 << 24, 1, 30, 70, 0, 7, name="gemm")],
     )
-    attributed = Attributed(trace_of(rec))
-    stage, step = accounts(attributed)
+    accounts = accounts_of(trace_of(rec), Rules())
+    stage, step = accounts.stages, accounts.steps
     assert {cause: value.tolist() for cause, value in stage.items()} == {
         cause: value.tolist() for cause, value in step.items()
     }
@@ -128,6 +143,6 @@ def test_copies_of_pageable_memory_are_told_from_others(tmp_path):
     report.copy("DtoH", at=(30, 31), call=(20, 30))
     report.set(at=(50, 51), call=(40, 50))
     report.sql("UPDATE CUPTI_ACTIVITY_KIND_MEMCPY SET dstKind = 1 WHERE copyKind = 2")
-    stage = Analysis(read(report.write(tmp_path / "made.sqlite")))["stage_trace"].iloc[0]
+    stage = Analysis.of(read(report.write(tmp_path / "made.sqlite")))["stage_trace"].iloc[0]
     told = {cause: int(stage[f"idle_{cause}_ns"]) for cause in CAUSES if stage[f"idle_{cause}_ns"]}
     assert (told, stage["gpu_busy_ns"]) == ({"pageable": 10, "copy": 20, "host": 27}, 3)

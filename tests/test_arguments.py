@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsprof import arguments
-from dsprof.arguments import REMOVED, masked, secrets_among
+from dsprof.ground import command_lines as arguments
+from dsprof.ground.command_lines import REMOVED, masked, secrets_among
 
 #: Made, and visibly so.
 FAKE = "FAKEsecret01"

@@ -20,19 +20,20 @@ from hypothesis import strategies as st
 
 import slow_reference as slow
 from dsprof import arrays as at
-from dsprof import measures, patterns, ranged
-from dsprof.analysis import Analysis
+from dsprof.analysis.analyze import Analysis
 from dsprof.arrays import Ints, joins, nesting, rows, slicing, timelines, windows
+from dsprof.attribute import ranges as ranged
 from dsprof.cli import main
 from dsprof.errors import NotAReport, PatternTooSlow
-from dsprof.families import OTHER, RULES, family_of
-from dsprof.names import short_kernel_name
+from dsprof.ground import patterns
+from dsprof.measures import range_kernels, range_sums
 from dsprof.nsys import strings, survey
 from dsprof.nsys.parts import size_of
 from dsprof.nsys.reader import read
 from dsprof.nsys.survey import Ids
-from dsprof.stages import CUDA_GRAPH
-from dsprof.tables import range_kern_sum
+from dsprof.rules.families import OTHER, RULES, family_of
+from dsprof.rules.names import short_kernel_name
+from dsprof.words import CUDA_GRAPH
 from test_parts import as_text, assert_same, in_parts, written
 from test_properties import (
     MODES,
@@ -60,11 +61,11 @@ def deep() -> Iterator[None]:
             patch.setattr(slicing, name, 0)
         patch.setattr(rows, "FEW", 0)
         patch.setattr(joins, "FEW", 0)
-        patch.setattr(measures, "_CALLS_BACK", 0)
+        patch.setattr(range_sums, "_CALLS_BACK", 0)
         patch.setattr(windows, "_TIMES_EACH", 0)
         patch.setattr(timelines, "_LONGEST", 10)
         for name in ("_DEEP", "_CROWD"):
-            patch.setattr(range_kern_sum, name, 0)
+            patch.setattr(range_kernels, name, 0)
         yield
 
 
@@ -72,7 +73,7 @@ def made(report: TraceBuilder) -> Analysis:
     """The analysis of a made report."""
     with TemporaryDirectory() as folder:
         path = report.write(Path(folder, "made.sqlite"))
-        return Analysis(read(path), None, path)
+        return Analysis.of(read(path), None, path)
 
 
 def columns(rows: list[tuple]) -> list[np.ndarray]:
@@ -164,7 +165,7 @@ def test_ranges_that_reach_over_parts_count_once_however_many_overlap(tmp_path):
     def check(rec, parts):
         path = written(rec, tmp_path / "random.sqlite")
         with deep():
-            assert_same(Analysis(read(path), None, path), in_parts(path, parts))
+            assert_same(Analysis.of(read(path), None, path), in_parts(path, parts))
 
     check()
 
@@ -220,9 +221,9 @@ def test_a_report_of_wide_numbers_is_the_same_in_parts_and_takes_no_more(tmp_pat
         return report.write(tmp_path / name)
 
     usual, wide = write("usual.sqlite", lambda number: number), write("wide.sqlite", lambda number: 7**17 * number)
-    whole = Analysis(read(wide), None, wide)
+    whole = Analysis.of(read(wide), None, wide)
     assert_same(whole, in_parts(wide, 5))
-    expected = Analysis(read(usual), None, usual)
+    expected = Analysis.of(read(usual), None, usual)
     for table in ("stage_sum", "range_trace", "range_kern_sum", "kern_sum"):
         pd.testing.assert_frame_equal(as_text(whole[table]), as_text(expected[table]))
     assert memory_of(lambda: in_parts(wide, 5)["stage_sum"]) < 1.5 * memory_of(lambda: in_parts(usual, 5)["stage_sum"])
@@ -237,7 +238,7 @@ def test_the_greatest_rowid_says_nothing_of_how_many_rows_there_are(tmp_path, ro
         report.sql(f"UPDATE {table} SET rowid = {rowid} WHERE rowid = (SELECT max(rowid) FROM {table})")
     path = report.write(tmp_path / "far.sqlite")
     assert (size_of(path).calls, size_of(path).ops) == (100, 100)
-    assert_same(Analysis(read(path), None, path), in_parts(path, 3))
+    assert_same(Analysis.of(read(path), None, path), in_parts(path, 3))
 
 
 # -- texts ----------------------------------------------------------------------------------------------------
@@ -253,7 +254,7 @@ def test_names_are_those_that_columns_use_and_nothing_else_is_read(tmp_path):
     quiet, loud = write("quiet.sqlite", 0), write("loud.sqlite", 30)
     for path in (quiet, loud):
         assert set(read(path).names) == {"", "prefill", LAUNCH, CUDA_GRAPH, "k" * strings.LONGEST + "…"}
-        assert_same(Analysis(read(path), None, path), in_parts(path, 2))
+        assert_same(Analysis.of(read(path), None, path), in_parts(path, 2))
     assert memory_of(lambda: read(loud)) < 2_000_000 + memory_of(lambda: read(quiet))
 
 
@@ -352,7 +353,7 @@ def test_many_of_a_kind_take_steps_in_proportion(tmp_path, kind):
         path = threads_of(count, kind).write(tmp_path / f"{count}.sqlite")
 
         def work() -> None:
-            analysis = Analysis(read(path), None, path)
+            analysis = Analysis.of(read(path), None, path)
             assert [len(analysis.arrow(table)) for table in analysis]
             assert analysis.summary()
 
@@ -372,7 +373,7 @@ def test_no_array_grows_with_threads_times_rows(tmp_path):
         return usual(values)
 
     usual, path = np.flatnonzero, threads_of(300, "threads").write(tmp_path / "made.sqlite")
-    analysis = Analysis(read(path), None, path)
+    analysis = Analysis.of(read(path), None, path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(np, "flatnonzero", counted)
         assert all(len(analysis[table]) >= 0 for table in analysis)
@@ -428,7 +429,7 @@ def test_other_names_of_rowids_are_read_right(tmp_path, columns):
         for statement in statements:
             report.sql(statement)
         path = report.write(tmp_path / name)
-        whole = Analysis(read(path), None, path)
+        whole = Analysis.of(read(path), None, path)
         assert_same(whole, in_parts(path, 3))
         return whole
 

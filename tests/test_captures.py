@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 
 import dsprof
-from dsprof import session
-from dsprof.errors import CaptureRefused, OutputRefused, ProfileFailed
-from dsprof.nsys.profile import Profile
-from dsprof.session import RECORD, Settings, read_session, record_command, record_images
-from dsprof.versions import installed
+from dsprof.capture import record as records
+from dsprof.capture import session
+from dsprof.capture.folder import new_folder
+from dsprof.capture.profile import Profile
+from dsprof.capture.record import RECORD, read_session
+from dsprof.capture.session import Settings, record_command, record_images
+from dsprof.errors import CaptureRefused, MemoryTooSmall, OutputRefused, ProfileFailed
+from dsprof.ground.versions import installed
 from dsprof.workloads.job import Job
 from fake_nsys import install
 from nsys_stats import AGENT_LOST, PRIMARY, TRIES, Nsys, require
@@ -77,26 +80,26 @@ def test_out_that_is_a_file(tmp_path: Path) -> None:
     assert "(it is no folder)" in done.stderr
 
 
-def begun(tmp_path: Path, command: tuple[str, ...] = ("true",)) -> session.Session:
+def begun(tmp_path: Path, command: tuple[str, ...] = ("true",)) -> records.Session:
     return session._begin(Settings(), "name", command, install(tmp_path / "fake"))
 
 
 def test_captures_of_one_second_have_folders_of_their_own(tmp_path: Path) -> None:
     record = begun(tmp_path)
     with ThreadPoolExecutor(8) as pool:
-        folders = list(pool.map(lambda _: session._folder(tmp_path / "out", record), range(40)))
+        folders = list(pool.map(lambda _: new_folder(tmp_path / "out", record), range(40)))
     assert len(set(folders)) == 40
 
 
 @pytest.mark.parametrize("usual", ["x" * 300, "a\nb", "\udcff", ".."])
 def test_what_runs_may_have_any_name(usual: str, tmp_path: Path) -> None:
     record = session._begin(Settings(), usual, ("true",), install(tmp_path / "fake"))
-    assert session._folder(tmp_path / "out", record).parent == tmp_path / "out"
+    assert new_folder(tmp_path / "out", record).parent == tmp_path / "out"
 
 
 def test_a_record_of_words_that_are_no_text(tmp_path: Path) -> None:
     record = begun(tmp_path, ("sh", "-c", "exit 3", "\udcff"))
-    session._write(tmp_path, record)
+    records.write_record(tmp_path, record)
     assert read_session(tmp_path) == record
 
 
@@ -138,14 +141,14 @@ def test_a_git_that_hangs_costs_no_capture(tmp_path: Path, monkeypatch: pytest.M
     git.write_text("#!/bin/sh\nexec sleep 60\n")
     git.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(session, "_GIT_LIMIT_S", 0.2)
-    assert session._git_commit() == ""
+    monkeypatch.setattr(records, "_GIT_LIMIT_S", 0.2)
+    assert records.git_commit() == ""
 
 
 def test_folders_of_killed_captures_are_looked_after(tmp_path: Path) -> None:
     record, left = (
         begun(tmp_path),
-        "from dsprof.leftovers import own_folder; import os, sys; from pathlib import Path\n",
+        "from dsprof.ground.leftovers import own_folder; import os, sys; from pathlib import Path\n",
     )
     for name in ("first", "second"):
         (tmp_path / "out" / name).mkdir(parents=True)
@@ -153,7 +156,7 @@ def test_folders_of_killed_captures_are_looked_after(tmp_path: Path) -> None:
         (tmp_path / "out" / name / "workload.log").write_text("said") if name == "second" else None
         kill = f"{left}with own_folder('.partial-', Path({str(tmp_path / 'out' / name)!r})): os.kill(os.getpid(), 9)"
         subprocess.run([sys.executable, "-c", kill], check=False)
-    made = session._folder(tmp_path / "out", record)
+    made = new_folder(tmp_path / "out", record)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {made.name, "second"}
     assert {path.name for path in (tmp_path / "out" / "second").iterdir()} == {RECORD, "workload.log"}
 
@@ -216,11 +219,25 @@ def test_the_log_that_holds_the_reason_is_named_and_shown(nsys: Nsys, tmp_path: 
     done = run("capture", "--out", tmp_path / "out", "--nsys", nsys.path, "--", "sh", "-c", "echo the reason; exit 3")
     assert done.returncode == 3
     (folder,) = (tmp_path / "out").iterdir()
-    assert f"The last lines of {folder / 'workload.log'}:\n  the reason\ndsprof: " in done.stderr
+    assert f"The last lines of {folder / 'workload.log'}:\n" in done.stderr
+    shown = done.stderr.partition("workload.log:\n")[2].splitlines()
+    assert "  the reason" in shown  # this nsys may say something of its own after it
+    assert any(line.startswith("dsprof: ") for line in shown)
     done = run("capture", "--out", tmp_path / "no", "--nsys", nsys.path, "--nsys-option=--no-such=1", "--", "true")
     (folder,) = (tmp_path / "no").iterdir()
     assert f"The last lines of {folder / 'workload.log'}:\n  unrecognised option" in done.stderr
     assert read_session(folder).ending == "unknown"
+
+
+@pytest.mark.nsys
+def test_too_little_memory_for_the_analysis_costs_no_recording(nsys: Nsys, tmp_path: Path) -> None:
+    done = run("capture", "--out", tmp_path, "--nsys", nsys.path, "--memory", "1MB", "--", sys.executable, "-c", TOY)
+    assert done.returncode == MemoryTooSmall.exit_code
+    (folder,) = tmp_path.iterdir()
+    assert done.stdout.startswith(f"Session: {folder} (")
+    assert {path.name for path in folder.iterdir()} == {"run.nsys-rep", "run.sqlite", RECORD, "workload.log"}
+    assert read_session(folder).ending == "finished"
+    assert run("analyze", folder, "--memory", "1GB").returncode == 0
 
 
 @pytest.mark.nsys

@@ -20,11 +20,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dsprof.capture.record import read_session
+from dsprof.capture.secrets import cleaned_command
 from dsprof.nsys import sought as seeking
 from dsprof.nsys.clean import clean
 from dsprof.nsys.scrub import scrub
 from dsprof.nsys.sought import GONE, Sought, forms_of
-from dsprof.session import _cleaned_command, read_session
 from nsys_stats import AGENT_LOST, OLD, PRIMARY, TRIES, require
 from test_arguments import CERTAIN, SECRETS
 from trace_builder import NVTX, TraceBuilder, global_pid
@@ -128,7 +129,7 @@ def test_no_export_and_no_record_holds_a_secret_of_the_command_line(form: str, s
     path = made("2024.2.3", (secret,), command, "run").write(tmp_path / "made.sqlite")
     clean(path)
     assert traces_of(secret, path.read_bytes()) == []
-    assert secret not in "\0".join(_cleaned_command(command))
+    assert secret not in "\0".join(cleaned_command(command))
 
 
 # -- texts --------------------------------------------------------------------------------------------------

@@ -17,12 +17,12 @@ import pytest
 
 import mutations
 from compiled import way
-from dsprof.analysis import Analysis
+from dsprof.analysis.analyze import Analysis
 from dsprof.errors import DsprofError, NotAReport, ReportDamaged
 from dsprof.findings import STRICT_EXITS
 from dsprof.nsys import sound
 from dsprof.nsys.locate import locate
-from dsprof.nsys.parts import PartialReport, size_of
+from dsprof.nsys.parts import ReportInParts, size_of
 from dsprof.nsys.reader import read
 from dsprof.nsys.scrub import scrub
 from dsprof.tables import all_tables
@@ -67,14 +67,14 @@ def loops(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def whole(path: Path) -> Analysis:
     """An analysis of a report at once."""
-    return Analysis(read(path))
+    return Analysis.of(read(path))
 
 
 def in_parts(path: Path, parts: int = 3) -> Analysis:
     """An analysis of a report in parts, as large ones are."""
     size_of(path)
-    partial = PartialReport(path, parts)
-    return Analysis(partial.trace, partial=partial)
+    partial = ReportInParts(path, parts)
+    return Analysis.of(partial)
 
 
 def tables_of(analysis: Analysis) -> dict[str, pa.Table]:
@@ -105,8 +105,8 @@ def codes(analysis: Analysis) -> list[str]:
 
 
 def rows_of(analysis: Analysis) -> int:
-    trace = analysis.attributed.trace
-    return len(trace.ranges) + len(trace.calls) + len(trace.operations)
+    held = analysis.summary().counts
+    return held.ranges + held.api_calls + held.kernels + held.memory_operations
 
 
 def ends(analysis_of: object, path: Path) -> dict[str, pa.Table] | None:

@@ -15,7 +15,7 @@ import pytest
 from attrs import asdict, evolve
 
 from dsprof.errors import AttentionUnavailable, DsprofError, ImageUnusable, ModelUnusable
-from dsprof.stages import DECODE, PREFILL
+from dsprof.words import DECODE, PREFILL
 from dsprof.workloads import __main__ as process
 from dsprof.workloads import deepseek_ocr, tiny
 from dsprof.workloads.deepseek_ocr import PROMPT, DeepSeekOCRSession, InferenceResult, open_image, run_once
@@ -194,7 +194,7 @@ def test_flash_attention_that_cannot_be_had_is_an_error(
     tiny_folder: Path, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: device == "cpu")
-    monkeypatch.setattr("dsprof.workloads.deepseek_ocr._device", str)  # there need not be one
+    monkeypatch.setattr("dsprof.workloads.deepseek_ocr.device_named", str)  # there need not be one
     for load in (
         lambda: DeepSeekOCRSession.from_local(tiny_folder, device, use_flash_attn=True),
         lambda: DeepSeekOCRSession.from_random("tiny", 0, device, use_flash_attn=True),
@@ -222,12 +222,12 @@ def test_on_a_gpu_flash_attention_is_taken_where_it_can_be_had(
 ) -> None:
     """There is no GPU here: this is the choice alone."""
     monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: True)
-    assert deepseek_ocr._attention(choice, "cuda:0", dtype, remote) == asked
+    assert deepseek_ocr.attention_for(choice, "cuda:0", dtype, remote) == asked
 
 
 def test_what_each_part_resolved_to_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The language model alone is asked for another one, as it is for flash-attention."""
-    monkeypatch.setattr(deepseek_ocr, "_attention", lambda *_, **__: {"text_config": "eager"})
+    monkeypatch.setattr(deepseek_ocr, "attention_for", lambda *_, **__: {"text_config": "eager"})
     session = DeepSeekOCRSession.from_random(device="cpu")
     assert session.attention == {"model": "sdpa", "text_config": "eager", "vision_config": "sdpa"}
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from dsprof.model_costs import View, model_of
-from dsprof.model_record import Served, read_record
+from dsprof.model.costs import View, model_of
+from dsprof.model.record import RequestInput, read_record
 from dsprof.workloads.deepseek_ocr import open_image, plain_config, views_of
 from models import noise, torch
 
@@ -63,7 +63,7 @@ def test_the_configuration_is_plain_and_names_no_path(tiny_folder: Path) -> None
     config = plain_config(model)
     assert str(tiny_folder) not in json.dumps(config)
     assert "_name_or_path" not in json.dumps(config)
-    assert model_of(config).parameters == sum(part.numel() for part in model.parameters())
+    assert model_of(config, "float32").parameters == sum(part.numel() for part in model.parameters())
 
 
 def test_a_model_without_a_configuration_has_none() -> None:
@@ -84,7 +84,7 @@ def test_the_document_is_what_a_report_finds_beside_it(pictures: list[Path], tmp
     assert found.each.views is not None
     assert found.each.views[0] == found.each.views[2] == View(1, 768, 768)
     path.write_text(json.dumps(describe("tiny", "float16", [])))
-    assert read_record(path).each == Served(1, ())
+    assert read_record(path).each == RequestInput(1, ())
 
 
 def test_the_samples_documents_are_what_the_command_prints(

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dsprof import doctor
-from dsprof.doctor import Check, examine, works
+from dsprof.capture import doctor
+from dsprof.capture.doctor import Check, examine, works
 from dsprof.nsys import command
 from nsys_stats import MIDDLE, OLD, PRIMARY, require
 from trace_builder import TraceBuilder
@@ -297,8 +297,7 @@ def test_only_a_failed_check_says_no() -> None:
 
 
 def test_the_doctor_loads_nothing_heavy() -> None:
-    code = (
-        "import sys, dsprof.doctor; print([m for m in ('torch', 'pandas', 'transformers', 'nvtx') if m in sys.modules])"
-    )
+    heavy = ("torch", "pandas", "transformers", "nvtx")
+    code = f"import sys, dsprof.capture.doctor; print([m for m in {heavy} if m in sys.modules])"
     done = doctor._ask([sys.executable, "-c", code], 60)
     assert done == (0, "[]\n"), os.fspath(done[1])

@@ -6,8 +6,8 @@ import doctest
 
 import pytest
 
-from dsprof import environment
-from dsprof.environment import clean_environment, secrets_in, secrets_of
+from dsprof.ground import environment
+from dsprof.ground.environment import clean_environment, secrets_in, secrets_of
 
 #: Made, and put together here, so that no scanner takes this file for a leak.
 TOKEN = "hf" + "_" + "aB3dE5gH7jK9mN1pQ3sT5vX7zA"

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 import dsprof
-from dsprof.attributed import Attributed
 from dsprof.errors import RulesUnreadable
-from dsprof.families import FAMILIES, OTHER, RULES, Rule, family_of, read_rules
+from dsprof.measures.by_name import KernelsByStage
+from dsprof.rules.families import FAMILIES, OTHER, RULES, FamilyCodes, Rule, family_of, read_rules
 from trace_builder import TraceBuilder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -181,9 +181,14 @@ def test_every_kernel_has_the_family_of_its_name(analysis):
 
 def test_rules_are_asked_once_for_each_name(analysis, monkeypatch):
     asked = []
-    monkeypatch.setattr("dsprof.ranged.families_of", lambda names, rules: asked.extend(names) or ["gemm"] * len(names))
-    fresh = Attributed(analysis.attributed.trace)
-    codes = [fresh.families_of(fresh.trace.kernels.name) for _ in range(2)]
+    monkeypatch.setattr(
+        "dsprof.rules.families.families_of", lambda names, rules: asked.extend(names) or ["gemm"] * len(names)
+    )
+    assert len(analysis["stage_family_sum"])  # measured, whichever test comes first
+    asked.clear()
+    kernels = analysis.results.facts[KernelsByStage]
+    families = FamilyCodes(kernels.names, RULES)
+    codes = [families.of(kernels.name) for _ in range(2)]
     assert sorted(asked) == ["b", "gemv_x", "nvjet_x", "sgemm_x"]
     assert np.array_equal(*codes)
 
@@ -193,17 +198,17 @@ def test_the_summary_names_few_families_and_says_what_is_left(analysis, tmp_path
     assert [(line.stage, line.family) for line in lines] == [
         ("prefill", "gemm"), ("prefill", OTHER), ("decode", "gemv"), ("decode", OTHER), ("decode", "gemm"),
     ]  # fmt: skip
-    from dsprof.render.layout import MOST_FAMILIES, grids
+    from dsprof.show.layout import MOST_FAMILIES, grids
 
-    (grid,) = (grid for grid in grids(analysis.summary()) if grid.title == "Kernel families")
-    assert grid.header[1:] == ("prefill", "decode")
-    assert [row[0] for row in grid.rows] == ["gemm", "gemv", "other (no rule fits)"]
-    assert grid.rows[-1][1:] == ("33.3 %", "33.3 %")
+    (grid,) = (grid for grid in grids(analysis.summary()) if grid.title == "Kernel time")
+    assert grid.header == ("stage", "gemm", "gemv", OTHER)
+    assert [row[0] for row in grid.rows] == ["prefill", "decode"]
+    assert [row[-1] for row in grid.rows] == ["33.3 %", "33.3 %"]
     sample = analyzed(ROOT / "traces/samples/h200-stages.sqlite.xz", tmp_path).summary()
-    (grid,) = (grid for grid in grids(sample) if grid.title == "Kernel families")
-    assert len(grid.rows) == MOST_FAMILIES + 2
-    for column in (1, 2):
-        assert sum(float(row[column].split()[0]) for row in grid.rows) == pytest.approx(100, abs=0.5)
+    (grid,) = (grid for grid in grids(sample) if grid.title == "Kernel time")
+    assert len(grid.header) == 1 + MOST_FAMILIES + 2
+    for row in grid.rows:
+        assert sum(float(share.split()[0]) for share in row[1:]) == pytest.approx(100, abs=0.5)
 
 
 # -- rules of one's own ---------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextvars
+import os
 import re
 import subprocess
 import sys
@@ -17,16 +18,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nst
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import kept
+
 import slow_reference as slow
 from compiled import way
 from dsprof import arrays as at
-from dsprof.analysis import Analysis, analyze
+from dsprof.analysis.analyze import Analysis, analyze
 from dsprof.arrays import Ints, backend, statistics
 from dsprof.arrays.timelines import Layers, Source, Windows, time_by_layer
-from dsprof.attributed import Rules
 from dsprof.errors import FastUnavailable
 from dsprof.nsys.locate import locate
 from dsprof.nsys.reader import read
+from dsprof.rules.rules import Rules
 from test_parts import SAMPLES, assert_same, in_parts, written
 from test_properties import MODES, few, recordings
 from trace_builder import TraceBuilder
@@ -189,8 +194,9 @@ def by_rows(columns: tuple[Ints, ...]) -> tuple[Ints, ...]:
 @given(st.data())
 def test_time_by_layer(data: st.DataObject) -> None:
     """What runs and waits of two processes, what holds their threads up and is called; windows that nest."""
-    layers = Layers(("runs", "waits", "held", "alloc", "api"), 2, 3)
-    kinds = [((1, 2), (0, 0)), ((1, 2), (1, 1)), ((11, 21, 22), (2, 2)), ((11, 21, 22), (3, 4))]
+    layers = Layers(("runs", "waits", "held", "alloc", "api", "off"), 2, 3, 5)
+    kinds = [((1, 2), (0, 0)), ((1, 2), (1, 1)), ((11, 21, 22), (2, 2)), ((11, 21, 22), (3, 4)), ((11, 21, 22), (5, 5))]
+    kinds = kinds[: data.draw(st.integers(4, 5))]
     sources = []
     for owners, (least, most) in kinds:
         _, start, end = data.draw(intervals())
@@ -243,10 +249,10 @@ def test_random_reports_are_the_same(threads: str, tmp_path: Path) -> None:
     @given(recordings(), st.integers(1, 9))
     def check(rec: slow.Recording, parts: int) -> None:
         path, rules = written(rec, tmp_path / "random.sqlite"), Rules(threads=threads)
-        plain = Analysis(read(path), rules, path)
+        plain = Analysis.of(read(path), rules, path)
         compute(plain)
         with way(True):
-            assert_same(plain, in_parts(path, parts, rules) if parts > 1 else Analysis(read(path), rules, path))
+            assert_same(plain, in_parts(path, parts, rules) if parts > 1 else Analysis.of(read(path), rules, path))
 
     check()
 
@@ -255,10 +261,10 @@ def test_random_reports_are_the_same(threads: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_recorded_reports_are_the_same(sample: str, parts: int) -> None:
     path, rules = locate(ROOT / "traces" / "samples" / f"{sample}.sqlite.xz")[1].path, Rules()
-    plain = Analysis(read(path), rules, path)
+    plain = Analysis.of(read(path), rules, path)
     compute(plain)
     with way(True):
-        assert_same(plain, in_parts(path, parts, rules) if parts > 1 else Analysis(read(path), rules, path))
+        assert_same(plain, in_parts(path, parts, rules) if parts > 1 else Analysis.of(read(path), rules, path))
 
 
 # -- when they are used -------------------------------------------------------------------------------------
@@ -277,7 +283,7 @@ def test_large_reports_have_them_unless_told_otherwise(report: Path, monkeypatch
         assert (backend.choose(wanted, rows).loops is not None) is used
     plain = analyze(report, reuse=False)
     loops = analyze(report, reuse=False, compiled=True)
-    assert [one._backend.page_loops is not None for one in (plain, loops)] == [False, True]
+    assert [one.results._backend.page_loops is not None for one in (plain, loops)] == [False, True]
     assert backend.current() is backend.NUMPY
 
 
@@ -286,7 +292,7 @@ def test_analyses_at_once_keep_each_its_own_backend(sample: str, monkeypatch: py
     """Four threads, two with loops and two without, in one part and in many; all tables are the same, always."""
     pytest.importorskip("numba", reason="numba is not installed")
     path = locate(ROOT / "traces" / "samples" / f"{sample}.sqlite.xz")[1].path
-    plain = Analysis(read(path), Rules(), path)
+    plain = Analysis.of(read(path), Rules(), path)
     compute(plain)
     used: dict[str, set[bool]] = {"with": set(), "without": set()}
     union_length = at.union_length
@@ -301,7 +307,7 @@ def test_analyses_at_once_keep_each_its_own_backend(sample: str, monkeypatch: py
     def work(number: int) -> Analysis:
         kind.set("with" if number % 2 else "without")
         with way(bool(number % 2)):
-            made = in_parts(path, 5) if number > 1 else Analysis(read(path), Rules(), path)
+            made = in_parts(path, 5) if number > 1 else Analysis.of(read(path), Rules(), path)
         compute(made)
         return made
 
@@ -309,6 +315,46 @@ def test_analyses_at_once_keep_each_its_own_backend(sample: str, monkeypatch: py
         for made in threads.map(work, [*range(4)] * 2):
             assert_same(plain, made)
     assert used == {"with": {True}, "without": {False}}
+
+
+AT_ONCE = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import kept
+from dsprof.arrays import backend
+
+paths, ways = sys.argv[1:], [backend.NUMPY, backend.compiled()]
+
+
+def work(number):
+    with backend.using(ways[number % 2]):
+        return kept.fingerprints(Path(paths[number // 2 % len(paths)]), (1, 5)[number // 4 % 2])
+
+
+with ThreadPoolExecutor(4) as threads:
+    found = list(threads.map(work, range(16)))
+for number, tables in enumerate(found):
+    print(paths[number // 2 % len(paths)], sorted(tables.items()))
+"""
+
+
+def test_two_processes_of_four_threads_keep_each_its_own_report_and_backend() -> None:
+    """Different reports with and without loops at once, whole and in parts: always what each says by itself."""
+    pytest.importorskip("numba", reason="numba is not installed")
+    paths = [str(locate(ROOT / "traces" / "samples" / f"{sample}.sqlite.xz")[1].path) for sample in SAMPLES[1:3]]
+    expected = {path: str(sorted(kept.fingerprints(Path(path), 1).items())) for path in paths}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "benchmarks"), *sys.path])}
+    command = [sys.executable, "-c", AT_ONCE, *paths]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(2)]
+    for process in both:
+        said = process.communicate(timeout=200)[0].splitlines()
+        assert process.returncode == 0
+        assert len(said) == 16
+        for line in said:
+            path, _, tables = line.partition(" ")
+            assert tables == expected[path]
 
 
 def test_a_small_report_loads_no_numba(report: Path) -> None:

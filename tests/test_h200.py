@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dsprof.analysis import Analysis, analyze
+from dsprof.analysis.analyze import Analysis, analyze
 
 PACKED = Path(__file__).resolve().parents[1] / "traces" / "samples" / "h200-dsocr2-layers.sqlite.xz"
 SECOND_REQUEST = 1  # the first one holds the warm-up of the libraries

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from dsprof import leftovers
-from dsprof.leftovers import clear_leftovers, own_folder
+from dsprof.ground import leftovers
+from dsprof.ground.leftovers import clear_leftovers, own_folder
 
 #: Makes a folder with a file in it, says its name, and waits to be killed.
 OWNER = """
 import sys, time
 from pathlib import Path
-from dsprof.leftovers import own_folder
+from dsprof.ground.leftovers import own_folder
 with own_folder(sys.argv[2], Path(sys.argv[1])) as folder:
     (folder / "inside").write_text("left")
     print(folder, flush=True)

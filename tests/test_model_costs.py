@@ -15,13 +15,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsprof.arrays import Ints
-from dsprof.model_costs import Decoder, Layer, Model, UnknownModel, View, causal_pairs, distinct_experts, model_of
+from dsprof.model.costs import Decoder, Layer, Model, View, causal_pairs, distinct_experts, model_of
+from dsprof.model.weights import UnknownModel, Weights
 from models import torch, transformers
 
 DEEPSEEK = transformers.DeepseekOcr2ForConditionalGeneration
 DENSE = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
          "num_key_value_heads": 2, "max_position_embeddings": 128}  # fmt: skip
 ROUTED = {**DENSE, "num_experts_per_tok": 2}
+#: Heads of 12 + 4 wide for scores and of 10 for values; the first layer is dense.
+LATENT = {**ROUTED, "num_key_value_heads": 4, "q_lora_rank": 20, "kv_lora_rank": 14, "qk_nope_head_dim": 12,
+          "qk_rope_head_dim": 4, "v_head_dim": 10, "n_routed_experts": 4, "n_shared_experts": 1, "n_group": 2,
+          "topk_group": 1, "first_k_dense_replace": 1, "moe_intermediate_size": 16, "pad_token_id": None}  # fmt: skip
+GPT_OSS = {**ROUTED, "num_local_experts": 4, "head_dim": 8, "sliding_window": 8, "attention_bias": True,
+           "pad_token_id": None}  # fmt: skip
 #: Every language model that is known, with what makes it different from the others.
 DECODERS = {
     "llama": ("Llama", DENSE),
@@ -35,6 +42,15 @@ DECODERS = {
     "mixtral": ("Mixtral", {**ROUTED, "num_local_experts": 4, "sliding_window": None}),
     "qwen3_moe": ("Qwen3Moe", {**ROUTED, "num_experts": 4, "moe_intermediate_size": 16, "head_dim": 8,
                                "decoder_sparse_step": 2, "mlp_only_layers": []}),
+    "deepseek_v3": ("DeepseekV3", LATENT),
+    "deepseek_v3-biases": ("DeepseekV3", {**LATENT, "attention_bias": True, "n_shared_experts": 2,
+                                          "qk_rope_head_dim": 6}),
+    "deepseek_v3-dense-queries": ("DeepseekV3", {**LATENT, "q_lora_rank": None, "first_k_dense_replace": 3}),
+    "deepseek_v2": ("DeepseekV2", {**LATENT, "first_k_dense_replace": 0}),
+    "deepseek_v2-lite": ("DeepseekV2", {**LATENT, "q_lora_rank": None, "attention_bias": True, "mlp_bias": True}),
+    "gpt_oss": ("GptOss", GPT_OSS),
+    "gpt_oss-no-window": ("GptOss", {**GPT_OSS, "layer_types": ["full_attention"] * 3, "tie_word_embeddings": True}),
+    "gpt_oss-no-biases": ("GptOss", {**GPT_OSS, "attention_bias": False, "num_experts_per_tok": 1}),
 }  # fmt: skip
 
 
@@ -57,9 +73,24 @@ def counted(run: Any) -> tuple[int, Any]:
 
 
 def masked(layers: tuple[Layer, ...], new: int, context: int, batch: int) -> int:
-    """Operations of attention that a mask makes void: the counter sees all pairs of new tokens and all tokens."""
-    pairs = [new * (context + new) - causal_pairs(_one(new), _one(context), layer.window) for layer in layers]
-    return sum(batch * int(layer.attention(left)[0]) for layer, left in zip(layers, pairs, strict=True))
+    """Operations of attention that a mask makes void: the counter sees all pairs of new tokens and cached ones.
+
+    A cache keeps of a layer with a window what the next token reaches beside itself.
+    """
+    void = 0
+    for layer in layers:
+        cached = min(context, layer.window - 1) if layer.window else context
+        pairs = new * (cached + new) - causal_pairs(_one(new), _one(context), layer.window)
+        void += batch * int(layer.attention(pairs)[0])
+    return void
+
+
+def expanded(config: Any, context: int, batch: int) -> int:
+    """Operations in which latent attention makes keys and values of the context anew, as transformers' class does."""
+    if not getattr(config, "kv_lora_rank", None):
+        return 0
+    outputs = config.num_attention_heads * (config.qk_nope_head_dim + config.v_head_dim)
+    return config.num_hidden_layers * 2 * batch * context * config.kv_lora_rank * outputs
 
 
 def _one(number: int) -> Ints:
@@ -75,7 +106,8 @@ def check_forwards(model: Any, costs: Model, prompt: int = 20, batch: int = 1) -
             input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1))  # fmt: skip
         cache = output.past_key_values
         ours = int(costs.decoder.forward(_one(new), _one(context), _one(batch)).flops[0])
-        assert seen == ours + masked(costs.decoder.layers, new, context, batch)
+        void = masked(costs.decoder.layers, new, context, batch)
+        assert seen == ours + void + expanded(model.config.get_text_config(), context, batch)
         context += new
 
 
@@ -106,7 +138,7 @@ def spilled(costs: Model, height: int, width: int) -> int:
 @pytest.fixture(scope="module")
 def tiny_eager() -> tuple[Any, Model]:
     config = config_of()
-    return eager(DEEPSEEK, config), model_of(config.to_dict())
+    return eager(DEEPSEEK, config), model_of(config.to_dict(), "bfloat16")
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -124,8 +156,8 @@ def test_the_vision_tower_costs_what_the_counter_sees(tiny_eager: tuple[Any, Mod
         seen, _ = counted(lambda pixels=pixels: model.model.get_image_features(pixels))
         assert seen == count * (costs.vision.flops(height, width) + spilled(costs, height, width))
         total += seen - count * spilled(costs, height, width)
-    flops, elements = costs.vision.look([View(*view) for view in views])
-    assert (flops, elements) == (total, costs.vision.parameters)
+    flops, moved = costs.vision.look([View(*view) for view in views])
+    assert (flops, moved) == (total, 2 * costs.vision.parameters)
     assert costs.vision.look([]) == (0, 0)
 
 
@@ -135,7 +167,7 @@ def test_a_prefill_with_a_picture_is_the_tower_and_the_language_model(tiny_model
 
     _, processor = tiny_model
     config = tiny_model[0].config
-    model, costs = eager(DEEPSEEK, config), model_of(config.to_dict())
+    model, costs = eager(DEEPSEEK, config), model_of(config.to_dict(), "bfloat16")
     inputs = processor(images=noise(900, 1200).convert("RGB"), text="<image>\nFree OCR. ", return_tensors="pt")
     seen, _ = counted(lambda: model(**inputs, use_cache=True, logits_to_keep=1))
     views = [View(part.shape[0], *part.shape[-2:])
@@ -176,7 +208,7 @@ def test_generate_runs_the_head_for_one_position_of_each_sequence(tiny_model: tu
 )  # fmt: skip
 def test_other_sizes_cost_what_the_counter_sees(changes: dict[str, Any]) -> None:
     config = config_of(**changes)
-    model, costs = eager(DEEPSEEK, config), model_of(config.to_dict())
+    model, costs = eager(DEEPSEEK, config), model_of(config.to_dict(), "bfloat16")
     assert costs.parameters == sum(part.numel() for part in model.parameters())
     check_forwards(model, costs, prompt=7)
     seen, _ = counted(lambda: model.model.get_image_features(torch.zeros(1, 3, 768, 768)))
@@ -193,25 +225,21 @@ def test_a_decoder_costs_what_the_counter_sees(name: str, batch: int) -> None:
     family, sizes = DECODERS[name]
     config = getattr(transformers, f"{family}Config")(**sizes)
     model = eager(getattr(transformers, f"{family}ForCausalLM"), config)
-    costs = model_of(config.to_dict())
+    costs = model_of(config.to_dict(), "bfloat16")
     assert costs.parameters == sum(part.numel() for part in model.parameters())
-    if any(layer.window for layer in costs.decoder.layers):
-        check_windows(costs)
-    else:
-        check_forwards(model, costs, batch=batch)
+    check_forwards(model, costs, batch=batch)
 
 
-def check_windows(costs: Model) -> None:
-    """A cache drops what lies outside of a window, and the counter sees what is left: the pairs are counted apart."""
-    windows = {layer.window for layer in costs.decoder.layers}
-    assert windows <= {0, 8}
+@pytest.mark.parametrize("name", ["mistral-window", "qwen2-window", "gpt_oss"])
+def test_beyond_a_window_a_step_costs_no_more(name: str) -> None:
+    family, sizes = DECODERS[name]
+    costs = model_of(getattr(transformers, f"{family}Config")(**sizes).to_dict(), "bfloat16")
     free = [layer for layer in costs.decoder.layers if not layer.window]
-    layer = next(layer for layer in costs.decoder.layers if layer.window)
-    far = (
-        costs.decoder.forward(_one(1), _one(100), _one(1)).flops
-        - costs.decoder.forward(_one(1), _one(50), _one(1)).flops
-    )
-    assert far == sum(int(one.attention(_one(50))[0]) for one in free)
+    (layer,) = {layer for layer in costs.decoder.layers if layer.window}
+    assert 0 < len(free) < 3 or name == "mistral-window"
+    near, far = (costs.decoder.forward(_one(1), _one(context), _one(1)) for context in (50, 100))
+    assert far.flops - near.flops == sum(int(one.attention(_one(50))[0]) for one in free)
+    assert far.bytes - near.bytes == 2 * sum(int(one.cache(_one(1), _one(50))[0]) - one.kept for one in free)
     assert layer.cache(_one(1), _one(100)) == layer.cache(_one(1), _one(8))
 
 
@@ -224,7 +252,7 @@ def full() -> tuple[Any, Model]:
     from dsprof.workloads import tiny
 
     model = tiny.build("full", device="meta")[0]
-    costs = model_of(model.config.to_dict())
+    costs = model_of(model.config.to_dict(), "bfloat16")
     model.set_attn_implementation("eager")
     model.set_experts_implementation("batched_mm")  # no shape in it depends on what is routed where
     return model, costs
@@ -276,28 +304,38 @@ def test_the_expected_experts_are_those_of_a_simulation(experts: int, chosen: in
     assert float(distinct_experts(_one(tokens), experts, chosen)[0]) == pytest.approx(mean, abs=0.35)
 
 
+def plain(count: int) -> Weights:
+    """Weights in two bytes."""
+    return Weights(count, 0, 2.0 * count)
+
+
 def test_a_step_moves_each_weight_it_needs_once_and_its_context() -> None:
-    """By hand: one layer of 2 of 4 experts, one token after 10, in a batch of 3."""
-    layer = Layer(heads=2, kv_heads=1, head_dim=4, linear=100, extra=10, experts=4, chosen=2, expert=50)
-    cost = Decoder((layer,), width=8, vocabulary=20, tied=False, extra=8).forward(_one(1), _one(10), _one(3))
+    """By hand: one layer of 2 of 4 experts, one token after 10, in a batch of 3; experts are quantized in part."""
+    expert = Weights(50, 40, 30.0)
+    layer = Layer(16, 8, plain(100), plain(10), experts=4, chosen=2, expert=expert, expert_extra=plain(3))
+    decoder = Decoder((layer,), width=8, head=plain(160), tied=False, extra=plain(8), item=2)
+    cost = decoder.forward(_one(1), _one(10), _one(3))
     experts = 4 * (1 - 0.5**3)
-    cache = 3 * 2 * 4 * (10 + 1)
-    assert float(cost.elements[0]) == pytest.approx(20 * 8 + 8 + 3 * 8 + 110 + 50 * experts + cache)
-    assert int(cost.flops[0]) == 2 * 3 * 160 + 2 * 3 * (100 + 2 * 50) + 3 * 4 * 11 * 8
+    assert float(cost.bytes[0]) == pytest.approx(
+        2 * (160 + 8 + 3 * 8 + 110 + 3 * 8 * (10 + 1)) + (30 + 2 * 3) * experts
+    )
+    assert int(cost.flops[0]) == 2 * 3 * 160 + 2 * 3 * (100 + 2 * 50) + 3 * 2 * 11 * 16
+    assert int(cost.quantized[0]) == 2 * 3 * 2 * 40
+    assert decoder.parameters == 2 * 160 + 8 + 110 + 4 * 53
 
 
 def test_costs_are_told_for_many_forwards_at_once() -> None:
-    decoder = Decoder((Layer(2, 1, 4, 100, 10),), 8, 20, tied=True, extra=8)
+    decoder = Decoder((Layer(8, 8, plain(100), plain(10)),), 8, plain(160), tied=True, extra=plain(8), item=2)
     many = decoder.forward(_one(1), np.arange(5), _one(2))
     each = [decoder.forward(_one(1), _one(context), _one(2)) for context in range(5)]
     assert many.flops.tolist() == [int(one.flops[0]) for one in each]
-    assert many.elements.tolist() == [float(one.elements[0]) for one in each]
+    assert many.bytes.tolist() == [float(one.bytes[0]) for one in each]
 
 
 def test_the_examples_hold() -> None:
     import doctest
 
-    from dsprof import model_costs
+    from dsprof.model import costs as model_costs
 
     assert doctest.testmod(model_costs).failed == 0
 
@@ -319,4 +357,4 @@ def test_the_examples_hold() -> None:
 )
 def test_what_is_not_known_is_said_and_not_guessed(config: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UnknownModel, match=sentence):
-        model_of(config)
+        model_of(config, "bfloat16")

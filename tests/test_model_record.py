@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from dsprof.errors import ConfigUnreadable
-from dsprof.model_costs import View
-from dsprof.model_record import SCHEMA, ModelRecord, Served, find_record, read_record
+from dsprof.model.costs import View
+from dsprof.model.record import SCHEMA, ModelRecord, RequestInput, find_record, read_record
 
 CONFIG = {"model_type": "llama", "hidden_size": 8}
 VIEWS = [[1, 768, 768], [6, 640, 640]]
@@ -32,22 +32,22 @@ def test_a_captures_record_tells_each_request(tmp_path: Path) -> None:
     found = read_record(written(tmp_path / "session.json", session()))
     assert (found.source, found.config, found.dtype) == ("session.json", CONFIG, "bfloat16")
     seen = (View(1, 768, 768), View(6, 640, 640))
-    assert found.requests == {0: Served(1, seen), 1: Served(2, seen * 2)}
-    assert (found.served(1), found.served(2)) == (Served(2, seen * 2), None)
+    assert found.requests == {0: RequestInput(1, seen), 1: RequestInput(2, seen * 2)}
+    assert (found.served(1), found.served(2)) == (RequestInput(2, seen * 2), None)
 
 
 def test_views_that_are_not_known_are_not_none_at_all(tmp_path: Path) -> None:
     requests = [{"timing": {"request": 0}}, {"timing": {"request": 1}, "views": []}]
     found = read_record(written(tmp_path / "session.json", session(requests=requests)))
-    assert found.requests == {0: Served(1, None), 1: Served(1, ())}
+    assert found.requests == {0: RequestInput(1, None), 1: RequestInput(1, ())}
 
 
 def test_what_dsprof_writes_holds_for_every_request(tmp_path: Path) -> None:
     document = {"schema": SCHEMA, "config": CONFIG, "dtype": "float16", "batch": 2, "views": VIEWS}
     found = read_record(written(tmp_path / "x.model.json", document))
-    assert found.served(17) == Served(2, (View(1, 768, 768), View(6, 640, 640)))
+    assert found.served(17) == RequestInput(2, (View(1, 768, 768), View(6, 640, 640)))
     document["views"] = None
-    assert read_record(written(tmp_path / "x.model.json", document)).served(0) == Served(2, None)
+    assert read_record(written(tmp_path / "x.model.json", document)).served(0) == RequestInput(2, None)
 
 
 @pytest.mark.parametrize(
@@ -116,11 +116,17 @@ def test_the_reports_own_file_comes_first(tmp_path: Path) -> None:
 
 
 def test_a_capture_that_knew_no_model_is_no_trouble(tmp_path: Path) -> None:
-    """A record from before models were recorded, and one of a command."""
+    """A record from before models were recorded, and one of a command; of the first the requests are known."""
     document = session()
     del document["model_config"], document["dtype"]
     written(tmp_path / "session.json", document)
-    assert find_record(tmp_path / "run.sqlite") is None
+    found = find_record(tmp_path / "run.sqlite")
+    assert found is not None
+    assert (found.names_model, [found.served(number).batch for number in (0, 1)]) == (False, [1, 2])
+    written(tmp_path / "session.json", {**document, "requests": []})
+    found = find_record(tmp_path / "run.sqlite")
+    assert found is not None
+    assert (found.names_model, found.served(0)) == (False, None)
     assert find_record(tmp_path / "nothing" / "run.sqlite") is None
     assert find_record(tmp_path / ("x" * 300)) is None
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dsprof.names import short_kernel_name
+from dsprof.rules.names import short_kernel_name
 
 some = settings(max_examples=300, deadline=None)
 

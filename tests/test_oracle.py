@@ -35,8 +35,9 @@ import pandas as pd
 import pytest
 
 import nsys_stats
-from dsprof.analysis import Analysis, analyze
-from dsprof.attributed import Rules
+from dsprof.analysis.analyze import Analysis, analyze
+from dsprof.nsys.reader import read
+from dsprof.rules.rules import Rules
 from nsys_stats import MIDDLE, OLD, PRIMARY, Printed, as_printed
 from trace_builder import START_END, TraceBuilder
 
@@ -55,8 +56,8 @@ RECORDED = tuple(f"h200-{name}" for name in (
 
 PROJECTION, RANGE_KERNELS, KERNELS = "nvtx_gpu_proj_trace", "nvtx_kern_sum", "cuda_gpu_kern_sum"
 MEMORY_TIME, MEMORY_SIZE, LAUNCHES = "cuda_gpu_mem_time_sum", "cuda_gpu_mem_size_sum", "cuda_kern_exec_trace"
-API = "cuda_api_sum"
-PRINTED = (PROJECTION, RANGE_KERNELS, KERNELS, MEMORY_TIME, MEMORY_SIZE, LAUNCHES, API)
+API, RANGES, RANGES_ON_GPU = "cuda_api_sum", "nvtx_sum", "nvtx_gpu_proj_sum"
+PRINTED = (PROJECTION, RANGE_KERNELS, KERNELS, MEMORY_TIME, MEMORY_SIZE, LAUNCHES, API, RANGES, RANGES_ON_GPU)
 
 #: Why nsys may print nothing: the report has nothing of the kind (then we must have nothing), or nsys
 #: reads names from a table that old exports lack (then there is nothing to compare).
@@ -66,6 +67,10 @@ NSYS_CANNOT = ("does not contain ENUM_CUDA_MEMCPY_OPER table.",)
 
 #: Too slow to run: 2022.4.2's projection takes a minute for two ranks and does not end on the layers.
 TOO_SLOW = {(LAYERS, OLD): PRINTED, (RANKS, OLD): (PROJECTION,)}
+
+
+#: What an nsys does not have.
+NOT_THERE = {OLD: (RANGES_ON_GPU,)}
 
 
 # -- made reports -------------------------------------------------------------------------------------------
@@ -417,7 +422,8 @@ class Bench:
         if source == KEPT:
             return self._once((KEPT, report, what), lambda: kept(report, what))
         nsys = nsys_stats.require(source)
-        wanted = [name for name in PRINTED if name not in TOO_SLOW.get((report, source), ())]
+        unwanted = (*TOO_SLOW.get((report, source), ()), *NOT_THERE.get(source, ()))
+        wanted = [name for name in PRINTED if name not in unwanted]
         return self._once((source, report), lambda: self._run(nsys, report, source, wanted))[what]
 
     def _run(self, nsys: nsys_stats.Nsys, report: str, source: str, wanted: list[str]) -> dict[str, Printed]:
@@ -446,7 +452,8 @@ def pairs(what: str, *, also_kept: bool = True) -> pytest.MarkDecorator:
         pytest.param(report, source, id=f"{report}-{source}", marks=pytest.mark.nsys)
         for report in (*REAL, *MADE)
         for source in (PRIMARY, MIDDLE, OLD)
-        if what not in TOO_SLOW.get((report, source), ()) and (source != MIDDLE or report != LAYERS)
+        if what not in (*TOO_SLOW.get((report, source), ()), *NOT_THERE.get(source, ()))
+        and (source != MIDDLE or report != LAYERS)
     ]
     if also_kept:
         params += [pytest.param(report, KEPT, id=f"{report}-kept") for report in (LAYERS, *RECORDED)]
@@ -515,6 +522,51 @@ def test_range_trace_is_nvtx_gpu_proj_trace(bench: Bench, report: str, source: s
     columns = ("Style", "PID", "TID", "Orig Start (ns)", "Orig Duration (ns)", "Projected Start (ns)",
                "Projected Duration (ns)", "NumGPUOps")  # fmt: skip
     same(expected, Counter(Row(name, *row) for name, row in zip(names, texts(named, *columns), strict=True)))
+
+
+def named_ranges(bench: Bench, report: str) -> tuple[pd.DataFrame, set[str]]:
+    """`range_sum` with the names as nsys prints them, and those of which some range is an exception."""
+    table, plain = bench.analysis(report)["range_sum"], bench.plain(report)
+    table = table.assign(full=[full_name(*names) for names in texts(table, "domain", "name")])
+    return table, {whose(plain.ranges[number])[0] for number in plain.cases}
+
+
+@pairs(RANGES, also_kept=False)
+def test_range_sum_is_nvtx_sum(bench: Bench, report: str, source: str) -> None:
+    table, exceptional = named_ranges(bench, report)
+    printed = theirs(bench, report, source, RANGES, table)
+    if printed is None:
+        return
+    names = own_names(printed.Range, set(table.full))
+    there = zip(names, printed.Style, their_statistics(printed, "Instances"), strict=True)
+    here = zip(table.full, table["style"], our_statistics(table), strict=True)
+    both = (
+        {(name, style): (found,) for name, style, found in rows if name not in exceptional} for rows in (here, there)
+    )
+    same_statistics(*both)
+
+
+@pairs(RANGES_ON_GPU, also_kept=False)
+def test_range_sum_is_nvtx_gpu_proj_sum(bench: Bench, report: str, source: str) -> None:
+    """Its ranges are those that launched something; so the host's time is of those alone, and not compared."""
+    table, exceptional = named_ranges(bench, report)
+    printed = theirs(bench, report, source, RANGES_ON_GPU, table)
+    if printed is None:
+        return
+    names = own_names(printed.Range, set(table.full))
+    columns = ("Style", "Range Instances", "Total GPU Ops", "Total Proj Time (ns)", "Proj Min (ns)", "Proj Max (ns)",
+               "Proj Avg (ns)", "Proj Med (ns)", "Proj StdDev (ns)")  # fmt: skip
+    ours = ("style", "proj_instances", "api_calls", "proj_total_ns", "proj_min_ns", "proj_max_ns", "proj_avg_ns",
+            "proj_med_ns", "proj_stddev_ns")  # fmt: skip
+
+    def rows(frame: pd.DataFrame, full: Iterable[str], chosen: tuple[str, ...]) -> dict[Any, Any]:
+        found = zip(full, texts(frame, *chosen), strict=True)
+        return {(name, style): (ops, Statistics(count, total, low, high, avg, med, deviation))
+                for name, (style, count, ops, total, low, high, avg, med, deviation) in found
+                if name not in exceptional}  # fmt: skip
+
+    known = table[table.proj_instances > 0]
+    same_statistics(rows(known, known.full, ours), rows(printed, names, columns))
 
 
 @pairs(PROJECTION, also_kept=False)
@@ -739,7 +791,7 @@ def plain_calls(export: Path, rule: int) -> dict[str, tuple[Statistics]]:
 def test_stage_api_sum_is_cuda_api_sum(bench: Bench, report: str, source: str) -> None:
     """Without stages, `(no stage)` is NVIDIA's table; with them, the stages share it out."""
     analysis = bench.analysis(report)
-    whole = Analysis(analysis.attributed.trace, Rules(stages={"none": "^$"}))["stage_api_sum"]
+    whole = Analysis.of(read(bench.export(report)), Rules(stages={"none": "^$"}))["stage_api_sum"]
     printed = theirs(bench, report, source, API, whole)
     assert printed is not None
     assert set(whole.stage) == {"(no stage)"}

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import dsprof
-from dsprof.parquet import FEW_VALUES, Written, write_parquet
+from dsprof.analysis.parquet import FEW_VALUES, RowsInFile, write_parquet
 from dsprof.tables import all_tables, kern_trace
 
 SAMPLE = Path(__file__).parents[1] / "traces" / "samples" / "h200-graphs-node.sqlite.xz"
@@ -25,7 +25,7 @@ def analysis() -> dsprof.Analysis:
 
 def write_events(table: pa.Table, path: Path) -> None:
     """As `analyze` writes the tables of events."""
-    with Written(path) as file:
+    with RowsInFile(path) as file:
         file.put(table)
 
 

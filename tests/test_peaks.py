@@ -7,30 +7,32 @@ import doctest
 import pytest
 from attrs import evolve
 
-from dsprof import peaks
-from dsprof.peaks import RATES, UnknownPeak, peaks_of
+from dsprof.model import peaks
+from dsprof.model.peaks import RATES, UnknownPeak, peaks_of
 from dsprof.trace import Gpu
 
 H200 = Gpu(0, "NVIDIA H200", "9.0", 132, 1_980_000_000, 4_814_304_000_000)
 
 #: Product, compute capability, multiprocessors, boost clock in MHz, and published dense TFLOP/s by type of weights.
-#: From the white papers and data sheets that `dsprof.peaks` names; clocks as printed there beside the peaks.
+#: From the white papers and data sheets that `dsprof.model.peaks` names; clocks as printed there beside the peaks.
 PUBLISHED = [
     ("Tesla V100-SXM2-16GB", "7.0", 80, 1530, {"float16": 125, "float32": 15.7}),
-    ("Tesla T4", "7.5", 40, 1590, {"float16": 65, "float32": 8.1}),
-    ("NVIDIA GeForce RTX 2080 Ti", "7.5", 68, 1635, {"float16": 56.9, "float32": 14.2}),
-    ("NVIDIA A100-SXM4-80GB", "8.0", 108, 1410, {"bfloat16": 312, "float16": 312, "float32": 156}),
-    ("NVIDIA A40", "8.6", 84, 1740, {"bfloat16": 149.7, "float16": 149.7, "float32": 74.8}),
-    ("NVIDIA GeForce RTX 3090", "8.6", 82, 1695, {"bfloat16": 71, "float32": 35.6}),
-    ("NVIDIA L4", "8.9", 58, 2040, {"bfloat16": 121, "float8_e4m3fn": 242.5}),
-    ("NVIDIA L40", "8.9", 142, 2490, {"bfloat16": 181.05}),
-    ("NVIDIA L40S", "8.9", 142, 2520, {"bfloat16": 362.05, "float8_e4m3fn": 733}),
-    ("NVIDIA GeForce RTX 4090", "8.9", 128, 2520, {"bfloat16": 165.2, "float8_e4m3fn": 330.3, "float32": 82.6}),
+    ("Tesla T4", "7.5", 40, 1590, {"float16": 65, "float32": 8.1, "int8": 130}),
+    ("NVIDIA GeForce RTX 2080 Ti", "7.5", 68, 1635, {"float16": 56.9, "float32": 14.2, "int8": 227.7}),
+    ("NVIDIA A100-SXM4-80GB", "8.0", 108, 1410, {"bfloat16": 312, "float16": 312, "float32": 156, "int8": 624}),
+    ("NVIDIA A40", "8.6", 84, 1740, {"bfloat16": 149.7, "float16": 149.7, "float32": 74.8, "int8": 299.3}),
+    ("NVIDIA GeForce RTX 3090", "8.6", 82, 1695, {"bfloat16": 71, "float32": 35.6, "int8": 284}),
+    ("NVIDIA L4", "8.9", 58, 2040, {"bfloat16": 121, "float8_e4m3fn": 242.5, "int8": 242.5}),
+    ("NVIDIA L40", "8.9", 142, 2490, {"bfloat16": 181.05, "int8": 362.1}),
+    ("NVIDIA L40S", "8.9", 142, 2520, {"bfloat16": 362.05, "float8_e4m3fn": 733, "int8": 733}),
+    ("NVIDIA GeForce RTX 4090", "8.9", 128, 2520, {"bfloat16": 165.2, "float8_e4m3fn": 330.3, "float32": 82.6,
+                                                   "int8": 660.6}),
     ("NVIDIA H100 80GB HBM3", "9.0", 132, 1830, {"bfloat16": 989.4, "float32": 494.7, "float8_e4m3fn": 1978.9}),
     ("NVIDIA H100 PCIe", "9.0", 114, 1620, {"bfloat16": 756, "float32": 378, "float8_e4m3fn": 1513}),
-    ("NVIDIA H200", "9.0", 132, 1830, {"bfloat16": 989.4, "float32": 494.7, "float8_e4m3fn": 1978.9}),
-    ("NVIDIA B200", "10.0", 148, 1860, {"bfloat16": 2250, "float32": 1125, "float8_e4m3fn": 4500}),
-    ("NVIDIA GeForce RTX 5090", "12.0", 170, 2407, {"bfloat16": 209.5, "float8_e4m3fn": 419, "float32": 104.8}),
+    ("NVIDIA H200", "9.0", 132, 1830, {"bfloat16": 989.4, "float32": 494.7, "float8_e4m3fn": 1979, "int8": 1979}),
+    ("NVIDIA B200", "10.0", 148, 1860, {"bfloat16": 2250, "float32": 1125, "float8_e4m3fn": 4500, "int8": 4500}),
+    ("NVIDIA GeForce RTX 5090", "12.0", 170, 2407, {"bfloat16": 209.5, "float8_e4m3fn": 419, "float32": 104.8,
+                                                    "int8": 838}),
     ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", "12.0", 188, 2617, {"bfloat16": 503.8}),
 ]  # fmt: skip
 

@@ -23,6 +23,12 @@ import pytest
 
 import nsys_stats
 from dsprof import errors
+from dsprof.capture import options as told
+from dsprof.capture import profile as module
+from dsprof.capture import watching
+from dsprof.capture.options import ProfileOptions
+from dsprof.capture.profile import Profile, profile
+from dsprof.capture.watching import LOG
 from dsprof.errors import (
     DsprofError,
     ExportFailed,
@@ -32,12 +38,7 @@ from dsprof.errors import (
     OutputRefused,
     ProfileFailed,
 )
-from dsprof.nsys import command, watching
-from dsprof.nsys import options as told
-from dsprof.nsys import profile as module
-from dsprof.nsys.options import ProfileOptions
-from dsprof.nsys.profile import Profile, profile
-from dsprof.nsys.watching import LOG
+from dsprof.nsys import command
 from fake_nsys import install
 from nsys_stats import MIDDLE, OLD, PRIMARY, Nsys, require
 
@@ -68,8 +69,8 @@ DRIVER = """
 import json, os, signal, sys
 from pathlib import Path
 from dsprof.errors import DsprofError
-from dsprof.nsys.options import ProfileOptions
-from dsprof.nsys.profile import profile
+from dsprof.capture.options import ProfileOptions
+from dsprof.capture.profile import profile
 limit_s = float(os.environ.get("IMPORT_LIMIT_S", "300"))
 free = int(os.environ.get("MINIMUM_FREE", "0"))
 options = ProfileOptions(trace="nvtx", minimum_free_bytes=free, import_limit_s=limit_s)
@@ -428,7 +429,7 @@ def test_killed_dsprof_takes_nsys_and_the_program_with_it(
 
 def test_what_a_killed_dsprof_had_recorded_is_kept(folder: Path, tmp_path: Path) -> None:
     folder.mkdir()
-    left = "import sys; from dsprof.leftovers import own_folder; from pathlib import Path\n"
+    left = "import sys; from dsprof.ground.leftovers import own_folder; from pathlib import Path\n"
     left += "with own_folder('.partial-', Path(sys.argv[1])) as folder:\n"
     left += f"  (folder / 'run.nsys-rep').write_bytes({module._MAGIC!r})\n  (folder / {LOG!r}).write_text('said')\n"
     left += "  import os; os.kill(os.getpid(), 9)"
@@ -779,7 +780,7 @@ def test_output_that_is_there_is_refused_or_replaced(primary: Nsys, folder: Path
     (folder / "job.json").write_text("the caller's")
     with pytest.raises(OutputExists, match=r"holds run\.1\.nsys-rep already") as raised:
         record(primary, folder, serve(1, 0.05))
-    assert "--force" in raised.value.hint
+    assert raised.value.hint == "Name another folder."
     with pytest.raises(ProfileFailed):
         record(primary, folder, ["no-such-program"], force=True)
     assert (folder / "run.nsys-rep").read_text() == "old"

@@ -17,9 +17,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 import slow_reference as slow
-from dsprof.analysis import Analysis
+from dsprof.analysis.analyze import Analysis
 from dsprof.arrays import NULL
-from dsprof.attributed import Rules
+from dsprof.rules.rules import Rules
 from dsprof.trace import Calls, Kernels, MemOps, Ranges, Report, Trace
 from slow_reference import COPY, COPY_KINDS, GRAPH, KERNEL, NO_STAGE, SET, Call, Op, Range, Recording
 
@@ -31,12 +31,14 @@ some = settings(
 few = settings(some, max_examples=30)
 MODES = ("thread", "process")
 STAGES = ("prefill", "decode")
-NAMES = ("prefill", "decode", "decode.step", "request", "layer")
+NAMES = ("prefill", "decode", "decode.step", "prefill.batch", "request", "layer")
 DOMAINS = ("", "dsprof")
 KERNEL_NAMES = ("gemm", "softmax")
 HARDWARE = 1 << 56  # Nsight's globalTid begins with the machine
 LANES = [HARDWARE | process << 24 | thread for process, thread in ((7, 70), (7, 71), (9, 70), (9, 71))]
 SYNC, LAUNCH = "cudaStreamSynchronize_v3020", "cudaLaunchKernel_v7000"
+#: What a program does once.
+ONCE = ("cuLibraryLoadData", "cudaMalloc_v3020", "cudaGraphInstantiate_v12000", "cudaStreamCreate_v3020")
 
 
 # -- random recordings ------------------------------------------------------------------------------------
@@ -57,7 +59,7 @@ start_ends = st.lists(
     max_size=4,
 )  # fmt: skip
 calls = st.lists(
-    st.tuples(lane, small, st.integers(0, 9), st.lists(operation, max_size=5), st.sampled_from("nnnnnnrms")),
+    st.tuples(lane, small, st.integers(0, 9), st.lists(operation, max_size=5), st.sampled_from("nnnnnnrmsoo")),
     min_size=4,
     max_size=12,
 )
@@ -100,7 +102,7 @@ def launches(drawn: list, base: int) -> tuple[list[Call], list[tuple]]:
     """The calls of all threads, each thread's one after another, and what they put on the GPU.
 
     `how`: n for a normal call, s for one that waits, m for one whose own row is missing from the report, r
-    for one that repeats the identity of the call before it in its process.
+    for one that repeats the identity of the call before it in its process, o for what a program does once.
     """
     clock = dict.fromkeys(LANES, base)
     number: Counter[int] = Counter()
@@ -111,7 +113,7 @@ def launches(drawn: list, base: int) -> tuple[list[Call], list[tuple]]:
         clock[thread] = start + length // 2  # calls may nest, as the runtime's and the driver's do
         number[process] += how != "r"
         if how != "m":
-            name = SYNC if how == "s" else LAUNCH
+            name = {"s": SYNC, "o": ONCE[length % len(ONCE)]}.get(how, LAUNCH)
             rows.append(Call(len(rows), name, thread, number[process], start, start + length))
         for what, which, delay, duration, device, stream, size in behind:
             begin = start + delay
@@ -154,7 +156,7 @@ def ints(values) -> np.ndarray:
 
 
 def trace_of(rec: Recording) -> Trace:
-    names = ["", SYNC, LAUNCH, *NAMES, "dsprof", *KERNEL_NAMES, GRAPH]
+    names = ["", SYNC, LAUNCH, *ONCE, *NAMES, "dsprof", *KERNEL_NAMES, GRAPH]
     code = {name: number for number, name in enumerate(names)}
     kernels, memops, nothing = rec.kernels, rec.memops, [None] * len(rec.kernels)
 
@@ -215,7 +217,7 @@ def range_id(row: int | None) -> int | None:
 
 
 def analysis_of(rec: Recording, threads: str = "thread") -> Analysis:
-    return Analysis(trace_of(rec), Rules(threads=threads))
+    return Analysis.of(trace_of(rec), Rules(threads=threads))
 
 
 def staged_of(rec: Recording, threads: str) -> slow.Staged:
@@ -224,6 +226,18 @@ def staged_of(rec: Recording, threads: str) -> slow.Staged:
 
 def rows_of(analysis: Analysis, table: str) -> list[dict]:
     return analysis.arrow(table).to_pylist()
+
+
+def whole_stages(analysis: Analysis) -> list[dict]:
+    """The rows of `stage_sum`, a stage's steady instances and its warm-up together."""
+    found: dict[str, dict] = {}
+    for row in rows_of(analysis, "stage_sum"):
+        whole = found.setdefault(row["stage"], row)
+        if whole is not row:
+            for column in (name for name in row if "total" in name or name in ("instances", "tokens")):
+                values = [value for value in (whole[column], row[column]) if value is not None]
+                whole[column] = sum(values) if values else None
+    return list(found.values())
 
 
 def keyed(rows: list[dict], *keys: str) -> dict[tuple, dict]:
@@ -325,11 +339,15 @@ SPREAD |= {f"p{percent}": lambda values, p=percent: slow.percentile(values, p) f
 @given(recordings())
 def test_the_sum_of_each_stage(threads, rec):
     staged = staged_of(rec, threads)
-    rows = keyed(rows_of(analysis_of(rec, threads), "stage_sum"), "stage")
-    assert list(rows) == [(stage,) for stage in (*STAGES, NO_STAGE)]
-    stages = staged.stage_trace()
-    for stage in STAGES:
-        row, instances = rows[stage,], [one for one in stages if one["stage"] == stage]
+    rows = keyed(rows_of(analysis_of(rec, threads), "stage_sum"), "stage", "warm_up")
+    steady = {one.row: staged.is_steady(one) for one in staged.stages}
+    stages = [(one, steady[one["range_row"]]) for one in staged.stage_trace()]
+    warm = {one["stage"] for one, is_steady in stages if not is_steady}
+    expected = [(stage, is_warm) for stage in STAGES for is_warm in (False, True) if not is_warm or stage in warm]
+    assert list(rows) == [*expected, (NO_STAGE, False)]
+    for stage, is_warm in expected:
+        row = rows[stage, is_warm]
+        instances = [one for one, is_steady in stages if one["stage"] == stage and is_steady != is_warm]
         assert row["instances"] == len(instances)
         for stem, unit in (("duration", "_ns"), ("wall", "_ns"), ("gpu_busy", "_ns"), ("gpu_idle", "_ns"),
                            ("launches", ""), ("gpu_ops", ""), ("kernels", ""), ("kernel_total", "_ns"),
@@ -349,7 +367,7 @@ def test_the_sum_of_each_stage(threads, rec):
     outside = staged.sums(None)
     for stem, unit in (("launches", ""), ("gpu_ops", ""), ("kernels", ""), ("kernel_total", "_ns"),
                        ("gpu_busy", "_ns"), ("memcpy", "_ns"), ("memcpy", "_bytes"), ("sync", "_ns")):  # fmt: skip
-        assert rows[NO_STAGE,][total_name(stem, unit)] == outside[stem + unit], (stem, unit)
+        assert rows[NO_STAGE, False][total_name(stem, unit)] == outside[stem + unit], (stem, unit)
 
 
 def total_name(stem: str, unit: str) -> str:
@@ -537,7 +555,7 @@ def test_every_table_holds_the_whole_report(threads, rec):
     assert len(rows_of(analysis, "mem_trace")) == len(memops)
     assert len(rows_of(analysis, "range_trace")) == len(rec.ranges)
     by_kernel = rows_of(analysis, "stage_kern_sum")
-    for row in rows_of(analysis, "stage_sum"):
+    for row in whole_stages(analysis):
         kernel_rows = [one for one in by_kernel if one["stage"] == row["stage"]]
         assert sum(one["instances"] for one in kernel_rows) == (row["kernels_total"] or 0)
         assert sum(one["total_ns"] for one in kernel_rows) == (row["kernel_total_ns"] or 0)
@@ -550,7 +568,7 @@ def test_every_table_holds_the_whole_report(threads, rec):
 def test_streams_and_devices_part_each_stage(threads, rec):
     analysis = analysis_of(rec, threads)
     streams = rows_of(analysis, "stage_stream_sum")
-    for stage in rows_of(analysis, "stage_sum"):
+    for stage in whole_stages(analysis):
         here = [row for row in streams if row["stage"] == stage["stage"]]
         by_device = [row for row in here if row["stream_id"] is None]
         by_stream = [row for row in here if row["stream_id"] is not None]
@@ -634,6 +652,30 @@ def test_the_order_of_the_operations_rows_does_not_matter(rec, random):
         one = keyed(rows_of(analysis_of(rec), table), *keys)
         other = keyed(rows_of(analysis_of(Recording(rec.ranges, rec.calls, shuffled)), table), *keys)
         assert one == other
+
+
+@modes
+@few
+@given(recordings())
+def test_range_sum_sums_up_range_trace(threads, rec):
+    analysis = analysis_of(rec, threads)
+    trace = rows_of(analysis, "range_trace")
+    rows = keyed(rows_of(analysis, "range_sum"), "name", "domain", "style")
+    assert {(row["name"], row["domain"], row["style"]) for row in trace} == set(rows)
+    for key, row in rows.items():
+        mine = [one for one in trace if (one["name"], one["domain"], one["style"]) == key]
+        assert row["instances"] == len(mine)
+        figures = slow.figures([one["duration_ns"] for one in mine])
+        for column in ("total_ns", "avg_ns", "med_ns", "min_ns", "max_ns", "stddev_ns"):
+            assert row[column] == pytest.approx(figures[column], abs=1e-6)
+        projected = [one["proj_duration_ns"] for one in mine if one["proj_duration_ns"] is not None]
+        assert row["proj_instances"] == len(projected)
+        assert row["proj_total_ns"] == (sum(projected) if projected else None)
+        assert row["proj_max_ns"] == (max(projected) if projected else None)
+        for column in ("api_calls", "gpu_ops", "kernels", "kernel_total_ns", "gpu_busy_ns"):
+            assert row[column] == sum(one[column] for one in mine)
+    totals = [row["total_ns"] for row in rows_of(analysis, "range_sum")]
+    assert totals == sorted(totals, reverse=True)
 
 
 @modes

@@ -18,11 +18,12 @@ import pytest
 import dsprof
 import nsys_stats
 from dsprof.arrays import NULL
+from dsprof.attribute.stages import StageRanges
 from dsprof.nsys.command import export
 from dsprof.nsys.inputs import Input
 from dsprof.nsys.reader import read
-from dsprof.stages import DOMAIN
 from dsprof.trace import Trace
+from dsprof.words import DOMAIN
 from dsprof.workloads import ranges
 from dsprof.workloads.toy import PROMPT_TOKENS
 from nsys_stats import MIDDLE, OLD, PRIMARY, require
@@ -147,7 +148,7 @@ def test_the_toys_ranges_arrive(
     assert len(set(trace.ranges.thread.tolist())) == 1
     # With or without payloads, the analysis numbers the requests and the steps of each.
     analysis = dsprof.analyze(tmp_path / "run.sqlite")
-    assert analysis.attributed.step_number.tolist() == [*range(1, TOKENS)] * REQUESTS
+    assert analysis.results.facts[StageRanges].step_number.tolist() == [*range(1, TOKENS)] * REQUESTS
     stages = analysis.arrow("stage_trace").select(["stage", "request", "tokens"]).to_pylist()
     prompt = None if nvtx == WITHOUT_PAYLOAD else PROMPT_TOKENS
     assert [tuple(row.values()) for row in stages] == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 
@@ -11,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import slow_reference as slow
+from dsprof.answers.steps import outliers
+from dsprof.answers.warm_up import times_the_usual
 from dsprof.arrays.statistics import percentiles, slopes
-from dsprof.names import api_name
-from dsprof.requests import outliers, warm_up
-from dsprof.stages import NO_STAGE, OUTSIDE_CUDA
+from dsprof.rules.names import api_name
+from dsprof.words import NO_STAGE, OUTSIDE_CUDA
 from slow_reference import KERNEL, PUSH_POP, START_END, Call, Op, Range, Recording
 from test_properties import (
     LANES,
@@ -32,6 +34,7 @@ from test_properties import (
     rows_of,
     some,
     staged_of,
+    whole_stages,
 )
 
 METRICS = ("duration_ns", "gpu_busy_ns", "launches", "kernels")
@@ -42,24 +45,13 @@ duration = st.integers(0, 40) | st.sampled_from([10, 10, 10, 12, 13, 100, 10**12
 
 
 @some
-@given(st.lists(duration, max_size=12))
-def test_a_warm_up_is_at_the_head_and_at_most_half(costs):
-    warm = warm_up(np.array(costs, np.float64))
-    assert warm == slow.warm_up(costs)
-    assert warm <= len(costs) // 2
-
-
-@pytest.mark.parametrize(
-    ("costs", "warm"),
-    [
-        ([], 0), ([300], 0), ([300, 100], 1), ([120, 100, 100], 0), ([121, 100, 100], 1), ([300, 200, 100, 100], 2),
-        ([220, 100, 300, 100], 0),  # the later half varies as much
-        ([100, 300, 100, 100], 0),  # not at the head
-        ([500, 400, 300, 100], 2), ([9, 9, 9, 1, 1], 2),  # at most half of them
-    ],
-)  # fmt: skip
-def test_what_a_warm_up_is(costs, warm):
-    assert warm_up(np.array(costs, np.float64)) == warm
+@given(st.lists(st.tuples(st.integers(-1, 2), duration), max_size=12))
+def test_how_many_times_the_usual(drawn):
+    groups, costs = (np.array(column, np.int64) for column in (zip(*drawn, strict=True) if drawn else ((), ())))
+    found = times_the_usual(groups, costs.astype(np.float64))
+    for row, (group, cost) in enumerate(drawn):
+        peers = [other for one, other in drawn if one == group]
+        assert found[row] == (slow.times_the_usual(cost, peers) if group >= 0 else 0)
 
 
 @some
@@ -250,7 +242,7 @@ def test_the_calls_of_all_stages_are_the_report_s(threads, rec):
     rows = rows_of(analysis, "stage_api_sum")
     assert sum(row["instances"] or 0 for row in rows) == len(rec.calls)
     assert sum(row["total_ns"] or 0 for row in rows) == sum(call.end - call.start for call in rec.calls)
-    for stage in rows_of(analysis, "stage_sum"):
+    for stage in whole_stages(analysis):
         mine = [row for row in rows if row["stage"] == stage["stage"]]
         if stage["stage"] == NO_STAGE:
             assert [row for row in mine if row["host_ns"] is not None or row["api_name"] == OUTSIDE_CUDA] == []
@@ -281,6 +273,7 @@ def test_a_decode_goes_with_the_prefill_before_it_on_its_thread():
         ("prefill", 0, 10), ("prefill", 2, 30, other), ("decode", 10, 20), ("decode", 40, 50, other),
         ("prefill", 60, 70), ("prefill", 80, 95), ("decode", 90, 99), ("decode", 100, 110, LANES[2]),
     )  # fmt: skip
+    rec = dataclasses.replace(rec, ranges=[dataclasses.replace(one, payload=5) for one in rec.ranges])
     rows = rows_of(analysis_of(rec), "request_trace")
     assert [(row["request"], row["start_ns"], row["end_ns"], row["stages"]) for row in rows] == [
         (0, 0, 20, 2), (1, 2, 50, 2), (2, 60, 70, 1), (3, 80, 95, 1), (4, 90, 99, 1), (5, 100, 110, 1)]  # fmt: skip
@@ -323,9 +316,8 @@ def test_what_is_not_there_is_not_guessed():
     """No steps, no payload; a request without stages; one that prefills again while it decodes."""
     bare = of(("request", 0, 30), ("prefill", 1, 10), ("decode", 10, 29))
     (row,) = rows_of(analysis_of(bare), "request_trace")
-    assert row["ttft_host_ns"] == 10
-    unknown = ("prompt_tokens", "new_tokens", "tpot_host_ns", "tpot_gpu_ns", "tpot_busy_ns", "tokens_per_s",
-               "limit_tokens_per_s", "ttft_gpu_ns")  # fmt: skip
+    unknown = ("batch", "prompt_tokens", "new_tokens", "ttft_host_ns", "ttft_gpu_ns", "tpot_host_ns", "tpot_gpu_ns",
+               "tpot_busy_ns", "tokens_per_s", "limit_tokens_per_s")  # fmt: skip
     assert [row[column] for column in unknown] == [None] * len(unknown)
     (row,) = rows_of(analysis_of(of(("request", 0, 30))), "request_trace")
     assert (row["ttft_host_ns"], row["stages"], row["e2e_ns"]) == (None, 0, 30)
@@ -335,20 +327,98 @@ def test_what_is_not_there_is_not_guessed():
     assert (row["ttft_host_ns"], row["prompt_tokens"], row["new_tokens"], row["tpot_host_ns"]) == (10, 5, None, None)
 
 
+LOAD, ALLOCATE = "cuLibraryLoadData", "cudaMalloc_v3020"
+
+
+def requests_of(
+    walls: list[int], once: dict[int, tuple[str, int]], thread: int = MAIN, base: int = 0
+) -> tuple[list[tuple], list[Call]]:
+    """Decodes one after another, and in some of them a call that takes so long; ranges and calls."""
+    ranges, calls, now = [], [], base
+    for number, wall in enumerate(walls):
+        ranges.append(("decode", now, now + wall, thread))
+        if number in once:
+            name, spent = once[number]
+            calls.append(Call(len(calls) + base, name, thread, len(calls) + 1, now + 1, now + 1 + spent))
+        now += wall
+    return ranges, calls
+
+
+def steady_of(*planted: tuple[list, list]) -> list[bool]:
+    ranges, calls = ([one for each in planted for one in each[place]] for place in (0, 1))
+    calls = [evolve_call(call, row) for row, call in enumerate(calls)]
+    return [row["steady"] for row in rows_of(analysis_of(of(*ranges, calls=calls)), "stage_trace")]
+
+
+def evolve_call(call: Call, row: int) -> Call:
+    return Call(row, call.name, call.thread, row + 1, call.start, call.end)
+
+
+def test_what_is_slow_and_loads_kernels_was_a_warm_up() -> None:
+    assert steady_of(requests_of([300, 100, 100], {0: (LOAD, 50)})) == [False, True, True]
+
+
+def test_a_slow_host_in_the_first_half_is_no_warm_up() -> None:
+    assert all(steady_of(requests_of([300, 280, 310, 100, 100, 105], {})))
+
+
+def test_what_every_request_does_is_no_warm_up() -> None:
+    """Each allocates as long; only the host was slower in the first."""
+    assert all(steady_of(requests_of([300, 100, 100], dict.fromkeys(range(3), (ALLOCATE, 20)))))
+
+
+def test_what_every_request_does_and_takes_longer_in_one_is_no_warm_up() -> None:
+    """Without a caching allocator each request allocates as often; how long that takes is the machine's."""
+    assert all(steady_of(requests_of([300, 100, 100], {0: (ALLOCATE, 200), 1: (ALLOCATE, 20), 2: (ALLOCATE, 20)})))
+
+
+def test_a_late_first_use_of_a_kernel_is_one() -> None:
+    assert steady_of(requests_of([100, 100, 190, 100], {2: (LOAD, 60)})) == [True, True, False, True]
+
+
+def test_what_loads_and_takes_no_longer_is_none() -> None:
+    assert all(steady_of(requests_of([110, 100, 100], {0: (LOAD, 9)})))
+
+
+def test_a_moment_of_loading_does_not_explain_a_slow_host() -> None:
+    assert all(steady_of(requests_of([300, 100, 100], {0: (LOAD, 3)})))
+    assert not all(steady_of(requests_of([300, 100, 100], {0: (LOAD, 4)})))
+
+
+def test_one_request_only_is_steady() -> None:
+    assert steady_of(requests_of([300], {0: (LOAD, 200)})) == [True]
+
+
+def test_of_two_requests_the_quicker_one_is_the_usual() -> None:
+    assert steady_of(requests_of([300, 100], {0: (LOAD, 100)})) == [False, True]
+
+
 def test_each_process_warms_up_for_itself():
-    other = LANES[2]
-    walls = [(0, 300), (300, 400), (400, 500)]
-    rec = of(*(("decode", start, end) for start, end in walls),
-             *(("decode", 1000 + start, 1000 + end, other) for start, end in walls))  # fmt: skip
-    assert [row["steady"] for row in rows_of(analysis_of(rec), "stage_trace")] == [False, True, True] * 2
+    other = requests_of([300, 100, 100], {0: (LOAD, 100)}, LANES[2], 1000)
+    assert steady_of(requests_of([300, 100, 100], {0: (LOAD, 100)}), other) == [False, True, True] * 2
+
+
+def test_what_made_a_warm_up_is_told() -> None:
+    ranges, calls = requests_of([300, 100, 100], {0: (LOAD, 50)})
+    rows = rows_of(analysis_of(of(*ranges, calls=calls)), "stage_trace")
+    assert [(row["warm_up_by"], row["warm_up_ns"]) for row in rows] == [
+        ("loading kernels", 50),
+        (None, None),
+        (None, None),
+    ]
 
 
 def test_a_longer_prompt_is_no_warm_up():
     """Three times the time for three times the tokens; and a short one that took as long as the long ones."""
-    long_first = of(("prefill", 0, 300, MAIN, 30), ("prefill", 300, 400, MAIN, 10), ("prefill", 400, 500, MAIN, 10))
-    assert all(row["steady"] for row in rows_of(analysis_of(long_first), "stage_trace"))
-    slow_first = of(("prefill", 0, 300, MAIN, 10), ("prefill", 300, 400, MAIN, 10), ("prefill", 400, 500, MAIN, 10))
-    assert [row["steady"] for row in rows_of(analysis_of(slow_first), "stage_trace")] == [False, True, True]
+
+    def prefills(tokens: list[int]) -> list[bool]:
+        walls = [(0, 300), (300, 400), (400, 500)]
+        ranges = [("prefill", *wall, MAIN, count) for wall, count in zip(walls, tokens, strict=True)]
+        calls = [Call(0, LOAD, MAIN, 1, 1, 100)]
+        return [row["steady"] for row in rows_of(analysis_of(of(*ranges, calls=calls)), "stage_trace")]
+
+    assert prefills([30, 10, 10]) == [True, True, True]
+    assert prefills([10, 10, 10]) == [False, True, True]
 
 
 def test_the_driver_s_call_in_the_runtime_s_is_counted_once():

@@ -171,7 +171,7 @@ def test_machine_and_capture_stay_as_far_as_they_are_harmless(made: Path, tmp_pa
     assert rows(safe, "SELECT name, busLocation, coalesce(uuid, '') FROM TARGET_INFO_GPU") == [
         ("NVIDIA H200", "0000:00:06.0", "")
     ]
-    before, after = (dsprof.analyze(path).attributed.trace.report for path in (made, safe))
+    before, after = (dsprof.analyze(path).results.report for path in (made, safe))
     assert (before.exporter, before.schema, before.driver, before.graph_mode, before.gpus) == (
         after.exporter, after.schema, after.driver, after.graph_mode, after.gpus
     )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dsprof.stages import DECODE, PREFILL
+from dsprof.words import DECODE, PREFILL
 from dsprof.workloads import ranges
 from dsprof.workloads.segmenter import Segmenter
 from dsprof.workloads.timing import RequestTiming
@@ -274,6 +274,30 @@ def resized(assistant: Any, model: Any) -> Any:
     return assistant
 
 
+@pytest.mark.parametrize(
+    ("asked", "batch"),
+    [
+        ({"input_ids": text()}, 1),
+        ({"input_ids": text(3)}, 3),
+        ({"inputs": text(3)}, 3),
+        ({"input_ids": text(2), "do_sample": True, "num_return_sequences": 3}, 6),
+        ({"input_ids": text(2), "generation_config": transformers.GenerationConfig(
+            num_beams=2, num_return_sequences=2, max_new_tokens=NEW)}, 4),
+        ({"input_ids": text(2), "num_beams": 2}, 2),
+        ({"input_ids": text(), "prompt_lookup_num_tokens": 2}, None),  # a step makes as many as fit
+        ({}, None),
+    ],
+)  # fmt: skip
+def test_how_many_sequences_a_step_makes_a_token_of_is_said(
+    model: Any, asked: dict[str, Any], batch: int | None
+) -> None:
+    domain = Written()
+    with Segmenter(model, domain=domain):
+        output = answer(model, **asked, max_new_tokens=NEW)
+    assert domain.batches == ([] if batch is None else [batch])
+    assert batch is None or len(output) == batch
+
+
 # -- hand-written loops ---------------------------------------------------------------------------------
 
 
@@ -289,7 +313,7 @@ def test_a_loop_of_ones_own_says_where_its_stages_are(model: Any, domain: Writte
     expected = answer(model, input_ids=text(), max_new_tokens=NEW)
     new, ids = [], text()
     with torch.inference_mode(), watched(model, domain) as forwards, Segmenter(model, "all", domain) as segmenter:
-        with ranges.prefill_range(ids.shape[1]):
+        with ranges.prefill_range(ids.shape[1], batch=1):
             output = model(input_ids=ids, use_cache=True)
             new.append(output.logits[:, -1:].argmax(-1))
         with ranges.decode_range():

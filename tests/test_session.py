@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 import dsprof
-from dsprof.model_costs import View, model_of
-from dsprof.model_record import Served, find_record
-from dsprof.session import RECORD, Session, converter, images_of, read_session
+from dsprof.capture.record import RECORD, Session, converter, read_session
+from dsprof.capture.session import images_of
+from dsprof.model.costs import View, model_of
+from dsprof.model.record import RequestInput, find_record
 from nsys_stats import AGENT_LOST, PRIMARY, TRIES, require
 
 pytest.importorskip("torch", reason="the model's libraries are an extra")
@@ -125,10 +126,10 @@ def test_the_record_round_trips_and_holds_what_ran(captured):
 def test_the_record_says_which_model_ran_and_what_it_was_given(captured):
     record, found = read_session(captured[0]), find_record(captured[0] / "run.sqlite")
     assert (record.dtype, record.model_config["model_type"]) == ("float32", "deepseek_ocr2")
-    assert model_of(record.model_config).parameters == record.parameters
+    assert model_of(record.model_config, record.dtype).parameters == record.parameters
     assert [request.views for request in record.requests] == [[[1, 768, 768], [6, 768, 768]]] * REPEAT
     assert (found.source, found.config, found.dtype) == (RECORD, record.model_config, "float32")
-    assert found.served(1) == Served(1, (View(1, 768, 768), View(6, 768, 768)))
+    assert found.served(1) == RequestInput(1, (View(1, 768, 768), View(6, 768, 768)))
 
 
 def test_a_record_from_before_models_were_recorded_is_read(captured, tmp_path):
@@ -139,6 +140,34 @@ def test_a_record_from_before_models_were_recorded_is_read(captured, tmp_path):
     (tmp_path / RECORD).write_text(json.dumps(document))
     record = read_session(tmp_path)
     assert (record.dtype, record.model_config, record.requests[0].views) == ("", {}, None)
+
+
+def test_the_same_session_without_nsys_is_beside_it(nsys, page, tmp_path):
+    """The same requests, tokens and texts, with no ranges; the summary and the record say what recording cost."""
+    options = ("--baseline", "--max-new-tokens", 3, "--repeat", 2)
+    done = capture(tmp_path / "out", nsys, page, *options, env={"HF_TOKEN": SECRET})
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "out").iterdir()
+    record, plain = read_session(folder), read_session(folder).baseline.plain
+    job, outcome = (json.loads((folder / "baseline" / name).read_text()) for name in ("job.json", "outcome.json"))
+    assert job == {**json.loads((folder / "job.json").read_text()), "ranges": False}
+    assert [(one["new_tokens"], one["text"]) for one in outcome["requests"]] == [
+        (one.new_tokens, one.text) for one in record.requests
+    ]
+    assert plain.problem == ""
+    assert [one.request for one in plain.requests] == [0, 1]
+    for theirs, mine in zip(plain.requests, outcome["requests"], strict=True):
+        assert theirs.steps_ns == tuple(mine["timing"]["steps_ns"])
+        assert theirs.stages_ns == {stage["stage"]: stage["duration_ns"] for stage in mine["timing"]["stages"]}
+    assert min(plain.program_ns, plain.recorded_program_ns) > max(sum(one.stages_ns.values()) for one in plain.requests)
+    costs = dsprof.analyze(folder).summary().costs
+    assert [(cost.stage, cost.of_steps, cost.compared) for cost in costs] == [
+        ("prefill", False, 2), ("decode", False, 2), ("decode", True, 4),
+    ]  # fmt: skip
+    assert "What recording cost (medians on the host)" in done.stdout
+    for path in folder.rglob("*"):
+        if path.is_file() and path.suffix != ".nsys-rep":
+            assert SECRET.encode() not in path.read_bytes(), path
 
 
 def test_a_secret_of_the_environment_is_in_no_file_but_the_report(captured):

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from dsprof import swap
 from dsprof.errors import OutputRefused
-from dsprof.swap import locked, replacing
+from dsprof.ground import swap
+from dsprof.ground.swap import locked, replacing
 
 FILES = [f"table-{number}" for number in range(8)]
 
@@ -29,6 +29,15 @@ def put(target: Path, word: str) -> None:
     with replacing(target, strangers, last=FILES[-1]) as fresh:
         for name in FILES:
             (fresh / name).write_text(word)
+
+
+def put_often(target: Path, word: str, times: int, failed: list[Exception]) -> None:
+    """As one of several writers; what went wrong is added to `failed`."""
+    try:
+        for number in range(times):
+            put(target, f"{word} {number}")
+    except Exception as error:
+        failed.append(error)
 
 
 def words(folder: Path) -> list[str]:
@@ -128,7 +137,7 @@ def test_the_folder_keeps_its_mode_and_a_link_to_it_stays_one(tmp_path: Path) ->
 
 
 def test_readers_see_one_writers_files_alone(tmp_path: Path, way: None) -> None:
-    target, over, mixed = tmp_path / "folder", threading.Event(), []
+    target, over, mixed, failed = tmp_path / "folder", threading.Event(), [], []
     put(target, "first")
 
     def read() -> None:
@@ -141,9 +150,7 @@ def test_readers_see_one_writers_files_alone(tmp_path: Path, way: None) -> None:
                 mixed.append(found)
 
     readers = [threading.Thread(target=read) for _ in range(2)]
-    writers = [
-        threading.Thread(target=lambda word=word: [put(target, f"{word} {n}") for n in range(40)]) for word in "ab"
-    ]
+    writers = [threading.Thread(target=put_often, args=[target, word, 40, failed]) for word in "ab"]
     for thread in (*readers, *writers):
         thread.start()
     for thread in writers:
@@ -151,8 +158,23 @@ def test_readers_see_one_writers_files_alone(tmp_path: Path, way: None) -> None:
     over.set()
     for thread in readers:
         thread.join()
-    assert mixed == []
+    assert (mixed, failed) == ([], [])
     assert len(set(words(target))) == 1
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_no_writer_comes_between_the_steps_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_to_exchange(monkeypatch)
+    target, failed, rename = tmp_path / "folder", [], Path.rename
+    put(target, "first")
+    monkeypatch.setattr(Path, "rename", lambda path, other: (rename(path, other), time.sleep(0.02))[0])
+
+    writers = [threading.Thread(target=put_often, args=[target, word, 10, failed]) for word in "abc"]
+    for thread in writers:
+        thread.start()
+    for thread in writers:
+        thread.join()
+    assert failed == []
     assert list(tmp_path.iterdir()) == [target]
 
 

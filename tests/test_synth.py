@@ -13,7 +13,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import synth
 
 import test_oracle as oracle
-from dsprof.analysis import Analysis, analyze
+from dsprof.analysis.analyze import Analysis, analyze
 from nsys_stats import PRIMARY
 
 KERNELS = 20_000
@@ -153,7 +153,8 @@ def test_durations_are_multiples_of_32(report):
 
 @pytest.mark.parametrize("order", ["by start", "shuffled"])
 def test_findings_are_those_that_were_made(analyses, order):
-    assert [found.code for found in analyses[order].findings] == ["truncated-ranges", "orphan-operations"]
+    codes = [found.code for found in analyses[order].findings]
+    assert codes == ["truncated-ranges", "orphan-operations", "nodes-traced"]
 
 
 @pytest.mark.parametrize("order", ["by start", "shuffled"])

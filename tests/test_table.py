@@ -11,19 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsprof.arrays import NULL
-from dsprof.table import Coded, Table, integer, name
+from dsprof.facts import Facts
+from dsprof.tables._table import CodedText, Table, integer, name
 from dsprof.trace import dimensions, pack_dimensions
 
 
 def column(of: Any, values: Any) -> Any:
-    return Table("t", "a row", (of,), lambda _: {of.name: values}).arrow(None).column(of.name)  # type: ignore[arg-type]
+    return Table("t", "a row", (of,), lambda: {of.name: values}).arrow(Facts()).column(of.name)
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.int64])
 @given(codes=st.lists(st.integers(-3, 4)))
 def test_codes_are_a_dictionary_of_the_texts_in_use(kind: npt.DTypeLike, codes: list[int]) -> None:
     strings = ("a", "é", "a", "", "z")
-    found = column(name("x", "", True), Coded(np.array(codes, kind), strings))
+    found = column(name("x", "", True), CodedText(np.array(codes, kind), strings))
     assert found.to_pylist() == [strings[code] if code >= 0 else None for code in codes]
     (chunk,) = found.chunks
     chunk.validate(full=True)
@@ -31,7 +32,7 @@ def test_codes_are_a_dictionary_of_the_texts_in_use(kind: npt.DTypeLike, codes: 
 
 
 def test_codes_of_no_texts_are_missing() -> None:
-    assert column(name("x", "", True), Coded(np.array([-1, -1]), ())).to_pylist() == [None, None]
+    assert column(name("x", "", True), CodedText(np.array([-1, -1]), ())).to_pylist() == [None, None]
 
 
 @given(st.lists(st.one_of(st.just(NULL), st.integers(-(2**63), 2**63 - 1))))

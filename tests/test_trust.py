@@ -130,7 +130,7 @@ def test_two_analyses_with_other_rules_at_once(sample: Path, tmp_path: Path) -> 
         assert ended(dsprof("analyze", sample, "--out", tmp_path / str(number), *rules))[0] == 0
         alone.append(contents(tmp_path / str(number)))
     for _ in range(8):
-        both = [dsprof("analyze", sample, "--again", *rules) for rules in ((), OTHER_RULES)]
+        both = [dsprof("analyze", sample, "--again", *rules) for rules in (("--default-rules",), OTHER_RULES)]
         assert [ended(one)[0] for one in both] == [0, 0]
         assert contents(sample.with_suffix(".dsprof")) in alone
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "run.dsprof", "run.sqlite"]
@@ -185,11 +185,11 @@ def test_a_killed_analysis(sample: Path, tmp_path: Path) -> None:
     assert ended(dsprof("analyze", sample, "--again"))[0] == 0
     took = time.monotonic() - begin
     for number in range(10):
-        started = dsprof("analyze", sample, "--again", *(OTHER_RULES if number % 2 else ()))
+        started = dsprof("analyze", sample, "--again", *(OTHER_RULES if number % 2 else ("--default-rules",)))
         time.sleep(took * (0.5 + 0.05 * number))
         started.send_signal(signal.SIGKILL)
         started.communicate()
         assert contents(folder) in results
-    assert ended(dsprof("analyze", sample))[0] == 0
+    assert ended(dsprof("analyze", sample, "--default-rules"))[0] == 0
     assert contents(folder) == results[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.dsprof", "run.sqlite"]

@@ -44,6 +44,7 @@ KERNEL = "CUPTI_ACTIVITY_KIND_KERNEL"
 MEMCPY = "CUPTI_ACTIVITY_KIND_MEMCPY"
 MEMSET = "CUPTI_ACTIVITY_KIND_MEMSET"
 GRAPH_TRACE = "CUPTI_ACTIVITY_KIND_GRAPH_TRACE"
+GRAPH_NODES, GRAPH_EVENTS = "CUDA_GRAPH_NODE_EVENTS", "CUDA_GRAPH_EVENTS"
 LAUNCH, GRAPH_LAUNCH = "cudaLaunchKernel_v7000", "cudaGraphLaunch_v10000"
 #: Process, and thread, of whatever does not say its own.
 PID = 100
@@ -211,6 +212,18 @@ class TraceBuilder:
             where["node"] = node
             self.kernel(name, at=(start, end), **where)
         return self
+
+    def node(
+        self, number: int | None, *, at: int | None, original: int | None = None, pid: int = PID, tid: int | None = None
+    ) -> Self:
+        """A node of a CUDA graph as it is made; `original`: of which node it is a copy, as instantiated graphs have.
+
+        In the table of nodes, which older versions call that of graphs.
+        """
+        table = GRAPH_NODES if GRAPH_NODES in self.schema.tables else GRAPH_EVENTS
+        name = self.string("Graph Node Creation")
+        return self.row(table, start=at, end=at, eventClass=77, globalTid=global_tid(pid, tid), nameId=name,
+                        graphNodeId=number, originalGraphNodeId=original)  # fmt: skip
 
     def _operation(self, table: str, at: Interval, call: Interval | None, where: Where, **columns: Any) -> Self:
         pid, node = where.get("pid", PID), where.get("node")

@@ -11,11 +11,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dsprof.analysis import Analysis, analyze
+    from dsprof.analysis.analyze import Analysis, analyze
     from dsprof.arrays.statistics import mean_std, mfu
+    from dsprof.capture.record import Session, converter
+    from dsprof.capture.session import capture_command, capture_images
     from dsprof.errors import DsprofError
-    from dsprof.session import Session, capture_command, capture_images, converter
-    from dsprof.summary import Summary
+    from dsprof.show.summary import Summary
     from dsprof.workloads.deepseek_ocr import DeepSeekOCRSession, run_once
     from dsprof.workloads.ranges import decode_range, prefill_range
     from dsprof.workloads.segmenter import Segmenter
@@ -27,11 +28,12 @@ __all__ = [
 ]  # fmt: skip
 
 _MODULES = {
-    "analysis": ("Analysis", "analyze"),
+    "analysis.analyze": ("Analysis", "analyze"),
     "errors": ("DsprofError",),
-    "session": ("Session", "capture_command", "capture_images", "converter"),
+    "capture.record": ("Session", "converter"),
+    "capture.session": ("capture_command", "capture_images"),
     "arrays.statistics": ("mean_std", "mfu"),
-    "summary": ("Summary",),
+    "show.summary": ("Summary",),
     "workloads.deepseek_ocr": ("DeepSeekOCRSession", "run_once"),
     "workloads.ranges": ("decode_range", "prefill_range"),
     "workloads.segmenter": ("Segmenter",),
@@ -43,7 +45,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first used (PEP 562), so that ``import dsprof`` costs nothing."""
     if name == "__version__":
-        from dsprof.versions import our_version
+        from dsprof.ground.versions import our_version
 
         return our_version()
     if name in _HOME:

@@ -15,7 +15,7 @@
     ├── ExportFailed           12   nsys could not export the report
     ├── OutputRefused          13   the tables could not be written there
     ├── UnknownTable           14   no table of that name
-    ├── RulesUnreadable        15   the file of kernel families is missing or wrong
+    ├── RulesUnreadable        15   a file of rules or kernel families, or rules beside the tables, missing or wrong
     ├── ConfigUnreadable       16   the file that should say which model ran does not
     ├── MemoryTooSmall         17   the report cannot be analyzed in so little memory
     ├── FastUnavailable        18   compiled loops were asked for, and numba is missing or does not work
@@ -33,7 +33,13 @@
     ├── NothingCaptured        40   a capture without our ranges, or without kernels of a GPU that worked
     ├── DeviceUnavailable      41   the device that was asked for is not here
     ├── PatternTooSlow         42   a pattern takes too long to be searched for in the names of the report
-    └── CaptureRefused         43   a name or a pattern that a capture cannot have
+    ├── CaptureRefused         43   a name, a pattern or an option that a capture cannot have
+    ├── SelectionUnusable      44   rows or columns were asked for that a table cannot give
+    ├── BaselineFailed         46   a program was recorded, and its run again to compare with failed
+    ├── UnknownEngine          47   no engine of that name
+    ├── SelectionEmpty         48   the report holds nothing of the window, devices or processes asked for
+    ├── ServerFailed           50   a server ended before it was ready, was not ready in time, or was not recorded
+    └── RanksMissing           51   a program of several ranks was recorded, and some left no report
 
 Exit code 2 is the command line's own (a wrong option); 20 and above are findings under ``--strict``,
 see `dsprof.findings`.
@@ -132,8 +138,14 @@ class UnknownTable(DsprofError):
     exit_code = 14
 
 
+class UnknownEngine(DsprofError):
+    """There is no engine of that name."""
+
+    exit_code = 47
+
+
 class RulesUnreadable(DsprofError):
-    """The file of kernel families cannot be read, or a rule in it is wrong."""
+    """A file of rules or kernel families cannot be read, a rule in it is wrong, or remembered rules are."""
 
     exit_code = 15
 
@@ -217,9 +229,27 @@ class PatternTooSlow(DsprofError):
 
 
 class CaptureRefused(DsprofError):
-    """A session's name, or a pattern, that cannot be; nothing was run."""
+    """A session's name, a pattern, or what is asked of this nsys, that cannot be; nothing was run."""
 
     exit_code = 43
+
+
+class SelectionUnusable(DsprofError):
+    """Columns that a table does not have, or a condition that is none."""
+
+    exit_code = 44
+
+
+class SelectionEmpty(DsprofError):
+    """The report holds nothing of the window, the devices or the processes that were asked for."""
+
+    exit_code = 48
+
+
+class NotPredictable(DsprofError):
+    """What a change would bring cannot be told from the report: other kernels, or nothing that it is of."""
+
+    exit_code = 45
 
 
 class OutputExists(DsprofError):
@@ -244,3 +274,21 @@ class ImportHung(DsprofError):
     """nsys hung while it imported what it had recorded, and the second try did not end either."""
 
     exit_code = 33
+
+
+class BaselineFailed(DsprofError):
+    """A program was recorded and analyzed, but its run again, to tell what recording costs, says nothing."""
+
+    exit_code = 46
+
+
+class ServerFailed(DsprofError):
+    """A server that was to be recorded ended before it was ready, was not ready in time, or could not be recorded."""
+
+    exit_code = 50
+
+
+class RanksMissing(DsprofError):
+    """Of a program of several ranks, some were recorded and others left no report."""
+
+    exit_code = 51

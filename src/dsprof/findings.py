@@ -44,6 +44,15 @@ def no_nvtx() -> Finding:
     )
 
 
+def not_selected(what: str) -> Finding:
+    """What was selected holds none of something; the report may."""
+    return _finding(
+        "not-selected",
+        f"What is selected holds no {what}.",
+        "Without --window, --device and --pid the report may hold some.",
+    )
+
+
 def no_cuda() -> Finding:
     """Without GPU operations all times are the host's."""
     return _finding(
@@ -114,11 +123,54 @@ def graphs_hidden(replays: int) -> Finding:
     )
 
 
+def nodes_traced(replays: int, nodes: int, stretch_ns: float, source: str, measured: bool) -> Finding:
+    """Graph replays that were traced by their nodes, which takes time; `source`: where how much was measured."""
+    return _finding(
+        "nodes-traced",
+        f"{replays} CUDA graph replays were traced by their nodes ({nodes / replays:.0f} each), stretching the "
+        f"gaps by {stretch_ns / 1e3:.2f} us a node in {source}.",
+        "" if measured else "An estimate: `dsprof capture --baseline graph` tells.",
+    )
+
+
+def no_baseline(problem: str) -> Finding:
+    """The run that should tell what recording costs says nothing."""
+    return _finding("no-baseline", problem)
+
+
+def no_python(marks: int) -> Finding:
+    """Python was to be sampled, and no sample can be read; `marks`: how many there are."""
+    if not marks:
+        return _finding(
+            "no-python",
+            "Python was to be sampled, and the report holds no sample, so nothing is said of what Python was in.",
+            "See whether the recorded process is a Python, and what nsys says of it in the capture's log.",
+        )
+    return _finding(
+        "no-python",
+        f"Of {marks} samples of Python none can be read here, so nothing is said of what Python was in.",
+        "Analyze the .nsys-rep, with the nsys that recorded it; an export by hand needs --include-blobs=true. Where "
+        "that says the same, dsprof does not know what this nsys writes: please report its version.",
+    )
+
+
 def truncated_ranges(ranges: int) -> Finding:
     """Ranges that the end of the capture closed."""
     return _finding(
         "truncated-ranges",
         f"{ranges} NVTX range{_s(ranges)} still open when the capture ended; the end given is the capture's.",
+    )
+
+
+def cut_ranges(ranges: int, stages: int, steps: int, requests: int) -> Finding:
+    """Ranges that reach over the edges of the window that was selected."""
+    kinds = ((stages, "stage"), (steps, "decode step"), (requests, "request"))
+    which = ", ".join(f"{count} {word}{'s' * (count != 1)}" for count, word in kinds if count)
+    return _finding(
+        "cut-ranges",
+        f"{ranges} NVTX range{' reaches' if ranges == 1 else 's reach'} over an edge of --window"
+        f"{f' ({which})' if which else ''}: of them counts what is inside, and their times are shorter than they were. "
+        "A step or request that is not whole is left out, and a stage where others of its kind are whole.",
     )
 
 
@@ -138,6 +190,40 @@ def no_stages(stages: tuple[str, ...]) -> Finding:
         "no-stages",
         f"No range is named like a stage ({', '.join(stages)}), so everything is in (no stage).",
         "Name your own ranges as stages with --stage NAME=REGEX.",
+    )
+
+
+def no_engine(title: str, switch: str) -> Finding:
+    """An engine was named, and no range is a step of it; `switch`: what it needs to write them."""
+    return _finding("no-engine", f"No range is named like a step of {title}.", switch)
+
+
+def modes_not_told(steps: int, title: str, because: str) -> Finding:
+    """Steps whose mode is not in their names, or no more than a guess."""
+    return _finding(
+        "modes-not-told",
+        f"Of {steps} steps of {title} the mode is not known, or a guess where it ends in ?"
+        f"{f': {because}' if because else ''}.",
+    )
+
+
+def drafts(more: int, steps: int, ratio: float) -> Finding:
+    """Most steps that generate have several tokens a request."""
+    return _finding(
+        "drafts",
+        f"{more} of {steps} steps that generate schedule several tokens a request, {ratio:.1f} in the mean: drafts are "
+        "verified (speculative decoding).",
+        "How many are accepted is not in the names: output tokens are told as one a request, which is the least.",
+    )
+
+
+def computed_again(more: int, steps: int, ratio: float) -> Finding:
+    """Some steps that generate have many more tokens than requests."""
+    return _finding(
+        "computed-again",
+        f"{more} of {steps} steps that generate schedule {ratio:.0f} times as many tokens as requests: as these are "
+        "few, requests that had been preempted were computed again, and no drafts are verified.",
+        "Preemption is for want of room in the KV cache: fewer requests at a time, or more memory for it.",
     )
 
 
@@ -175,6 +261,15 @@ def unreconciled(table: str, found: tuple[int, int], whole: tuple[int, int]) -> 
     )
 
 
+def warm_up(examples: list[str], more: int) -> Finding:
+    """Stages that verdicts, stages and steps leave out, and by what they were told."""
+    others = f", and {more} more" if more else ""
+    return _finding(
+        "warm-up",
+        f"Left out as a warm-up (warm_up_by in stage_trace): {'; '.join(examples)}{others}.",
+    )
+
+
 def no_roofs(source: str, reason: str) -> Finding:
     """A model is named, and its roofs cannot be told."""
     return _finding("no-roofs", f"There are no roofs for the model in {source}: {reason}")
@@ -199,9 +294,87 @@ def over_roof(stages: int, example: str, source: str) -> Finding:
     )
 
 
-def nsys_says(sentence: str) -> Finding:
-    """A warning of Nsight Systems itself about the capture."""
-    return _finding("nsys-says", f"Nsight Systems says of this capture: {sentence}")
+def nsys_says(sentence: str, times: int = 1) -> Finding:
+    """A warning of Nsight Systems itself about the capture, whose meaning is not known here."""
+    often = f" ({times} times)" if times > 1 else ""
+    return _finding("nsys-says", f"Nsight Systems says of this capture: {sentence}{often}")
+
+
+#: By kind what a message of Nsight Systems means, and what to do; {n} stands for what it counts.
+_MESSAGES = {
+    "hardware-tracing": (
+        "CUDA was traced by the GPU's hardware: gaps between kernels are truer than with software tracing, and not to "
+        "be compared with those.",
+        "Where kernels are missing, record with `-t cuda-sw,nvtx`.",
+    ),
+    "dropped-events": (
+        "Nsight Systems dropped {n} CUDA events whose times on the GPU it did not have when recording stopped.",
+        "With hardware tracing record with `-t cuda-sw,nvtx`; else synchronize before the recording stops, or record a "
+        "shorter window.",
+    ),
+    "buffers-full": (
+        "Nsight Systems had no room left for CUDA events, so some are missing.",
+        "Record a shorter window, or flush more often with --cuda-flush-interval.",
+    ),
+    "incomplete-events": (
+        "Nsight Systems says that not all CUDA events might have been collected.",
+        "Let the program end by itself or synchronize before the recording stops, and record a shorter window.",
+    ),
+    "incomplete-ranges": (
+        "Nsight Systems says that not all NVTX events might have been collected.",
+        "Let the program end by itself, or record a shorter window.",
+    ),
+    "unsupported-driver": (
+        "This nsys does not know the GPU's driver, and traced with what it has for an older one: CUDA events may be "
+        "missing.",
+        "Record with a newer nsys.",
+    ),
+    "cuda-refused": (
+        "Nsight Systems could not trace CUDA on this GPU.",
+        "Record on a GPU without confidential computing.",
+    ),
+    "cupti-taken": (
+        "Another profiler held CUPTI, so Nsight Systems saw no CUDA events of that process.",
+        "Record without torch.profiler or another tool that traces CUDA in the same process.",
+    ),
+    "cuda-failed": (
+        "Tracing of CUDA did not start in the recorded program.",
+        "Record with an nsys that knows the driver.",
+    ),
+    "missing-cuda": (
+        "The CUDA driver loads another tool into every process, so CUDA events may be missing.",
+        "Remove the file that tells it to: the report's diagnostics name the library.",
+    ),
+    "lost-samples": (
+        "Nsight Systems lost {n} samples of the CPU, so what threads waited for may be wrong.",
+        "Record with --sample=none, or sample less often.",
+    ),
+    "no-samples": (
+        "Nsight Systems was not allowed to sample the CPU or see its threads switched.",
+        "Lower kernel.perf_event_paranoid, or record with --sample=none --cpuctxsw=none.",
+    ),
+    "more-said": ("Nsight Systems gives {times} more kinds of warnings.", "The report's diagnostics show them all."),
+}
+
+
+def nsys_means(kind: str, text: str, times: int, number: int | None) -> list[Finding]:
+    """What a message of Nsight Systems (see `trace.Message`) says of the data; nothing where that does not matter."""
+    if not kind:
+        return [nsys_says(text, times)]
+    if kind not in _MESSAGES:
+        return []
+    sentence, hint = _MESSAGES[kind]
+    return [_finding(kind, sentence.format(n="some" if number is None else number, times=times), hint)]
+
+
+def unborn_nodes(kernels: int) -> Finding:
+    """Kernels of CUDA graphs, and ranges of modules, but not the capture that says which is of which."""
+    return _finding(
+        "unborn-nodes",
+        f"{kernels} kernels of CUDA graphs are in no module of their own in layer_sum: their graphs were captured "
+        "before the recording began.",
+        "Record the capture of the graphs too, or with nsys 2026.4 or newer --cuda-graph-trace=node:nvtx-precapture.",
+    )
 
 
 def _counts(rows: dict[str, int]) -> str:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dsprof.accounting import CAUSES
-from dsprof.render.safe import for_plot
-from dsprof.requests import DRIFT_ERRORS
-from dsprof.stages import NO_STAGE, OUTSIDE_CUDA
+from dsprof.answers.steps import drift_is_told
+from dsprof.measures.causes import CAUSES
+from dsprof.show.safe import for_plot
+from dsprof.words import NO_STAGE, OUTSIDE_CUDA
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,32 +33,8 @@ _NS_PER_MS = 1e6
 # Paul Tol's schemes "bright" and "muted", which stay apart for colour-blind readers.
 _COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377")
 _GREY = "#777777"
+_BUSY = "#332288"
 _STACKED = ("#332288", "#88CCEE", "#44AA99", "#DDCC77", "#CC6677", "#882255", "#117733", "#999933", "#AA4499")
-_OF_CAUSE = {
-    "busy": "#332288",
-    "other_work": "#88CCEE",
-    "latency": "#44AA99",
-    "profiler": "#DDDDDD",
-    "alloc": "#882255",
-    "pageable": "#661100",
-    "copy": "#AA4499",
-    "sync": "#117733",
-    "launch": "#DDCC77",
-    "api": "#999933",
-    "host": "#CC6677",
-}
-_WORDS = {
-    "busy": "GPU busy",
-    "other_work": "other work on the GPU",
-    "latency": "launch latency",
-    "alloc": "allocation",
-    "pageable": "pageable copies",
-    "copy": "other copies",
-    "sync": "waiting for the GPU",
-    "launch": "launch calls",
-    "api": "other CUDA calls",
-    "host": "host outside of CUDA",
-}
 
 
 def step_latency(analysis: Tables) -> Figure:
@@ -69,7 +45,7 @@ def step_latency(analysis: Tables) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     steps = analysis["step_trace"]
-    steps = steps[steps["step"].notna()]
+    steps = steps[steps["step"].notna() & steps["engine"].isna()]
     figure, axes = _figure()
     axes.set(title="Latency of each step", xlabel="step", ylabel="time (ms)")
     if steps.empty:
@@ -108,7 +84,8 @@ def step_drift(analysis: Tables) -> Figure:
         whole = analysis["step_sum"]
         whole = whole[whole["instance"].isna() & (whole["stage"] == steps["stage"].iloc[0])].iloc[0]
         slope, error = (whole[f"{stem}_drift{part}_ns_per_token"] for part in ("", "_error"))
-        told = bool(slope) and abs(slope) >= DRIFT_ERRORS * error  # False where they are not known
+        contexts = steps["context_tokens"]
+        told = drift_is_told(slope, error, contexts.min(), contexts.max())
         axes.set(ylabel=f"{word} (ms)")
         axes.set_title(
             _slope_in_words(slope, error) if told else "no drift that can be told", fontsize="medium", loc="right"
@@ -128,6 +105,68 @@ def step_drift(analysis: Tables) -> Figure:
     all_axes[0].set_title("Steps by their context", loc="left")
     all_axes[-1].set(xlabel="tokens of context")
     return figure
+
+
+def engine_steps(analysis: Tables) -> Figure:
+    """Time of each step of a serving engine in ms, until the next one began, over the tokens scheduled in it, by mode.
+
+    Pauses, in which the engine waited for requests, are left out; both axes are logarithmic.
+    """
+    steps = _of_engine(analysis)
+    steps = steps[steps["interval_ns"].notna() & ~steps["pause"]]
+    tokens = _scheduled(steps)
+    figure, axes = _figure()
+    axes.set(title="Steps of the engine", xlabel="tokens scheduled in the step", ylabel="time (ms)")
+    if not (tokens > 0).any():
+        return _nothing(figure, axes, "no step of an engine with tokens in its name in this report")
+    for position, mode in enumerate(dict.fromkeys(map(str, steps["mode"].cat.categories))):
+        rows = (steps["mode"] == mode) & (tokens > 0)
+        if rows.any():
+            style: dict[str, Any] = {"color": _COLOURS[position % len(_COLOURS)], "alpha": 0.5, "markersize": 3}
+            axes.plot(tokens[rows], _ms(steps["interval_ns"])[rows], "o", label=for_plot(mode), **style)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    figure.legend(loc="outside right upper", frameon=False)
+    return figure
+
+
+def engine_batch(analysis: Tables) -> Figure:
+    """Requests in each step of a serving engine over time in s: those that generate, and above them those in prefill.
+
+    Of the thread that has most steps of an engine.
+    """
+    steps = _of_engine(analysis)
+    figure, axes = _figure()
+    axes.set(title="Requests in each step", xlabel="time since the first step (s)", ylabel="requests")
+    steps = steps[steps["generation_requests"].notna() & steps["context_requests"].notna()]
+    if steps.empty:
+        return _nothing(figure, axes, "no step of an engine with requests in its name in this report")
+    threads = steps.groupby(["pid", "tid"], sort=False)
+    steps = max((rows for _, rows in threads), key=len)
+    begin = steps["start_ns"].to_numpy(float)
+    since = (begin - begin.min()) / 1e9
+    kinds = [steps[f"{kind}_requests"].to_numpy(float) for kind in ("generation", "context")]
+    axes.stackplot(since, *kinds, step="post", labels=("generate", "prefill"), colors=_COLOURS[:2], alpha=0.8)
+    axes.set_ylim(bottom=0)
+    figure.legend(loc="outside right upper", frameon=False)
+    return figure
+
+
+def _of_engine(analysis: Tables) -> pd.DataFrame:
+    """The steps of serving engines."""
+    steps = analysis["step_trace"]
+    return steps[steps["engine"].notna()]
+
+
+def _scheduled(steps: pd.DataFrame) -> Any:
+    """Tokens that are scheduled in each step, for generation at least one a request; NaN where they are not known."""
+    columns = ("context_tokens_in_step", "generation_tokens", "generation_requests")
+    context, generation, least = (steps[column].astype("Float64").to_numpy(float, na_value=float("nan"))
+                                  for column in columns)  # fmt: skip
+    return context + [more if more == more else one for more, one in zip(generation, least, strict=True)]
 
 
 def _slope_in_words(slope: float, error: float) -> str:
@@ -174,7 +213,9 @@ def idle_causes(analysis: Tables) -> Figure:
 
     The legend leaves out what is too small to be seen. With more than `MOST_BARS` bars, each stage has one: its mean.
     """
-    columns = {"busy": "gpu_busy_ns", **{cause: f"idle_{cause}_ns" for cause in CAUSES}}
+    parts = [("gpu_busy_ns", "GPU busy", _BUSY)]
+    parts += [(f"idle_{cause.name}_ns", cause.short, cause.colour) for cause in CAUSES.values()]
+    columns = [column for column, _, _ in parts]
     trace = analysis["stage_trace"]
     figure, axes = _figure()
     axes.set(title="Where the wall time went", xlabel="time (ms)")
@@ -183,20 +224,19 @@ def idle_causes(analysis: Tables) -> Figure:
     if len(trace) > MOST_BARS:
         groups = trace.groupby("stage", observed=True, sort=False)
         labels = [f"{for_plot(str(stage))}\nmean of {len(rows)}" for stage, rows in groups]
-        bars = groups[list(columns.values())].mean()
+        bars = groups[columns].mean()
     else:
         trace = trace.sort_values("start_ns")
         labels = [
             f"{for_plot(stage)} {instance}" for stage, instance in zip(trace["stage"], trace["instance"], strict=True)
         ]
-        bars = trace[list(columns.values())]
+        bars = trace[columns]
     left = 0.0 * _ms(bars["gpu_busy_ns"])
     visible = _VISIBLE * _ms(bars.sum(axis=1)).max()
-    for cause, column in columns.items():
+    for column, short, colour in parts:
         widths = _ms(bars[column])
-        label = _WORDS.get(cause, cause) if widths.max() > visible else "_"
-        style: dict[str, Any] = {"color": _OF_CAUSE[cause], "edgecolor": "white", "linewidth": 0.3}
-        axes.barh(range(len(bars)), widths, left=left, label=label, **style)
+        style: dict[str, Any] = {"color": colour, "edgecolor": "white", "linewidth": 0.3}
+        axes.barh(range(len(bars)), widths, left=left, label=short if widths.max() > visible else "_", **style)
         left = left + widths
     axes.set_yticks(range(len(bars)), labels)
     axes.invert_yaxis()

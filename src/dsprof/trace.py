@@ -8,28 +8,31 @@ that the operating system knows.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import overload
+from typing import TypeVar, overload
 
 import attrs
 import numpy as np
 import numpy.typing as npt
-from attrs import field, frozen
+from attrs import Factory, field, frozen
 
-from dsprof.arrays import NULL, Bools, Ints, group_rows
+from dsprof.arrays import NULL, Bools, Ints, distinct, group_rows
 
 Codes = npt.NDArray[np.int32]
+_Events = TypeVar("_Events", bound="Events")
 
 _TID_BITS = 0xFFFFFF
 #: Payloads of more bits are handles or hashes: no numbers to count with, and sums of them would not fit into int64.
 _NUMBER_BITS = 40
-#: Calls that put a kernel or a graph of kernels on the GPU, as their names begin.
+#: Calls that put a graph of kernels on the GPU, and those that put a kernel or a graph there, as their names begin.
+GRAPH_LAUNCHES = ("cudaGraphLaunch", "cuGraphLaunch")
 _LAUNCHING = ("cudaLaunchKernel", "cudaLaunchCooperativeKernel", "cuLaunchKernel", "cuLaunchCooperativeKernel",
-              "cudaGraphLaunch", "cuGraphLaunch")  # fmt: skip
+              *GRAPH_LAUNCHES)  # fmt: skip
 #: Calls that only wait, as their names begin.
 SYNCHRONIZING = ("cudaDeviceSynchronize", "cudaStreamSynchronize", "cudaEventSynchronize", "cudaThreadSynchronize",
                   "cuCtxSynchronize", "cuStreamSynchronize", "cuEventSynchronize")  # fmt: skip
-_CAPTURE_BEGIN = ("cudaStreamBeginCapture", "cuStreamBeginCapture")
-_CAPTURE_END = ("cudaStreamEndCapture", "cuStreamEndCapture")
+#: Calls that begin and end the capture of a stream into a graph, as their names begin.
+CAPTURE_BEGIN = ("cudaStreamBeginCapture", "cuStreamBeginCapture")
+CAPTURE_END = ("cudaStreamEndCapture", "cuStreamEndCapture")
 
 
 def process_of(thread: Ints) -> Ints:
@@ -52,8 +55,27 @@ def tid_of(thread: Ints) -> Ints:
 
 
 @frozen(eq=False)
-class Ranges:
-    """NVTX ranges, a row each; `style` is 0 for push/pop, 1 for start/end; `payload` is NULL where none."""
+class Events:
+    """Columns of what began and ended, a row each."""
+
+    start: Ints
+    end: Ints
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+#: How ranges were made, by `Ranges.style`.
+STYLES = ("PushPop", "StartEnd")
+
+
+@frozen(eq=False)
+class Ranges(Events):
+    """NVTX ranges, a row each; `style` is a place in `STYLES`; `payload` is NULL where none.
+
+    `truncated`: their end is not known; `cut`: they reach over the edge of the window that was selected, and have what
+    of their time is inside.
+    """
 
     range_id: Ints
     name: Codes
@@ -61,13 +83,9 @@ class Ranges:
     style: Ints
     thread: Ints
     end_thread: Ints
-    start: Ints
-    end: Ints
     payload: Ints
     truncated: Bools
-
-    def __len__(self) -> int:
-        return len(self.start)
+    cut: Bools = field(default=Factory(lambda self: np.zeros(len(self.start), np.bool_), takes_self=True))
 
     @cached_property
     def of_process(self) -> Bools:
@@ -82,31 +100,30 @@ class Ranges:
 
 
 @frozen(eq=False)
-class Calls:
+class Calls(Events):
     """CUDA API calls, runtime and driver, a row each."""
 
-    start: Ints
-    end: Ints
     thread: Ints
     correlation: Ints
     name: Codes
     result: Ints
 
-    def __len__(self) -> int:
-        return len(self.start)
-
 
 @frozen(eq=False)
-class Kernels:
-    """Kernels, a row each; after them the graph replays that were traced as a whole (`is_graph`)."""
+class GpuEvents(Events):
+    """What ran on a GPU, where, and the number of its launch."""
 
-    start: Ints
-    end: Ints
     process: Ints
     correlation: Ints
     device: Ints
-    context: Ints
     stream: Ints
+
+
+@frozen(eq=False)
+class Kernels(GpuEvents):
+    """Kernels, a row each; after them the graph replays that were traced as a whole (`is_graph`)."""
+
+    context: Ints
     name: Codes
     graph_node: Ints
     grid: Ints
@@ -115,47 +132,112 @@ class Kernels:
     shared_memory: Ints
     is_graph: Bools
 
-    def __len__(self) -> int:
-        return len(self.start)
-
 
 @frozen(eq=False)
-class MemOps:
+class MemOps(GpuEvents):
     """Memory copies and sets, a row each; `kind` is the copy's kind, -1 for a set; memory kinds NULL if unknown."""
 
-    start: Ints
-    end: Ints
-    process: Ints
-    correlation: Ints
-    device: Ints
     context: Ints
-    stream: Ints
     kind: Ints
     bytes: Ints
     source: Ints
     destination: Ints
     graph_node: Ints
 
-    def __len__(self) -> int:
-        return len(self.start)
+    @cached_property
+    def pageable(self) -> Bools:
+        """True for the copies from or to pageable memory of the host, where the report says of what kind it is."""
+        pageable = MEMORY_KINDS.index("Pageable")
+        of_host: Bools = (self.kind >= 0) & ((self.source == pageable) | (self.destination == pageable))
+        return of_host
 
 
 @frozen(eq=False)
-class Overheads:
+class Overheads(Events):
     """What the profiler itself took of a thread's time, a row each."""
 
-    start: Ints
-    end: Ints
     thread: Ints
 
-    def __len__(self) -> int:
-        return len(self.start)
+
+@frozen(eq=False)
+class OffCpu(Events):
+    """When threads that have ranges were off the CPU, a row each; two of a thread may overlap."""
+
+    thread: Ints
+
+
+@frozen(eq=False)
+class GraphLaunches:
+    """The host's calls that launch a CUDA graph, a row each."""
+
+    start: Ints
+    thread: Ints
+
+
+def no_launches() -> GraphLaunches:
+    """No graph was launched."""
+    nothing = np.zeros(0, np.int64)
+    return GraphLaunches(nothing, nothing)
 
 
 def no_overheads() -> Overheads:
     """No overhead: for reports that say nothing of it."""
     nothing = np.zeros(0, np.int64)
     return Overheads(nothing, nothing, nothing)
+
+
+def rows_of(events: _Events, rows: Ints | Bools) -> _Events:
+    """Some rows of columns of events."""
+    return type(events)(**{one.name: getattr(events, one.name)[rows] for one in attrs.fields(type(events))})
+
+
+@frozen(eq=False)
+class PythonSamples:
+    """What Python was in at some moments: a row each, of a process and a Python thread of it, 1 being the main one.
+
+    `stack` is a number; the frames of each are `frame_stack` and `frame_name`, by stack, the innermost first. `unread`:
+    how many samples there are of which none can be read, where Python was to be sampled; else None.
+    """
+
+    start: Ints
+    process: Ints
+    thread: Ints
+    stack: Ints
+    frame_stack: Ints
+    frame_name: Codes
+    unread: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+@frozen(eq=False)
+class GraphNodes:
+    """Nodes of CUDA graphs by process, a row each: when, and on which thread, each was born in a capture.
+
+    A node of a graph that was made of another graph was born where that one's was. Nodes whose birth the report does
+    not hold are not there.
+    """
+
+    process: Ints
+    node: Ints
+    start: Ints
+    thread: Ints
+
+    def __len__(self) -> int:
+        return len(self.node)
+
+
+def no_nodes() -> GraphNodes:
+    """No node: for reports without CUDA graphs, and where nobody asks for them."""
+    nothing = np.zeros(0, np.int64)
+    return GraphNodes(nothing, nothing, nothing, nothing)
+
+
+def no_samples() -> PythonSamples:
+    """No sample: for reports that were recorded without."""
+    nothing = np.zeros(0, np.int64)
+    return PythonSamples(nothing, nothing, nothing, nothing, nothing, nothing.astype(np.int32))
 
 
 @frozen
@@ -175,19 +257,10 @@ class Part:
 
 
 @frozen(eq=False)
-class Operations:
+class Operations(GpuEvents):
     """All GPU operations: the kernels first (``[:kernels]``), then the memory operations."""
 
     kernels: int
-    start: Ints
-    end: Ints
-    process: Ints
-    correlation: Ints
-    device: Ints
-    stream: Ints
-
-    def __len__(self) -> int:
-        return len(self.start)
 
 
 @frozen
@@ -212,8 +285,61 @@ class Gpu:
 
 
 @frozen
+class Selection:
+    """What of a report was analyzed; what is None or empty selects nothing, and all is there.
+
+    `begin_ns`, `end_ns`: a window ``[begin, end)`` on the report's clock, whose zero is the begin of the capture.
+    """
+
+    begin_ns: int | None = None
+    end_ns: int | None = None
+    devices: tuple[int, ...] = ()
+    pids: tuple[int, ...] = ()
+
+    @property
+    def has_window(self) -> bool:
+        """Is there a window of time?"""
+        return self.begin_ns is not None or self.end_ns is not None
+
+    def __str__(self) -> str:
+        """As options of the command line; empty where all is there.
+
+        >>> str(Selection(1_500_000_000, None, (0, 1), (123,)))
+        '--window 1.5s.. --device 0,1 --pid 123'
+        """
+        begin, end = ("" if edge is None else _seconds(edge) for edge in (self.begin_ns, self.end_ns))
+        window = [f"--window {begin}..{end}"] if self.has_window else []
+        numbers = [("--device", self.devices), ("--pid", self.pids)]
+        return " ".join([*window, *(f"{option} {','.join(map(str, some))}" for option, some in numbers if some)])
+
+
+def _seconds(ns: int) -> str:
+    """A time in seconds with as many digits as it has."""
+    whole, rest = divmod(abs(ns), 10**9)
+    return f"{'-' * (ns < 0)}{whole}{f'.{rest:09}'.rstrip('0') if rest else ''}s"
+
+
+@frozen
+class Message:
+    """What Nsight Systems says of a capture: its kind, empty for one that is not known, its words without paths.
+
+    `times`: how often it says so; `number`: the sum of what it counts, where it counts.
+    """
+
+    kind: str
+    text: str
+    times: int = 1
+    number: int | None = None
+
+
+@frozen
 class Report:
-    """What the report says of itself; no environment, no paths, no process list."""
+    """What the report says of itself; no environment, no paths, no process list.
+
+    `session_start_ns`: what the clock of its host, UTC, said at the zero of its times; None where it does not say.
+    `tracing`: how CUDA was traced, hardware or software, where nsys says it; `messages`: what it says that matters,
+    `diagnostics` the same in its own words.
+    """
 
     file: str
     sha256: str = ""
@@ -226,6 +352,16 @@ class Report:
     gpus: tuple[Gpu, ...] = ()
     missing: tuple[str, ...] = ()
     diagnostics: tuple[str, ...] = ()
+    selection: Selection = field(factory=Selection)
+    messages: tuple[Message, ...] = ()
+    tracing: str = ""
+    session_start_ns: int | None = None
+
+    @property
+    def analyzed_ns(self) -> int:
+        """How long the capture is, or the window of it that was selected; 0 where that is not known."""
+        begin, end = self.selection.begin_ns or 0, self.selection.end_ns
+        return max(min(self.duration_ns, self.duration_ns if end is None else end) - begin, 0)
 
 
 @frozen(eq=False)
@@ -233,7 +369,9 @@ class Trace:
     """One report in columns.
 
     `call_of_op`: the API call behind each operation, if that is known. `impossible`: what the report says of times and
-    sizes that cannot be.
+    sizes that cannot be. `elsewhere`: True for the API calls that launched something which was not selected, on another
+    device; None where there is none. `samples`, `graph_launches`, `nodes` and `off_cpu`, which is None where the report
+    does not tell it, are those of the whole report, as the ranges are.
     """
 
     report: Report
@@ -243,18 +381,21 @@ class Trace:
     kernels: Kernels
     memops: MemOps
     overheads: Overheads = field(factory=no_overheads)
+    off_cpu: OffCpu | None = None
     part: Part = field(factory=Part)
     call_of_op: Ints | None = None
     impossible: Impossible = field(factory=Impossible)
+    samples: PythonSamples = field(factory=no_samples)
+    graph_launches: GraphLaunches = field(factory=no_launches)
+    elsewhere: Bools | None = None
+    nodes: GraphNodes = field(factory=no_nodes)
 
     @cached_property
     def operations(self) -> Operations:
         """Kernels and memory operations in one set of columns."""
         both = (self.kernels, self.memops)
         columns = {
-            one.name: np.concatenate([getattr(part, one.name) for part in both])
-            for one in attrs.fields(Operations)
-            if one.name != "kernels"
+            one.name: np.concatenate([getattr(part, one.name) for part in both]) for one in attrs.fields(GpuEvents)
         }
         return Operations(kernels=len(self.kernels), **columns)
 
@@ -294,8 +435,15 @@ class Trace:
         return times if self.is_whole else np.clip(times, self.part.low, self.part.high)
 
     def named(self, *prefixes: str) -> Bools:
-        """For each entry of `names`: does it begin with one of the prefixes?"""
-        return np.fromiter((name.startswith(prefixes) for name in self.names), np.bool_, len(self.names))
+        """For each entry of `names`: is it an API call's of this part, and does it begin with one of the prefixes?"""
+        begins = np.zeros(len(self.names), np.bool_)
+        begins[self._call_names] = [self.names[code].startswith(prefixes) for code in self._call_names.tolist()]
+        return begins
+
+    @cached_property
+    def _call_names(self) -> Ints:
+        """Codes of the API calls' names, of which there are few, however many ranges and kernels have names."""
+        return distinct(self.calls.name.astype(np.int64))
 
     @cached_property
     def call_synchronizes(self) -> Bools:
@@ -306,12 +454,14 @@ class Trace:
     def call_launches(self) -> Bools:
         """True for the API calls that must have put a kernel on the GPU: succeeded, and not under capture."""
         candidate = self.named(*_LAUNCHING)[self.calls.name] & np.isin(self.calls.result, (0, NULL))
+        if self.elsewhere is not None:
+            candidate &= ~self.elsewhere
         return candidate & (self._capture_depth <= 0)
 
     @cached_property
     def _capture_depth(self) -> Ints:
         """How many stream captures the thread of each call is in, the call's own begin counted, its end not."""
-        begins, ends = (self.named(*which)[self.calls.name] for which in (_CAPTURE_BEGIN, _CAPTURE_END))
+        begins, ends = (self.named(*which)[self.calls.name] for which in (CAPTURE_BEGIN, CAPTURE_END))
         change = begins.astype(np.int64) - ends
         change[: self.part.calls] = 0
         if not len(change) or not (change.any() or self.part.capturing):

@@ -25,12 +25,12 @@ RECORDED = ("h200-graph-node", "h200-graph-graph", "h200-graphs-node", "h200-two
 LARGER = ("h200-batch", "h200-layers")
 MADE = ("made", "made-oldest", "synthetic")
 SMALL = (*RECORDED, *MADE)
-#: Options that lead to other results, by name.
+#: Options that lead to other results, by name; each leaves aside what another run of the same report was told.
 RULES: Mapping[str, tuple[str, ...]] = {
-    "usual": (),
-    "renamed": ("--stage", "prefill=^no such range$", "--stage", "first=prefill"),
-    "process": ("--threads", "process", "--stage", "decode=step"),
-    "steps": ("--step", "^request$", "--stage", "whole=^request$"),
+    "usual": ("--default-rules",),
+    "renamed": ("--default-rules", "--stage", "prefill=^no such range$", "--stage", "first=prefill"),
+    "process": ("--default-rules", "--threads", "process", "--stage", "decode=step"),
+    "steps": ("--default-rules", "--step", "^request$", "--stage", "whole=^request$"),
 }
 _folder: Path | None = None
 

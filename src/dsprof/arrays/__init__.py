@@ -7,7 +7,7 @@ Times are nanoseconds. No function loops over ranges, launches or operations in 
 from __future__ import annotations
 
 from dsprof.arrays.joins import join_calls
-from dsprof.arrays.nesting import containers, innermost, levels
+from dsprof.arrays.nesting import containers, content_ends, innermost, levels
 from dsprof.arrays.rows import (
     AT_ONCE,
     KEY_LIMIT,
@@ -32,34 +32,8 @@ from dsprof.arrays.unions import union_length, united
 from dsprof.arrays.windows import spent_in_windows
 
 __all__ = [
-    "AT_ONCE",
-    "KEY_LIMIT",
-    "NULL",
-    "Bools",
-    "Ints",
-    "Keys",
-    "batches",
-    "busy_in_slices",
-    "by_number",
-    "containers",
-    "contiguous",
-    "distinct",
-    "distinct_in_any_order",
-    "each",
-    "explode",
-    "group_rows",
-    "in_order",
-    "innermost",
-    "join_calls",
-    "levels",
-    "slice_max",
-    "slice_min",
-    "slice_sum",
-    "slice_sum_above",
-    "slices",
-    "sorted_by",
-    "spent_in_windows",
-    "union_length",
-    "united",
-    "used_codes",
-]
+    "AT_ONCE", "KEY_LIMIT", "NULL", "Bools", "Ints", "Keys", "batches", "busy_in_slices", "by_number",
+    "containers", "content_ends", "contiguous", "distinct", "distinct_in_any_order", "each", "explode", "group_rows",
+    "in_order", "innermost", "join_calls", "levels", "slice_max", "slice_min", "slice_sum", "slice_sum_above",
+    "slices", "sorted_by", "spent_in_windows", "union_length", "united", "used_codes",
+]  # fmt: skip

@@ -228,12 +228,15 @@ def edges(
 
 
 @njit(nogil=True, cache=True)
-def sweep(events: Ints, first: Ints, code_bits: int, moments: Ints, layers: int, first_call: int) -> Ints:
+def sweep(
+    events: Ints, first: Ints, code_bits: int, moments: Ints, layers: int, first_call: int, after_calls: int
+) -> Ints:
     """Nanoseconds of each layer up to each of some moments, in their order, from the first of them on.
 
     `events`: streams, each sorted, that begin at `first` (and end at its next): ``time << code_bits | layer << 1 |
     closes``. An instant counts for the lowest layer that is open, for column `layers` where none is, and besides for
-    the column behind that where a layer from `first_call` on is open. Shape: ``(moments, layers + 2)``.
+    the column behind that where a layer from `first_call` to before `after_calls` is open. Shape: ``(moments,
+    layers + 2)``.
     """
     at, last = first[:-1].copy(), first[1:]
     result, spent = np.zeros((len(moments), layers + 2), np.int64), np.zeros(layers + 2, np.int64)
@@ -257,7 +260,7 @@ def sweep(events: Ints, first: Ints, code_bits: int, moments: Ints, layers: int,
                 now = time
             change = 1 - 2 * closes
             count[layer] += change
-            if layer >= first_call:
+            if first_call <= layer < after_calls:
                 calls += change
             if layer <= lowest:
                 lowest = 0

@@ -81,6 +81,17 @@ def containers(scope: Ints, start: Ints, end: Ints) -> Ints:
     return parent
 
 
+def content_ends(scope: Ints, end: Ints) -> Ints:
+    """Of ranges in outer-first order (by scope, start, the longer first): the place behind what each of them holds.
+
+    What it holds, itself and what `containers` puts inside, stands there without a gap, up to the first that ends
+    later.
+    """
+    keys, count = Keys(int(scope.max(initial=0)) + 1, end), len(end)
+    reach = keys.pack(scope, end)[::-1].copy()  # of a later scope, so that it ends later
+    return count - 1 - _last_reaching(reach, np.arange(count - 2, -2, -1), reach[::-1] + 1)
+
+
 def levels(parent: Ints) -> Ints:
     """Depth of each range below its root (0 for a root), from the parents."""
     level = (parent >= 0).astype(np.int64)

@@ -24,11 +24,15 @@ _LONGEST, _FEW_THREADS = 1 << 58, 64
 
 
 class Layers(NamedTuple):
-    """Names of the layers, the preferred first, 16 at most; the first that is a thread's, and its first of calls."""
+    """Names of the layers, the preferred first, 16 at most.
+
+    The first that is a thread's, its first of calls, and the first behind those.
+    """
 
     names: tuple[str, ...]
     first_own: int
     first_call: int
+    after_calls: int
 
 
 class Windows(NamedTuple):
@@ -143,7 +147,7 @@ class Source(NamedTuple):
 def time_by_layer(sources: list[Source], windows: Windows, layers: Layers) -> dict[str, Ints]:
     """Nanoseconds of each window by layer, of none of them as ``rest``, and in any call as ``in_calls``.
 
-    `sources`: intervals of processes, the first two, and of threads, the last of which are calls. Each instant counts
+    `sources`: intervals of processes, the first two, and of threads, the fourth of which are calls. Each instant counts
     for the first layer that holds then.
     """
     threads = _Axis.of(windows.thread, windows.start, windows.end)
@@ -170,7 +174,7 @@ def _of_each(
 
 def _painted(sources: list[Source], windows: Windows, layers: Layers) -> dict[str, Ints]:
     """The sums by timelines: of the processes, and of what they leave free, of the threads."""
-    running, waiting, held, called = sources
+    running, waiting, *owned = sources
     process = windows.process
     times = (windows.start, windows.end)
     processes = _Axis.of(process, *times)
@@ -192,12 +196,12 @@ def _painted(sources: list[Source], windows: Windows, layers: Layers) -> dict[st
     def free(number: Ints, time: Ints) -> Ints:
         return left.place(number, not_busy(number, time))  # which is clipped to the thread's windows there
 
-    own = _timeline({**held.on(threads, free), **called.on(threads, free)})
+    own = _timeline({layer: found for source in owned for layer, found in source.on(threads, free).items()})
     begin, finish = (free(of_thread, time) for time in times)
     of_own = own.sums(begin, finish, layers)
     found |= {name: of_own[name] for name in layers.names[layers.first_own :]}
     found["rest"] = finish - begin - np.sum([found[name] for name in layers.names[layers.first_own :]], axis=0)
-    calls = _timeline(called._replace(layer=np.array([len(layers.names) - 1])).on(threads, threads.place))
+    calls = _timeline(owned[1]._replace(layer=np.array([len(layers.names) - 1])).on(threads, threads.place))
     inside = calls.until(calls.open != 0)
     begin, finish = (inside(threads.place(of_thread, time)) for time in times)
     return {**found, "in_calls": finish - begin}
@@ -207,7 +211,7 @@ def _swept(loops: Any, sources: list[Source], windows: Windows, layers: Layers) 
     """The sums of the windows of one thread, by going through all that begins and ends once, without a timeline."""
     thread, start, end = int(windows.thread[0]), windows.start, windows.end
     process = int(windows.process[0])
-    owned = zip(sources, (process, process, thread, thread), strict=True)
+    owned = zip(sources, (process, process, *[thread] * (len(sources) - 2)), strict=True)
     moments = distinct_in_any_order(np.concatenate([start, end]))
     streams = []
     for source, owner in owned:
@@ -218,7 +222,8 @@ def _swept(loops: Any, sources: list[Source], windows: Windows, layers: Layers) 
             streams.append(edges)
     first = np.append(0, np.cumsum([len(stream) for stream in streams]))
     since = moments - moments[0]
-    reach = loops.sweep(np.concatenate(streams), first, _LAYER_BITS + 1, since, len(layers.names), layers.first_call)
+    of_calls = (layers.first_call, layers.after_calls)
+    reach = loops.sweep(np.concatenate(streams), first, _LAYER_BITS + 1, since, len(layers.names), *of_calls)
     spent = reach[np.searchsorted(moments, end)] - reach[np.searchsorted(moments, start)]
     return dict(zip((*layers.names, "rest", "in_calls"), spent.T, strict=True))
 

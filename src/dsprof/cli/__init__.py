@@ -15,11 +15,24 @@ from typing import Any, NoReturn
 
 import typer
 
-from dsprof.cli import captures, reports
+from dsprof.cli import analyze, table, whatif, tables, capture, doctor, scrub, workloads, completion  # isort: skip  (as --help lists them)
+from dsprof.cli import completing
 from dsprof.cli.options import app, say
 from dsprof.errors import DsprofError, OutputRefused
 
-__all__ = ["app", "captures", "main", "reports"]
+__all__ = [
+    "analyze",
+    "app",
+    "capture",
+    "completion",
+    "doctor",
+    "main",
+    "scrub",
+    "table",
+    "tables",
+    "whatif",
+    "workloads",
+]
 
 
 #: The exit code of a program whose output nobody reads any more (SIGPIPE).
@@ -31,6 +44,7 @@ _Usage: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if ki
 def main() -> None:
     """Run the command line; the exit codes are listed in `dsprof.errors` and `dsprof.findings`."""
     _prepare_streams()
+    completing.prepare()
     arguments, command = _split(sys.argv[1:])
     try:
         code = app(args=arguments, obj=command, standalone_mode=False)
@@ -78,7 +92,7 @@ def _end_unread() -> NoReturn:
 
 
 def _refuse(error: Any) -> NoReturn:
-    from dsprof.render.safe import for_terminal
+    from dsprof.show.safe import for_terminal
 
     error.message = for_terminal(error.message)
     _end(error.exit_code, error.show)
@@ -86,10 +100,20 @@ def _refuse(error: Any) -> NoReturn:
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     """What is ours, and the command behind ``--`` of a capture, which the parser would mix with the images."""
-    if arguments[:1] == ["capture"] and "--" in arguments:
-        at = arguments.index("--")
-        return arguments[:at], arguments[at + 1 :]
-    return arguments, []
+    if arguments[:1] != ["capture"]:
+        return arguments, []
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    return _with_kinds(arguments[:at]), arguments[at + 1 :]
+
+
+def _with_kinds(words: list[str]) -> list[str]:
+    """Words in which each ``--baseline`` has its kind: the parser knows no option whose value may be left out."""
+    after = [*words[1:], ""]
+    alone = (
+        word == "--baseline" and follows not in tuple(capture.BaselineOption)
+        for word, follows in zip(words, after, strict=True)
+    )
+    return [f"{word}={capture.BaselineOption.PLAIN}" if left else word for word, left in zip(words, alone, strict=True)]
 
 
 def _fail(error: DsprofError) -> NoReturn:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
+import attrs
 import typer
+from attrs import frozen
 
-from dsprof.stages import NO_STAGE
+from dsprof.cli import completing
+from dsprof.words import NO_STAGE
 
 if TYPE_CHECKING:
-    from dsprof.analysis import Analysis
+    from dsprof.analysis.analyze import Analysis
+    from dsprof.analysis.options import AnalysisOptions
 
 app = typer.Typer(
     name="dsprof",
@@ -24,24 +30,23 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="From an Nsight Systems report to what prefill and decode did on the GPU.",
 )
-
-
-class SummaryFormat(StrEnum):
-    """How `analyze` prints its summary."""
-
-    RICH = "rich"
-    JSON = "json"
-    MARKDOWN = "markdown"
-
-
-class TableFormat(StrEnum):
-    """How `table` prints a table."""
-
-    RICH = "rich"
-    CSV = "csv"
-    JSON = "json"
-    MARKDOWN = "markdown"
-    PARQUET = "parquet"
+Command = Callable[..., None]
+Report = Annotated[
+    Path,
+    typer.Argument(
+        metavar="REPORT",
+        help="A .nsys-rep, .qdrep or .sqlite, or a session folder.",
+        autocompletion=completing.reports,
+    ),
+]
+Nsys = Annotated[
+    str | None,
+    typer.Option(metavar="PATH", help="The nsys that exports a .nsys-rep.", autocompletion=completing.files),
+]
+DefaultRules = Annotated[
+    bool,
+    typer.Option("--default-rules", help="Leave aside the rules that earlier tables of the report were made with."),
+]
 
 
 class ThreadsOption(StrEnum):
@@ -51,38 +56,157 @@ class ThreadsOption(StrEnum):
     PROCESS = "process"
 
 
-Report = Annotated[Path, typer.Argument(metavar="REPORT", help="A .nsys-rep, .qdrep or .sqlite, or a session folder.")]
-Stage = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME=REGEX", help="Ranges whose name holds REGEX are stage NAME. Can be repeated."),
-]
-Step = Annotated[str | None, typer.Option(metavar="REGEX", help="Ranges whose name holds REGEX are decode steps.")]
-Threads = Annotated[
-    ThreadsOption,
-    typer.Option(help="process: a stage also takes the launches of its process's other threads."),
-]
-Families = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE", help="Rules for kernel families, put before the usual ones: TOML, see docs/your-own-program.md."
-    ),
-]
-ModelConfig = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Which model ran, for roofs: a config.json or session.json."),
-]
-Memory = Annotated[
-    str | None,
-    typer.Option(metavar="SIZE", help="Memory to take at most, like 2GB; three quarters of what is free by default."),
-]
-Fast = Annotated[
-    bool | None,
-    typer.Option(
-        "--fast/--no-fast",
-        help="Let numba compile loops, or not; where it is installed, large reports do.",
-    ),
-]
-Nsys = Annotated[str | None, typer.Option(metavar="PATH", help="The nsys that exports a .nsys-rep.")]
+@frozen
+class AnalysisFlags:
+    """Options of the commands that analyze a report."""
+
+    stage: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=REGEX", help="Ranges whose name holds REGEX are stage NAME. Can be repeated."),
+    ] = None
+    step: Annotated[
+        str | None, typer.Option(metavar="REGEX", help="Ranges whose name holds REGEX are decode steps.")
+    ] = None
+    threads: Annotated[
+        ThreadsOption | None,
+        typer.Option(help="process: a stage also takes the launches of its process's other threads; usually not."),
+    ] = None
+    families: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Rules for kernel families, put before the usual ones: TOML, see docs/your-own-program.md.",
+            autocompletion=completing.files,
+        ),
+    ] = None
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|none", help="The serving engine whose steps are looked for; by default, whichever it is."
+        ),
+    ] = None
+    model_config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Which model ran, for roofs: a config.json or session.json.",
+            autocompletion=completing.files,
+        ),
+    ] = None
+    rules: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A TOML file of such options; by default dsprof.toml beside the report or here; none: no file.",
+            autocompletion=completing.files,
+        ),
+    ] = None
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Memory to take at most, like 2GB; three quarters of what is free by default."
+        ),
+    ] = None
+    fast: Annotated[
+        bool | None,
+        typer.Option(
+            "--fast/--no-fast", help="Let numba compile loops, or not; where it is installed, large reports do."
+        ),
+    ] = None
+    nsys: Nsys = None
+
+    def options(self, **more: Any) -> AnalysisOptions:
+        """These and some `more`, checked: wrong patterns and sizes are usage errors."""
+        from dsprof.analysis.options import AnalysisOptions
+
+        try:
+            return AnalysisOptions(
+                stages=stages_of(self.stage), step=pattern("--step", self.step),
+                threads=self.threads.value if self.threads else None, families=self.families, engine=self.engine,
+                model_config=self.model_config, rules=self.rules, memory=self.memory, compiled=self.fast,
+                nsys=self.nsys, **more,
+            )  # fmt: skip
+        except ValueError as error:
+            raise typer.BadParameter(f"--memory {error}") from error
+
+
+@frozen
+class SelectionFlags:
+    """What of a report is analyzed."""
+
+    window: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FROM..TO",
+            help="What the host began then, like 3s..5s, ..250ms, 10%..90%, from the capture's begin.",
+        ),
+    ] = None
+    device: Annotated[
+        str | None, typer.Option(metavar="N,N", help="The GPU operations of some devices, and who launched them.")
+    ] = None
+    pid: Annotated[str | None, typer.Option(metavar="N,N", help="Some processes.")] = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """These as options of an analysis, checked: wrong ones are usage errors."""
+        from dsprof.nsys.selection import numbers_of, window_of
+
+        given = {"window": self.window, "device": self.device, "pid": self.pid}
+        for name, value in given.items():
+            check: Callable[[str], object] = window_of if name == "window" else numbers_of
+            try:
+                check(value) if value is not None else None
+            except ValueError as error:
+                raise typer.BadParameter(f"--{name} {error}") from error
+        return given
+
+
+def analyzed(report: Path, options: AnalysisOptions, progress: Callable[[str], None]) -> Analysis:
+    """The analysis of what the command line names; of a folder, the report in it is chosen and told."""
+    from dsprof.analysis.analyze import analyze_as
+    from dsprof.nsys.folders import report_in
+
+    if os.path.isdir(report):  # noqa: PTH112  Path raises for a name that is too long
+        report = report_in(report, lambda sentence: say(f"dsprof: {sentence}.", err=True))
+    return analyze_as(report, options, progress)
+
+
+def tell_remembered(analysis: Analysis) -> None:
+    """Say on stderr which rules hold that were not named this time, and what of the report is selected."""
+    from dsprof.show.layout import rules_told
+
+    if any(rule.remembered or rule.file for rule in analysis.rules):
+        say(f"dsprof: rules: {rules_told(analysis.rules)}", err=True)
+    if selected := str(analysis.selection):
+        say(f"dsprof: selected: {selected}", err=True)
+
+
+def with_flags(command: Command) -> Command:
+    """A command whose parameters of a class of options are given as the options of that class."""
+    hints = get_type_hints(command, include_extras=True)
+    classes = {name: hints[name] for name in signature(command).parameters if attrs.has(hints[name])}
+    parameters: list[Parameter] = []
+    for name, parameter in signature(command).parameters.items():
+        parameters += _spread(classes[name]) if name in classes else [parameter.replace(annotation=hints[name])]
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        made = {name: kind(**{one.name: values.pop(one.name) for one in attrs.fields(kind)})
+                for name, kind in classes.items()}  # fmt: skip
+        command(**values, **made)
+
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
+
+
+def _spread(kind: type) -> Sequence[Parameter]:
+    """The fields of a class of options as parameters of a command."""
+    hints = get_type_hints(kind, include_extras=True)
+    return [
+        Parameter(one.name, Parameter.POSITIONAL_OR_KEYWORD, default=one.default, annotation=hints[one.name])
+        for one in attrs.fields(kind)
+    ]
 
 
 @app.callback(invoke_without_command=True)
@@ -92,7 +216,7 @@ def options(
 ) -> None:
     """From an Nsight Systems report to what prefill and decode did on the GPU."""
     if version:
-        from dsprof.versions import our_version
+        from dsprof.ground.versions import our_version
 
         typer.echo(f"dsprof {our_version()}")
         raise typer.Exit
@@ -102,53 +226,22 @@ def options(
 
 def say(text: str, err: bool = False) -> None:
     """Print lines that may hold names of files and reports."""
-    from dsprof.render.safe import for_terminal
+    from dsprof.show.safe import for_terminal
 
     typer.echo(for_terminal(text), err=err)
 
 
 def load_numpy() -> None:
     """Load numpy without the threads of its linear algebra."""
-    from dsprof.environment import without_threads
+    from dsprof.ground.environment import without_threads
 
     with without_threads():
         import numpy  # noqa: F401
 
 
-def analysis_of(
-    report: Path,
-    progress: Callable[[str], None],
-    *,
-    stage: list[str] | None,
-    step: str | None,
-    threads: ThreadsOption,
-    families: Path | None,
-    model_config: Path | None,
-    memory: str | None,
-    fast: bool | None,
-    nsys: str | None,
-    tables: Sequence[str] | None,
-    folder: Path | None = None,
-    reuse: bool = True,
-) -> Analysis:
-    """Analyze a report as the options say; wrong patterns and sizes are usage errors."""
-    from dsprof.analysis import analyze as run
-    from dsprof.nsys.folders import report_in
-
-    if os.path.isdir(report):  # noqa: PTH112  Path raises for a name that is too long
-        report = report_in(report, lambda sentence: say(f"dsprof: {sentence}.", err=True))
-    return run(report, stages=stages_of(stage), step=pattern("--step", step), threads=threads.value,
-               families=families, model_config=model_config, tables=tables, memory=_size(memory),
-               compiled=fast, folder=folder, reuse=reuse, nsys=nsys, progress=progress)  # fmt: skip
-
-
-def _size(text: str | None) -> int | None:
-    from dsprof.memory import bytes_of
-
-    try:
-        return None if text is None else bytes_of(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"--memory {error}") from error
+def listed(text: str | None) -> list[str] | None:
+    """The names of an option that takes several, with commas between; None where it was not given."""
+    return None if text is None else [name.strip() for name in text.split(",")]
 
 
 def stages_of(options: list[str] | None) -> dict[str, str]:
@@ -168,7 +261,7 @@ def pattern(option: str, text: str | None) -> str | None:
     """The value of an option that is a regular expression; a wrong one is a usage error."""
     import re
 
-    from dsprof.patterns import compiled
+    from dsprof.ground.patterns import compiled
 
     try:
         compiled(text or "")

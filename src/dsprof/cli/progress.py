@@ -7,7 +7,7 @@ import threading
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from dsprof.render.safe import visible
+from dsprof.show.safe import visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -48,7 +48,7 @@ class Progress(AbstractContextManager["Progress"]):
                 self._bar.update(self._bar.task_ids[0], description=self._sentence, completed=self._said)
 
     def _start(self) -> None:
-        from dsprof.render.terminal import progress_bar
+        from dsprof.show.terminal import progress_bar
 
         with self._lock:
             if self._over:

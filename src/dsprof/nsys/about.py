@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import re
-
 from dsprof.nsys import schema
-from dsprof.nsys.export import Export, text_of
+from dsprof.nsys.diagnostics import messages_of, tracing_of
+from dsprof.nsys.export import Export
 from dsprof.nsys.possible import LONGEST
 from dsprof.trace import Gpu, Report
+
+_SYSTEM = "TARGET_INFO_SYSTEM_ENV"
+#: The row of META_DATA_CAPTURE that says whether Python was sampled (2023.4 and 2025.3).
+SAMPLED = "PYTHON_BACKTRACE_SAMPLING_OPTIONS:COLLECT_SAMPLES"
 
 
 def report_of(export: Export) -> Report:
     """What the report says of itself."""
     versions = _versions(export)
-    system = _pairs(export, "TARGET_INFO_SYSTEM_ENV", ("NvDriverVersion", "CudaDriverVersion"))
+    system = _pairs(export, _SYSTEM, ("NvDriverVersion", "CudaDriverVersion"))
+    messages = messages_of(export)
     capture = _pairs(export, "META_DATA_CAPTURE", ("PROCESS_0:CUDA_GRAPH_TRACE_OPTIONS:MODE",))
     return Report(
         file=export.name,
@@ -24,10 +28,23 @@ def report_of(export: Export) -> Report:
         cuda_driver=system.get("CudaDriverVersion", ""),
         duration_ns=duration_of(export),
         graph_mode=next(iter(capture.values()), "").lower(),
-        gpus=_gpus(export),
+        gpus=gpus_of(export),
         missing=tuple(table for table in schema.EXPECTED if table not in export.columns),
-        diagnostics=_diagnostics(export),
+        diagnostics=tuple(one.text for one in messages if one.text),
+        messages=messages,
+        tracing=tracing_of(messages),
+        session_start_ns=session_start_of(export),
     )
+
+
+def driver_of(export: Export) -> str:
+    """The version of the GPU's driver; empty where the report does not say it."""
+    return _driver(_pairs(export, _SYSTEM, ("NvDriverVersion",)).get("NvDriverVersion", ""))
+
+
+def sampled_python(export: Export) -> bool:
+    """Was nsys asked to sample Python?"""
+    return _pairs(export, "META_DATA_CAPTURE", (SAMPLED,)).get(SAMPLED) == "true"
 
 
 def _driver(version: str) -> str:
@@ -62,12 +79,21 @@ def duration_of(export: Export) -> int:
     return duration if 0 <= duration <= LONGEST else 0
 
 
+def session_start_of(export: Export) -> int | None:
+    """The host's clock, in ns of UTC, at the zero of the report's times; None where it is not told or cannot be."""
+    if not export.has("TARGET_INFO_SESSION_START_TIME", "utcEpochNs"):
+        return None
+    rows = export.rows("SELECT CAST(utcEpochNs AS INTEGER) FROM TARGET_INFO_SESSION_START_TIME LIMIT 1")
+    start = int(rows[0][0] or 0) if rows else 0
+    return start if 0 < start < 1 << 62 else None
+
+
 _GPU_COLUMNS = (
     "name", "cuDevice", "computeMajor", "computeMinor", "smCount", "clockRate", "memoryBandwidth", "totalMemory",
 )  # fmt: skip
 
 
-def _gpus(export: Export) -> tuple[Gpu, ...]:
+def gpus_of(export: Export) -> tuple[Gpu, ...]:
     """The CUDA devices; the table also lists adapters that are none, some of them as device 0."""
     if not export.has("TARGET_INFO_GPU", "cuDevice", "computeMajor"):
         return ()
@@ -81,17 +107,3 @@ def _gpus(export: Export) -> tuple[Gpu, ...]:
             int(bandwidth or 0), int(memory or 0))
         for name, device, major, minor, sms, clock, bandwidth, memory in rows
     )  # fmt: skip
-
-
-#: What Nsight says of a capture that explains missing data; the rest of its diagnostics is noise.
-_TELLING = re.compile(r"not supported|could not|lost|dropped", re.IGNORECASE)
-_PATH = re.compile(r"(?<!\w)/[\w.+-]+(?:/[\w.+-]*)+")
-
-
-def _diagnostics(export: Export) -> tuple[str, ...]:
-    """Nsight's own warnings that explain missing data, without the paths in them."""
-    if not export.has("DIAGNOSTIC_EVENT", "severity", "text"):
-        return ()
-    rows = export.rows("SELECT DISTINCT text FROM DIAGNOSTIC_EVENT WHERE severity IN (2, 3) AND text IS NOT NULL")
-    lines = [text_of(text).partition("\n")[0].strip() for (text,) in rows]
-    return tuple(_PATH.sub("<path>", line) for line in lines if _TELLING.search(line))

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dsprof.errors import OutputRefused, ReportMissing
-from dsprof.leftovers import clear_leftovers, own_folder
+from dsprof.ground.leftovers import clear_leftovers, own_folder
 from dsprof.nsys.command import is_whole
 from dsprof.nsys.inputs import Input
 

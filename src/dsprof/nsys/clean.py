@@ -17,7 +17,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from dsprof.arguments import masked
+from dsprof.ground.command_lines import masked
 from dsprof.nsys import schema
 from dsprof.nsys.sought import Sought, variables_in
 

@@ -176,7 +176,8 @@ class Export:
         if columns is None:
             columns = self._from_sql(source.table, present, where, rowids)
         if source.table != schema.NVTX:  # of which only some rows have times that count
-            columns.setdefault("end", nulls(len(columns["start"])))
+            if "end" in source.columns:
+                columns.setdefault("end", nulls(len(columns["start"])))
             columns = self.possible.rows(source.table, columns)
         rows = len(columns["start"])
         return {name: columns[name] if name in columns else nulls(rows) for name in asked}

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from dsprof.documents import parse_json
 from dsprof.errors import NoReportInFolder
+from dsprof.ground.documents import parse_json
 
 REPORT_SUFFIXES = (".nsys-rep", ".qdrep")
 #: In the order in which one is taken of those that have one name: a report before its exports.

@@ -23,23 +23,30 @@ import attrs
 import numpy as np
 from attrs import frozen
 
-from dsprof.arrays import NULL, Bools, Ints, group_rows, join_calls
+from dsprof.arrays import NULL, Bools, Ints, distinct, group_rows, join_calls
 from dsprof.arrays.backend import Workers
 from dsprof.errors import MemoryTooSmall
 from dsprof.nsys import schema
 from dsprof.nsys.about import report_of
 from dsprof.nsys.export import Columns, Export, is_null, nulls
+from dsprof.nsys.graph_nodes import NODE, graph_nodes_of, knows_modules, table_of
 from dsprof.nsys.inputs import Input
+from dsprof.nsys.off_cpu import off_cpu_of
+from dsprof.nsys.python_samples import python_samples_of
 from dsprof.nsys.reader import Progress, nothing_recorded
-from dsprof.nsys.rows import calls_of, kernels_of, memops_of, overheads_of, ranges_of
+from dsprof.nsys.rows import calls_of, graph_launches_in, kernels_of, memops_of, overheads_of, ranges_of
+from dsprof.nsys.selection import ALL, Wanted, choose
 from dsprof.nsys.sound import check
 from dsprof.nsys.strings import Names
 from dsprof.nsys.survey import Ids, Survey, id_ranges, together
-from dsprof.stages import CUDA_GRAPH
-from dsprof.trace import Calls, Kernels, MemOps, Part, Ranges, Trace, process_of
+from dsprof.trace import Calls, Kernels, MemOps, Part, Ranges, Trace, no_nodes, process_of, rows_of
+from dsprof.words import CUDA_GRAPH
 
-# What an analysis takes at its peak, in bytes: by itself, and for each row that is there at a time.
-_BYTES_ALONE, _BYTES_PER_RANGE, BYTES_PER_CALL, BYTES_PER_OP = 170 << 20, 800, 200, 400
+# What an analysis takes at its peak, in bytes: by itself (30 MiB of it for what machines differ in: huge pages, files
+# that are mapped whole), and for each row that is there at a time.
+_BYTES_ALONE, _BYTES_PER_RANGE, BYTES_PER_CALL, BYTES_PER_OP = 200 << 20, 800, 200, 400
+#: And for each row that tells how a CUDA graph was made, which are whole as the ranges are.
+_BYTES_PER_NODE = 300
 #: What compiled loops take: half of it whenever they are loaded, all while they are compiled for the first time.
 _BYTES_COMPILED = 220 << 20
 #: What is read ahead takes less than what is worked on.
@@ -65,6 +72,7 @@ class Size:
     calls: int
     ops: int
     compiled: bool = False
+    nodes: int = 0
 
     @property
     def rows(self) -> int:
@@ -74,7 +82,8 @@ class Size:
     @property
     def fixed_bytes(self) -> int:
         """What it takes however small its parts are."""
-        return _BYTES_ALONE + _BYTES_COMPILED * self.compiled + _BYTES_PER_RANGE * self.ranges + self.calls
+        whole = _BYTES_PER_RANGE * self.ranges + _BYTES_PER_NODE * self.nodes
+        return _BYTES_ALONE + _BYTES_COMPILED * self.compiled + whole + self.calls
 
     @property
     def events_bytes(self) -> int:
@@ -130,7 +139,9 @@ def size_of(given: Input | Path) -> Size:
 
     with Export(given) as export:
         export.sniff()
-        return Size(rows(export, schema.RANGES), rows(export, schema.CALLS), rows(export, *schema.OPERATIONS))
+        nodes = _rows_in(export, table) if (table := table_of(export)) else 0
+        events = rows(export, schema.CALLS), rows(export, *schema.OPERATIONS)
+        return Size(rows(export, schema.RANGES), *events, nodes=nodes)
 
 
 def _rows_in(export: Export, table: str) -> int:
@@ -149,7 +160,7 @@ class CutTooLate(Exception):
         self.cut, self.began = cut, began
 
 
-class PartialReport:
+class ReportInParts:
     """A report that is read part by part, any number of times; `trace` has its ranges and no events."""
 
     def __init__(
@@ -159,6 +170,7 @@ class PartialReport:
         details: bool = True,
         progress: Progress = lambda sentence: None,
         at_once: int = 2,
+        wanted: Wanted = ALL,
     ) -> None:
         self.at_once, self._details, self._progress = at_once, details, progress
         with Export(given) as export, Workers(2) as beside:
@@ -166,22 +178,32 @@ class PartialReport:
             self._input = export.input
             checked, hashed = beside.submit(check, export.input), beside.submit(lambda: export.input.sha256)
             progress("reading names and ranges")
-            self._names = Names()
+            self._names, chosen = Names(), choose(export, wanted)
             ranges, overheads = ranges_of(export, self._names), overheads_of(export)
+            samples = python_samples_of(export, self._names)
+            if chosen is not None:
+                ranges, overheads, samples = chosen.ranges(ranges), chosen.overheads(overheads), chosen.samples(samples)
+            off_cpu = off_cpu_of(export, distinct(ranges.thread))
+            modules = knows_modules(self._names)
+            nodes = graph_nodes_of(export) if modules else no_nodes()
+            self._extra = {schema.KERNEL: (NODE,)} if modules and not details else {}
             progress("looking where to cut")
-            self._survey = Survey(export)
+            self._survey, self._chosen = Survey(export, chosen), chosen
             self._names.learn(export, self._survey.call_names)
             self._names.learn(export, self._survey.kernel_names)
             self._names.code(CUDA_GRAPH)
             hashed.result()
-            report = report_of(export)
+            report, found = report_of(export), export.possible.found()
+            launched = graph_launches_in(export, self._names, self._survey.call_names)  # which are counted already
             checked.result()
         if not len(ranges) and self._survey.is_empty:
-            raise nothing_recorded(report.file)
-        none, found = _nothing(), export.possible.found()
+            raise nothing_recorded(report.file) if chosen is None else chosen.nothing(report)
+        report = report if chosen is None else chosen.report(report)
+        none = _nothing()
         self.trace = Trace(
-            report, self._names.all(), ranges, none.calls, none.kernels, none.memops, overheads, impossible=found
-        )
+            report, self._names.all(), ranges, none.calls, none.kernels, none.memops, overheads, off_cpu,
+            impossible=found, samples=samples, graph_launches=launched, nodes=nodes,
+        )  # fmt: skip
         self._moments = _Moments(ranges)
         self.cuts = self._survey.cuts(parts, BYTES_PER_CALL, BYTES_PER_OP, _SPARE)
 
@@ -189,8 +211,9 @@ class PartialReport:
         """Each part in turn, the next one read ahead. Raises `CutTooLate`: after `cut_earlier`, begin again."""
         counted = Ids()
         bounds = list(itertools.pairwise([NULL, *self.cuts, _FOREVER]))
+        before = _nothing(self._chosen.capturing if self._chosen is not None else frozenset())
         with Export(self._input) as export, Workers(1) as reader:
-            coming = reader.submit(self._part, export, counted, _nothing(), *bounds[0])
+            coming = reader.submit(self._part, export, counted, before, *bounds[0])
             for number in range(1, len(bounds) + 1):
                 self._progress(f"working on part {number} of {len(bounds)}")
                 part, left = coming.result()
@@ -207,6 +230,8 @@ class PartialReport:
         """What was launched in ``[low, high)``, and what it leaves; `counted`: ids of the calls of the parts before."""
         survey = self._survey
         raw = survey.calls.read_between(export, low, high)
+        if self._chosen is not None:
+            raw = _where(raw, survey.made(raw))
         if survey.repeats:
             raw = _where(raw, ~counted.has(process_of(raw["globalTid"]), raw["correlationId"]))
             counted.add(process_of(raw["globalTid"]), raw["correlationId"])
@@ -218,9 +243,13 @@ class PartialReport:
         running, moving = _both(running, arriving), _both(moving, coming)
         called, callers = before.called_by((running, moving), low)
         call = np.where(call >= 0, call + len(called), -1)
+        calls, elsewhere = _both(called, made), None
+        if self._chosen is not None and self._chosen.devices:
+            elsewhere = survey.elsewhere.has(process_of(calls.thread), calls.correlation)
         part = attrs.evolve(
             self.trace,
-            calls=_both(called, made),
+            calls=calls,
+            elsewhere=elsewhere,
             kernels=_both(running, kernels),
             memops=_both(moving, memops),
             part=Part(low, high, len(called), len(running), len(moving), before.capturing),
@@ -244,7 +273,9 @@ class PartialReport:
         launched, begun, called = [], [], []
         for blocks in self._survey.operations:
             wanted = blocks.with_ids(ids) | blocks.between(low, high)
-            pieces = [self._own(raw, calls, earlier, low, high) for raw in blocks.pieces(export, wanted, self._details)]
+            extra = self._extra.get(blocks.source.table, ())
+            read = blocks.pieces(export, wanted, self._details, extra)
+            pieces = [self._own(raw, calls, earlier, low, high) for raw in read]
             launched.append(together([own for own, _, _ in pieces], blocks.source))
             begun.append(together([other for _, _, other in pieces], blocks.source))
             called += [call for _, call, _ in pieces]
@@ -252,6 +283,8 @@ class PartialReport:
 
     def _own(self, raw: Columns, calls: Calls, earlier: Calls, low: int, high: int) -> tuple[Columns, Ints, Columns]:
         """The same of some rows of a table: where ids say little of where they are, few of them belong to the part."""
+        if self._chosen is not None:
+            raw = _where(raw, self._survey.holds(raw))
         start, process, number = raw["start"], self._survey.process(raw["globalPid"]), raw["correlationId"]
         call = join_calls(process, number, process_of(calls.thread), calls.correlation, calls.start)
         kept = call >= 0
@@ -309,7 +342,7 @@ class _Left:
     def reaching(self, low: int, high: int) -> tuple[Kernels, MemOps]:
         """What reaches into ``[low, high)``, but for what begins in it, or waits there."""
         kernels, memops = ((ops.start < low) | (ops.start >= high) for ops in (self.kernels, self.memops))
-        return _rows(self.kernels, np.flatnonzero(kernels)), _rows(self.memops, np.flatnonzero(memops))
+        return rows_of(self.kernels, np.flatnonzero(kernels)), rows_of(self.memops, np.flatnonzero(memops))
 
     def called_by(self, ops: tuple[Kernels, MemOps], low: int) -> tuple[Calls, list[Ints]]:
         """The calls that last beyond `low`, or launched some operations, and the call behind each of those."""
@@ -318,7 +351,7 @@ class _Left:
         for call in behind:
             needed[call[call >= 0]] = True
         place = np.append(np.cumsum(needed) - 1, -1)
-        return _rows(self.calls, np.flatnonzero(needed)), [place[call] for call in behind]
+        return rows_of(self.calls, np.flatnonzero(needed)), [place[call] for call in behind]
 
     def after(self, part: Trace, made: Calls, moments: _Moments) -> _Left:
         """What is left when a part is added, in which these calls were made."""
@@ -337,10 +370,10 @@ class _Left:
             )
         ]  # fmt: skip
         return _Left(
-            _both(_rows(self.calls, later[0]), _rows(made, later[1])),
+            _both(rows_of(self.calls, later[0]), rows_of(made, later[1])),
             np.concatenate([self.until[later[0]], until[later[1]]]),
-            _rows(part.kernels, kept[0]),
-            _rows(part.memops, kept[1]),
+            rows_of(part.kernels, kept[0]),
+            rows_of(part.memops, kept[1]),
             part.capturing_at_end(),
         )
 
@@ -375,12 +408,8 @@ def _no(kind: type[_Rows]) -> _Rows:
     return kind(**{one.name: np.zeros(0, types.get(one.name, np.int64)) for one in attrs.fields(kind)})
 
 
-def _rows(of: _Rows, rows: Ints) -> _Rows:
-    return type(of)(**{one.name: getattr(of, one.name)[rows] for one in attrs.fields(type(of))})
-
-
-def _nothing() -> _Left:
-    return _Left(_no(Calls), np.zeros(0, np.int64), _no(Kernels), _no(MemOps))
+def _nothing(capturing: frozenset[int] = frozenset()) -> _Left:
+    return _Left(_no(Calls), np.zeros(0, np.int64), _no(Kernels), _no(MemOps), capturing)
 
 
 def _both(one: _Rows, other: _Rows) -> _Rows:

@@ -31,7 +31,12 @@ _WORDS = {
     schema.GRAPH: "graph replays",
     schema.MEMCPY: "memory copies",
     schema.MEMSET: "memory sets",
+    schema.NODES: "nodes of CUDA graphs",
+    schema.GRAPH_EVENTS: "nodes of CUDA graphs",
     schema.OVERHEAD: "profiler overheads",
+    schema.SWITCH: "switches of threads",
+    schema.OS_CALL: "OS calls",
+    schema.PYTHON: "samples of Python",
 }
 
 

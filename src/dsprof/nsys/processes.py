@@ -54,6 +54,11 @@ def is_alive(pid: int, start: int) -> bool:
     return known is not None and known[1] == start
 
 
+def age_s(start: int) -> float:
+    """Seconds since a process was started; `start` as in `family`."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - start / os.sysconf("SC_CLK_TCK")
+
+
 def end_all(folder: Path, limit_s: float = _PATIENCE_S) -> None:
     """End what carries `folder` as TMPDIR, and what descends from it, until there is nothing left."""
     end = time.monotonic() + limit_s

@@ -11,48 +11,73 @@ from dsprof.errors import NothingRecorded
 from dsprof.nsys import schema
 from dsprof.nsys.about import report_of
 from dsprof.nsys.export import Export
+from dsprof.nsys.graph_nodes import NODE, graph_nodes_of, knows_modules
 from dsprof.nsys.inputs import Input
-from dsprof.nsys.rows import calls_of, kernels_of, memops_of, only_caller, overheads_of, ranges_of
+from dsprof.nsys.off_cpu import off_cpu_of
+from dsprof.nsys.python_samples import python_samples_of
+from dsprof.nsys.rows import calls_of, graph_launches_of, kernels_of, memops_of, only_caller, overheads_of, ranges_of
+from dsprof.nsys.selection import ALL, Wanted, choose
 from dsprof.nsys.sound import check
 from dsprof.nsys.strings import Names
-from dsprof.trace import Trace
+from dsprof.trace import Part, Trace, no_nodes
 
 Progress = Callable[[str], None]
 
 
-def read(given: Input | Path, progress: Progress = lambda sentence: None, details: bool = True) -> Trace:
-    """Read an export, whatever its version.
+def read(
+    given: Input | Path,
+    progress: Progress = lambda sentence: None,
+    details: bool = True,
+    wanted: Wanted = ALL,
+) -> Trace:
+    """Read an export, whatever its version; of it what is `wanted`.
 
     `details`: also what the tables of events alone need (grids, registers, graph nodes, kinds of memory), NULL
     otherwise. `progress` is told what is being read. Raises `ReportDamaged`, `NvprofDatabase`, `ReportChanging`,
-    `NothingRecorded`.
+    `NothingRecorded`, `SelectionEmpty`.
     """
     with Export(given) as export, Workers(2) as beside:
         export.sniff()
         checked, hashed = beside.submit(check, export.input), beside.submit(lambda: export.input.sha256)
+        chosen = choose(export, wanted)
         progress("reading NVTX ranges")
         names = Names()
         ranges = ranges_of(export, names)
+        modules = knows_modules(names)
+        nodes = graph_nodes_of(export) if modules else no_nodes()
         progress("reading CUDA API calls")
         called = export.integers(schema.CALLS)
         names.learn(export, called["nameId"])
         calls = calls_of(called, names)
         caller = only_caller(distinct(calls.thread))
         progress("reading kernels")
-        kernels, graphs = (export.integers(source, details=details) for source in (schema.KERNELS, schema.GRAPHS))
+        extra = (NODE,) if modules and not details else ()
+        kernels = export.integers(schema.KERNELS, details=details, extra=extra)
+        graphs = export.integers(schema.GRAPHS, details=details)
         names.learn(export, kernels["demangledName"])
         kernels_and_graphs = kernels_of(kernels, graphs, names, caller)
         progress("reading copies")
         copies, sets = (export.integers(source, details=details) for source in (schema.COPIES, schema.SETS))
         memops = memops_of(copies, sets, caller)
-        overheads = overheads_of(export)
+        overheads, samples = overheads_of(export), python_samples_of(export, names)
+        elsewhere = None
+        if chosen is not None:
+            ranges, overheads, samples = chosen.ranges(ranges), chosen.overheads(overheads), chosen.samples(samples)
+            calls, kernels_and_graphs, memops, elsewhere = chosen.events(calls, kernels_and_graphs, memops)
+        launched = graph_launches_of(calls, names)
+        off_cpu = off_cpu_of(export, distinct(ranges.thread))
         hashed.result()
         report = report_of(export)
         checked.result()
     found = export.possible.found()
-    trace = Trace(report, names.all(), ranges, calls, kernels_and_graphs, memops, overheads, impossible=found)
+    part = Part() if chosen is None else Part(capturing=chosen.capturing)
+    trace = Trace(
+        report if chosen is None else chosen.report(report), names.all(), ranges, calls, kernels_and_graphs, memops,
+        overheads, off_cpu, part, impossible=found, samples=samples, elsewhere=elsewhere, graph_launches=launched,
+        nodes=nodes,
+    )  # fmt: skip
     if not (len(ranges) or len(calls) or len(trace.operations)):
-        raise nothing_recorded(report.file)
+        raise nothing_recorded(report.file) if chosen is None else chosen.nothing(report)
     return trace
 
 
@@ -62,11 +87,3 @@ def nothing_recorded(name: str) -> NothingRecorded:
         f"{name} holds neither NVTX ranges nor CUDA events.",
         "Record with `nsys profile --trace=cuda,nvtx`, and see whether the program ran to its end.",
     )
-
-
-def domains_opened(path: Path) -> bool:
-    """Does the export tell of NVTX domains, whatever was recorded in them? Raises `ReportDamaged`."""
-    with Export(path) as export:
-        query = f"SELECT 1 FROM {schema.NVTX} WHERE eventType IN (?, ?) LIMIT 1"  # noqa: S608
-        types = (schema.DOMAIN_CREATED, schema.DOMAIN_DESTROYED)
-        return export.has(schema.NVTX, "eventType") and bool(export.rows(query, types))

@@ -12,8 +12,20 @@ from dsprof.nsys import schema
 from dsprof.nsys.about import duration_of
 from dsprof.nsys.export import Columns, Export, condition, is_null, nulls
 from dsprof.nsys.strings import Names, shortened, text, texts
-from dsprof.stages import CUDA_GRAPH
-from dsprof.trace import Calls, Codes, Kernels, MemOps, Overheads, Ranges, pack_dimensions, process_of
+from dsprof.trace import (
+    GRAPH_LAUNCHES,
+    Calls,
+    Codes,
+    GraphLaunches,
+    Kernels,
+    MemOps,
+    Overheads,
+    Ranges,
+    no_launches,
+    pack_dimensions,
+    process_of,
+)
+from dsprof.words import CUDA_GRAPH
 
 #: The rows of the NVTX events that are ranges.
 _RANGES = ("eventType", schema.RANGE_TYPES)
@@ -189,6 +201,24 @@ def memops_of(copies: Columns, sets: Columns, caller: int | None) -> MemOps:
         destination=raw["dstKind"],
         graph_node=raw["graphNodeId"],
     )
+
+
+def graph_launches_of(calls: Calls, names: Names) -> GraphLaunches:
+    """Those of all calls of a report that launch a CUDA graph."""
+    launches = np.array([name.startswith(GRAPH_LAUNCHES) for name in names.all()], np.bool_)
+    rows = np.flatnonzero(launches[calls.name]) if launches.any() else np.zeros(0, np.int64)
+    return GraphLaunches(calls.start[rows], calls.thread[rows])
+
+
+def graph_launches_in(export: Export, names: Names, name_ids: Ints) -> GraphLaunches:
+    """The same from an export whose calls are not read; `name_ids`: the ids of their names."""
+    texts = names.all()
+    wanted = [number for number, code in zip(name_ids.tolist(), names.of_ids(name_ids).tolist(), strict=True)
+              if texts[code].startswith(GRAPH_LAUNCHES)]  # fmt: skip
+    if not wanted:
+        return no_launches()
+    rows = export.integers(schema.CALLS, ("nameId", tuple(wanted)))
+    return GraphLaunches(rows["start"], rows["globalTid"])
 
 
 def overheads_of(export: Export) -> Overheads:

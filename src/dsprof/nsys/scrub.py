@@ -30,8 +30,6 @@ from urllib.parse import quote
 
 from attrs import frozen
 
-from dsprof.arguments import without
-from dsprof.environment import certain_places_in
 from dsprof.errors import (
     NotAReport,
     NvprofDatabase,
@@ -40,7 +38,9 @@ from dsprof.errors import (
     ScrubFailed,
     ScrubRefused,
 )
-from dsprof.leftovers import clear_leftovers, own_folder
+from dsprof.ground.command_lines import without
+from dsprof.ground.environment import certain_places_in
+from dsprof.ground.leftovers import clear_leftovers, own_folder
 from dsprof.nsys import schema
 from dsprof.nsys.clean import (
     CAPTURE,
@@ -234,7 +234,7 @@ _SYSTEM_ROWS = frozenset(
 _CAPTURE_ROWS = re.compile(
     r"CAPTURE_EVENT_TYPE|RATE_HZ|(?:START|STOP)_TRIGGER|START_DELAY_MS|RUN_DURATION_\w+|INCLUDE_CHILDREN|DEVICE_TYPE"
     r"|(?:POWER_RATE|THREAD_STATE)_SCAN_FREQ|SAMPLE_ALL_TASKS|TRACE_\w+|USE_\w+|SHOW_BACKTRACE|COLLECT_\w+"
-    r"|OS_RUNTIME_OPTIONS:[A-Z_]+|SYMBOL_RESOLUTION_OPTIONS:RESOLVE_SYMBOLS"
+    r"|OS_RUNTIME_OPTIONS:[A-Z_]+|PYTHON_BACKTRACE_SAMPLING_OPTIONS:[A-Z_]+|SYMBOL_RESOLUTION_OPTIONS:RESOLVE_SYMBOLS"
     r"|PROCESS_\d+:(?:COLLECT_\w+|CUDA_\w+(?::\w+)?|HOW_TO_ATTACH|LAUNCH_AS_ROOT)"
 )
 _PLAIN = re.compile(r"[A-Za-z0-9 ,.-]{0,64}")

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO
 from urllib.parse import quote, quote_plus
 
-from dsprof.arguments import REMOVED, secrets_among
-from dsprof.environment import secrets_in, secrets_of
+from dsprof.ground.command_lines import REMOVED, secrets_among
+from dsprof.ground.environment import secrets_in, secrets_of
 
 #: What stands where something was taken out.
 GONE, PATH = REMOVED.encode(), b"<path>"

@@ -51,6 +51,10 @@ class Names:
         table[self._ids] = self._of_id
         return table
 
+    def __contains__(self, text: str) -> bool:
+        """Is the string known?"""
+        return text in self._codes
+
     def code(self, text: str) -> int:
         """The code of a string, new or known."""
         return self._codes.setdefault(text, len(self._codes))

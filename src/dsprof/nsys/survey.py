@@ -11,6 +11,7 @@ from dsprof.arrays import NULL, Bools, Ints, distinct, distinct_in_any_order, gr
 from dsprof.nsys import schema
 from dsprof.nsys.export import Columns, Export, is_null, nulls
 from dsprof.nsys.rows import only_caller
+from dsprof.nsys.selection import Chosen
 from dsprof.trace import process_of
 
 #: Rows that are told apart, blocks that are looked at together, and every how many rows a sample of the times is.
@@ -29,27 +30,39 @@ _FOREVER = int(np.iinfo(np.int64).max)
 class Survey:
     """One look at the API calls and operations of a file, in as much memory as a few bytes for each call take.
 
-    `call_names`, `kernel_names`: ids of all strings that name calls and kernels.
+    `call_names`, `kernel_names`: ids of all strings that name calls and kernels. `chosen`: what of the file counts, all
+    unless given; `elsewhere`: ids of the calls that launched something on another device.
     """
 
-    def __init__(self, export: Export) -> None:
-        self.seen = Ids()
+    def __init__(self, export: Export, chosen: Chosen | None = None) -> None:
+        self.seen, self.elsewhere, self._early, self._late = Ids(), Ids(), Ids(), Ids()
+        self._chosen, self._rows = chosen, 0
         callers, called, launched = ([np.zeros(0, np.int64)] for _ in range(3))
         self.calls = Blocks(schema.CALLS)
         for blocks, raw in self.calls.survey(export, ("start", "end", "globalTid", "correlationId", "nameId")):
-            process = process_of(raw["globalTid"])
-            self.seen.add(process, raw["correlationId"])
             callers.append(distinct(raw["globalTid"]))
             called.append(distinct(raw["nameId"]))
+            if chosen is not None:
+                self._note_others(chosen, raw)
+                blocks, raw = _chosen(blocks, raw, chosen.calls(raw))
+            process = process_of(raw["globalTid"])
+            self.seen.add(process, raw["correlationId"])
+            self._rows += len(blocks)
             self.calls.note(blocks, raw["start"], process, raw["correlationId"])
         self.caller = only_caller(np.concatenate(callers))
         #: Does an id stand for two calls? The earlier one counts, though it be in another part.
         self.repeats = self.seen.repeats
         self.operations = [Blocks(source) for source in schema.OPERATIONS]
         for table in self.operations:
-            for blocks, raw in table.survey(export, (*_SURVEYED, *_named(table.source))):
-                process = self.process(raw["globalPid"])
+            columns = (*_SURVEYED, *(() if chosen is None else ("deviceId",)), *_named(table.source))
+            for blocks, raw in table.survey(export, columns):
                 launched += [distinct(raw[name]) for name in _named(table.source)]
+                if chosen is not None:
+                    here = chosen.on_device(raw["deviceId"])
+                    self.elsewhere.add(self.process(raw["globalPid"])[~here], raw["correlationId"][~here])
+                    blocks, raw = _chosen(blocks, raw, self.holds(raw))
+                process = self.process(raw["globalPid"])
+                self._rows += len(blocks)
                 table.note(blocks, raw["start"], process, raw["correlationId"])
                 table.note_ids(blocks, process, raw["correlationId"], ~self.seen.has(process, raw["correlationId"]))
         self.call_names, self.kernel_names = (np.unique(np.concatenate(found)) for found in (called, launched))
@@ -58,10 +71,32 @@ class Survey:
         """The process of each operation; one that the file does not name is the only one that called."""
         return process if self.caller is None else np.where(process == NULL, self.caller, process)
 
+    def _note_others(self, chosen: Chosen, raw: Columns) -> None:
+        """Note the ids of the calls of the processes that begin before the window, and after it."""
+        mine, process = chosen.of_process(process_of(raw["globalTid"])), process_of(raw["globalTid"])
+        for ids, outside in ((self._early, raw["start"] < chosen.low), (self._late, raw["start"] >= chosen.high)):
+            ids.add(process[mine & outside], raw["correlationId"][mine & outside])
+
+    def made(self, raw: Columns) -> Bools:
+        """True for the API calls that are chosen: not those whose id stood for an earlier one, before the window."""
+        if self._chosen is None:
+            return np.ones(len(raw["start"]), np.bool_)
+        again = self._early.has(process_of(raw["globalTid"]), raw["correlationId"])
+        return self._chosen.calls(raw) & ~again
+
+    def holds(self, raw: Columns) -> Bools:
+        """True for the operations that are chosen, as `nsys.selection` says it."""
+        if self._chosen is None:
+            return np.ones(len(raw["start"]), np.bool_)
+        process, ids = self.process(raw["globalPid"]), raw["correlationId"]
+        early, seen, late = (known.has(process, ids) for known in (self._early, self.seen, self._late))
+        called = ~early & (seen | (~late & self._chosen.begun(raw["start"])))
+        return called & self._chosen.of_process(process) & self._chosen.on_device(raw["deviceId"])
+
     @property
     def is_empty(self) -> bool:
         """Is there neither a call nor an operation?"""
-        return not any(len(table.first) for table in (self.calls, *self.operations))
+        return not self._rows
 
     def cuts(self, parts: int, bytes_per_call: int, bytes_per_op: int, spare: float = 1) -> list[int]:
         """Times that cut the file into parts of about the same size; fewer where many rows have one time.
@@ -147,6 +182,12 @@ class _Samples(NamedTuple):
         return found
 
 
+def _chosen(blocks: Ints, raw: Columns, which: Bools) -> tuple[Ints, Columns]:
+    """Some rows, and the block of each."""
+    rows = np.flatnonzero(which)
+    return blocks[rows], {name: column[rows] for name, column in raw.items()}
+
+
 def _named(source: schema.Source) -> tuple[str, ...]:
     return tuple(name for name in source.columns if name == "demangledName")
 
@@ -221,14 +262,14 @@ class Blocks:
         """All rows of some blocks."""
         return together(list(self.pieces(export, wanted, details)), self.source)
 
-    def pieces(self, export: Export, wanted: Bools, details: bool) -> Iterator[Columns]:
-        """The same, some blocks at a time."""
+    def pieces(self, export: Export, wanted: Bools, details: bool, extra: tuple[str, ...] = ()) -> Iterator[Columns]:
+        """The same, some blocks at a time; `extra`: those of the details that are read in any case."""
         edges = np.flatnonzero(np.diff(np.concatenate([[False], wanted, [False]]).astype(np.int8)))
         for begin, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
             for first in range(begin, end, _BLOCKS_READ):
                 last = min(first + _BLOCKS_READ, end) - 1
                 rowids = (int(self.first[first]), int(self.last[last]))
-                yield export.integers(self.source, details=details, rowids=rowids)
+                yield export.integers(self.source, details=details, extra=extra, rowids=rowids)
 
 
 def together(parts: list[Columns], source: schema.Source) -> Columns:

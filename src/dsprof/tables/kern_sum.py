@@ -6,19 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from dsprof.attributed import Attributed
-from dsprof.measures import kernels_by_stage, regrouped
-from dsprof.table import STATISTICS, Coded, Table, name, real, share_pct, statistics
+from dsprof.arrays.statistics import distribution
+from dsprof.measures.by_name import KernelsByStage
+from dsprof.tables._table import STATISTICS, CodedText, Table, name, real, share_pct, statistics
 
 
-def build(a: Attributed) -> dict[str, Any]:
+def build(kernels: KernelsByStage) -> dict[str, Any]:
     """A row per kernel name, the greatest total first."""
-    by_stage = kernels_by_stage(a)
-    groups = regrouped(by_stage, by_stage.group % len(a.trace.names)).describe()
+    groups = distribution(kernels.name, kernels.durations.value, kernels.durations.times).describe()
     order = np.argsort(-groups.total, kind="stable")
     found = groups.take(order)
     return {
-        "kernel": Coded(found.group, a.trace.names),
+        "kernel": CodedText(found.group, kernels.names),
         "share_pct": share_pct(found.total, int(found.total.sum())),
         **statistics(found),
     }
@@ -33,5 +32,4 @@ TABLE = Table(
         *STATISTICS,
     ),
     build,
-    (kernels_by_stage,),
 )

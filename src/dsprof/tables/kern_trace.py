@@ -6,30 +6,31 @@ from functools import lru_cache
 from typing import Any
 
 from dsprof.arrays import Ints, used_codes
-from dsprof.attributed import Attributed
-from dsprof.launched import LAUNCH, PLACE, STAGE, by_start, launched
-from dsprof.names import short_kernel_name
-from dsprof.table import Coded, event_table, integer, name
+from dsprof.attribute.launches import Launches
+from dsprof.rules.families import FamilyCodes
+from dsprof.rules.names import short_kernel_name
+from dsprof.tables._launched import LAUNCH, PLACE, STAGE, by_start, launched
+from dsprof.tables._table import CodedText, EventTable, integer, name
 from dsprof.trace import dimensions
 
 
-def order(a: Attributed) -> Ints:
+def ordered(launches: Launches) -> Ints:
     """A row per kernel, by start."""
-    return by_start(a.trace.kernels, a.trace.part.kernels)
+    return by_start(launches.trace.kernels, launches.trace.part.kernels)
 
 
-def build(a: Attributed, order: Ints) -> dict[str, Any]:
+def build(launches: Launches, families: FamilyCodes, order: Ints) -> dict[str, Any]:
     """Values of the rows `order`."""
-    kernels = a.trace.kernels
-    used, place = used_codes(kernels.name.take(order), len(a.trace.names))
-    names = tuple(a.trace.names[code] for code in used.tolist())
+    kernels, all_names = launches.trace.kernels, launches.trace.names
+    used, place = used_codes(kernels.name.take(order), len(all_names))
+    names = tuple(all_names[code] for code in used.tolist())
     return {
-        **launched(a, kernels, 0, order),
-        "kernel": Coded(place, names),
-        "short_name": Coded(place, tuple(_short_name(text) for text in names)),
-        "family": Coded(a.families_of(used).take(place), a.family_names),
-        "grid": Coded(*dimensions(kernels.grid.take(order))),
-        "block": Coded(*dimensions(kernels.block.take(order))),
+        **launched(launches, kernels, 0, order),
+        "kernel": CodedText(place, names),
+        "short_name": CodedText(place, tuple(_short_name(text) for text in names)),
+        "family": CodedText(families.of(used).take(place), families.names),
+        "grid": CodedText(*dimensions(kernels.grid.take(order))),
+        "block": CodedText(*dimensions(kernels.block.take(order))),
         "registers_per_thread": kernels.registers.take(order),
         "shared_memory_bytes": kernels.shared_memory.take(order),
     }
@@ -39,7 +40,7 @@ def build(a: Attributed, order: Ints) -> dict[str, Any]:
 _short_name = lru_cache(1 << 14)(short_kernel_name)
 
 
-TABLE = event_table(
+TABLE = EventTable(
     "kern_trace",
     "a kernel",
     (
@@ -54,6 +55,6 @@ TABLE = event_table(
         integer("shared_memory_bytes", "Static and dynamic shared memory per block.", True),
         *STAGE,
     ),
-    order,
     build,
+    ordered,
 )

@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+from attrs import frozen
 
 from dsprof.arrays.statistics import Distribution, add_distributions, distribution
-from dsprof.attributed import Attributed
-from dsprof.measure import measure
-from dsprof.table import STATISTICS, Coded, Table, integer, name, real, share_pct, statistics
+from dsprof.attribute.launches import Launches
+from dsprof.facts import Measure
+from dsprof.tables._table import STATISTICS, CodedText, Table, integer, name, real, share_pct, statistics
 from dsprof.trace import operation_names
 
 
-def _add(one: tuple[Distribution, ...], other: tuple[Distribution, ...]) -> tuple[Distribution, ...]:
-    return tuple(add_distributions(mine, theirs) for mine, theirs in zip(one, other, strict=True))
-
-
-@measure(merge=_add)
-def memops_by_kind(a: Attributed) -> tuple[Distribution, ...]:
+@frozen(eq=False)
+class MemoryOperations(Measure):
     """Durations, and bytes, of the memory operations by kind."""
-    memops, own = a.trace.memops, a.trace.own_memops
-    codes = operation_names(memops.kind[own])[0]
-    return distribution(codes, (memops.end - memops.start)[own]), distribution(codes, memops.bytes[own])
+
+    durations: Distribution
+    bytes: Distribution
+
+    @classmethod
+    def take(cls, launches: Launches) -> Self:
+        """Of a part of a report."""
+        memops, own = launches.trace.memops, launches.trace.own_memops
+        kind = operation_names(memops.kind[own])[0]
+        return cls(distribution(kind, (memops.end - memops.start)[own]), distribution(kind, memops.bytes[own]))
+
+    def merge(self, other: Self) -> Self:
+        """Both together."""
+        return type(self)(
+            add_distributions(self.durations, other.durations), add_distributions(self.bytes, other.bytes)
+        )
 
 
-def build(a: Attributed) -> dict[str, Any]:
+def build(measured: MemoryOperations) -> dict[str, Any]:
     """A row per kind of operation, the greatest total time first."""
     labels = operation_names(np.zeros(0, np.int64))[1]
-    times, sizes = (found.describe() for found in memops_by_kind(a))
+    times, sizes = measured.durations.describe(), measured.bytes.describe()
     order = np.argsort(-times.total, kind="stable")
     times, sizes = times.take(order), sizes.take(order)
     return {
-        "kind": Coded(times.group, labels),
+        "kind": CodedText(times.group, labels),
         "share_pct": share_pct(times.total, int(times.total.sum())),
         **statistics(times),
         "total_bytes": sizes.total,
@@ -60,5 +70,4 @@ TABLE = Table(
         real("stddev_bytes", "Sample standard deviation of the sizes; 0 for a single one."),
     ),
     build,
-    (memops_by_kind,),
 )

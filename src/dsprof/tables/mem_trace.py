@@ -7,34 +7,34 @@ from typing import Any
 import numpy as np
 
 from dsprof.arrays import Ints
-from dsprof.attributed import Attributed
-from dsprof.launched import LAUNCH, PLACE, STAGE, by_start, launched
-from dsprof.table import Coded, event_table, integer, name
+from dsprof.attribute.launches import Launches
+from dsprof.tables._launched import LAUNCH, PLACE, STAGE, by_start, launched
+from dsprof.tables._table import CodedText, EventTable, integer, name
 from dsprof.trace import MEMORY_KINDS, operation_names
 
 
-def order(a: Attributed) -> Ints:
+def ordered(launches: Launches) -> Ints:
     """A row per copy or set, by start."""
-    return by_start(a.trace.memops, a.trace.part.memops)
+    return by_start(launches.trace.memops, launches.trace.part.memops)
 
 
-def build(a: Attributed, order: Ints) -> dict[str, Any]:
+def build(launches: Launches, order: Ints) -> dict[str, Any]:
     """Values of the rows `order`."""
-    memops = a.trace.memops
+    memops = launches.trace.memops
     return {
-        **launched(a, memops, len(a.trace.kernels), order),
-        "kind": Coded(*operation_names(memops.kind[order])),
+        **launched(launches, memops, len(launches.trace.kernels), order),
+        "kind": CodedText(*operation_names(memops.kind[order])),
         "bytes": memops.bytes[order],
         "source": _memory(memops.source[order]),
         "destination": _memory(memops.destination[order]),
     }
 
 
-def _memory(kind: Ints) -> Coded:
-    return Coded(np.where((kind >= 0) & (kind < len(MEMORY_KINDS)), kind, -1), MEMORY_KINDS)
+def _memory(kind: Ints) -> CodedText:
+    return CodedText(np.where((kind >= 0) & (kind < len(MEMORY_KINDS)), kind, -1), MEMORY_KINDS)
 
 
-TABLE = event_table(
+TABLE = EventTable(
     "mem_trace",
     "a memory copy or memory set",
     (
@@ -46,6 +46,6 @@ TABLE = event_table(
         *LAUNCH,
         *STAGE,
     ),
-    order,
     build,
+    ordered,
 )

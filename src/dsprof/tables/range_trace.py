@@ -7,37 +7,35 @@ from typing import Any
 import numpy as np
 
 from dsprof.arrays import NULL
-from dsprof.attributed import Attributed
-from dsprof.measures import range_sums
-from dsprof.table import Coded, Column, Table, integer, name
-from dsprof.trace import pid_of, tid_of
-
-STYLES = ("PushPop", "StartEnd")
+from dsprof.attribute.ranges import RangeTree
+from dsprof.measures.range_sums import RangeSums
+from dsprof.tables._table import CodedText, Column, Table, integer, name
+from dsprof.trace import STYLES, pid_of, tid_of
 
 
-def build(a: Attributed) -> dict[str, Any]:
+def build(tree: RangeTree, enclosed: RangeSums) -> dict[str, Any]:
     """A row per range, by start."""
-    ranges, sums = a.trace.ranges, range_sums(a).of_all()
+    ranges, sums = tree.ranges, enclosed.of_all()
     order = np.lexsort((ranges.range_id, ranges.start))
-    parent_id = np.where(a.parent >= 0, ranges.range_id[a.parent], NULL) if len(ranges) else a.parent
+    parent_id = np.where(tree.parent >= 0, ranges.range_id[tree.parent], NULL) if len(ranges) else tree.parent
     values: dict[str, Any] = {
         "range_id": ranges.range_id,
         "parent_id": parent_id,
-        "level": a.level,
+        "level": tree.level,
         "pid": pid_of(ranges.thread),
         "tid": tid_of(ranges.thread),
         "start_ns": ranges.start,
         "end_ns": ranges.end,
         "duration_ns": ranges.end - ranges.start,
         "payload": ranges.payload,
-        "truncated": ranges.truncated,
+        "truncated": ranges.truncated | ranges.cut,
         **sums,
         "proj_duration_ns": np.where(sums["proj_end_ns"] == NULL, NULL, sums["proj_end_ns"] - sums["proj_start_ns"]),
     }
     texts = {
-        "name": Coded(ranges.name[order], a.trace.names),
-        "domain": Coded(ranges.domain[order], a.trace.names),
-        "style": Coded(ranges.style[order], STYLES),
+        "name": CodedText(ranges.name[order], tree.names),
+        "domain": CodedText(ranges.domain[order], tree.names),
+        "style": CodedText(ranges.style[order], STYLES),
     }
     return {**{column: value[order] for column, value in values.items()}, **texts}
 
@@ -58,7 +56,7 @@ TABLE = Table(
         integer("end_ns", "When it ended."),
         integer("duration_ns", "Time on the host."),
         integer("payload", "The range's integer payload.", True),
-        Column("truncated", "True where the range was still open at the end of the capture.", "bool"),
+        Column("truncated", "True where it was still open at the end of the capture, or is cut by --window.", "bool"),
         integer("proj_start_ns", "Start of the first GPU operation launched in the range.", True),
         integer("proj_end_ns", "End of the last GPU operation launched in the range.", True),
         integer("proj_duration_ns", "Length of the projection, from first start to last end.", True),
@@ -70,5 +68,4 @@ TABLE = Table(
         integer("gpu_busy_ns", "Time covered by at least one of the range's GPU operations."),
     ),
     build,
-    (range_sums,),
 )

@@ -10,18 +10,27 @@ from typing import Any
 
 import numpy as np
 
+from dsprof.answers.batches import Batches, of_all
+from dsprof.answers.requests import FOUND, Requests, RequestTokens
+from dsprof.answers.stages import Stages
 from dsprof.arrays import NULL, Bools, Ints
 from dsprof.arrays.statistics import Floats, count_by, sum_by
-from dsprof.attributed import Attributed
-from dsprof.measures import stage_totals
-from dsprof.requests import FOUND, Requests, Tokens, requests_of, steady_stages, tokens_of
-from dsprof.table import Coded, Column, Table, integer, name, real
+from dsprof.attribute.ranges import RangeTree
+from dsprof.measures.totals import StageTotals
+from dsprof.tables._table import CodedText, Column, Table, integer, name, real
 from dsprof.trace import pid_of, tid_of
 
 _SUMS = ("gpu_busy_ns", "launches", "gpu_ops", "kernels", "kernel_total_ns", "memcpy_ns", "sync_ns")
 
 
-def build(a: Attributed) -> dict[str, Any]:
+def build(
+    tree: RangeTree,
+    found: Requests,
+    batches: Batches,
+    tokens: RequestTokens,
+    stages: Stages,
+    totals: StageTotals,
+) -> dict[str, Any]:
     """A row per request, by start.
 
     ::
@@ -31,32 +40,31 @@ def build(a: Attributed) -> dict[str, Any]:
         TTFT         |............. host                            (last - first) / steps = TPOT, on each clock
                      |.............. GPU
     """
-    found = requests_of(a)
-    tokens = tokens_of(a, found)
-    sums = {column: _sum(found.of_stage, getattr(stage_totals(a), column)[:-1], len(found)) for column in _SUMS}
-    new = np.where(tokens.steps != NULL, tokens.steps + 1, NULL)
+    sums = {column: _sum(found.of_stage, getattr(totals, column)[:-1], len(found)) for column in _SUMS}
+    new: Ints = of_all(np.where(tokens.steps != NULL, tokens.steps + 1, NULL), batches.of_request)
     duration = found.end - found.start
     return {
         "request": found.number,
-        "found": Coded((found.range < 0).astype(np.int64), FOUND),
+        "found": CodedText((found.range < 0).astype(np.int64), FOUND),
         "pid": pid_of(found.thread),
         "tid": tid_of(found.thread),
-        "range_id": np.append(a.trace.ranges.range_id, NULL)[found.range],
+        "range_id": np.append(tree.ranges.range_id, NULL)[found.range],
         "start_ns": found.start,
         "end_ns": found.end,
-        "prompt_tokens": tokens.prompt,
+        "batch": batches.of_request,
+        "prompt_tokens": of_all(tokens.prompt, batches.of_request),
         "new_tokens": new,
-        "steady": count_by(found.of_stage[~steady_stages(a) & (found.of_stage >= 0)], len(found)) == 0,
+        "steady": count_by(found.of_stage[~stages.steady & (found.of_stage >= 0)], len(found)) == 0,
         **_latencies(found, tokens),
         "e2e_ns": duration,
-        "tokens_per_s": _ratio(1e9 * new, duration, (new != NULL) & (duration > 0)),
-        "limit_tokens_per_s": _ratio(1e9 * new, sums["gpu_busy_ns"], (new != NULL) & (sums["gpu_busy_ns"] > 0)),
+        "tokens_per_s": _per_second(new, duration),
+        "limit_tokens_per_s": _per_second(new, sums["gpu_busy_ns"]),
         "stages": count_by(found.of_stage + 1, len(found) + 1)[1:],
         **sums,
     }
 
 
-def _latencies(found: Requests, tokens: Tokens) -> dict[str, Any]:
+def _latencies(found: Requests, tokens: RequestTokens) -> dict[str, Any]:
     """Time to first token, and per token after it, as the host saw them and as the GPU did."""
     some = (tokens.steps != NULL) & (tokens.steps > 0)
     on_gpu = some & (tokens.first_gpu != NULL) & (tokens.last_gpu != NULL) & (tokens.last_gpu >= tokens.first_gpu)
@@ -80,6 +88,10 @@ def _ratio(part: Ints | Floats, whole: Ints, known: Bools) -> Floats:
     return ratio
 
 
+def _per_second(tokens: Ints, duration: Ints) -> Floats:
+    return _ratio(1e9 * tokens.astype(np.float64), duration, (tokens != NULL) & (duration > 0))
+
+
 TABLE = Table(
     "request_trace",
     "a request",
@@ -95,24 +107,31 @@ TABLE = Table(
         integer("range_id", "Its row in range_trace; missing where it was paired.", True),
         integer("start_ns", "When it began on the host: its range, else its first stage."),
         integer("end_ns", "When it ended on the host: its range, else the last of its stages."),
-        integer("prompt_tokens", "Tokens of its prefills, as their ranges' payloads say.", True),
+        integer("batch", "Sequences that it serves at once; missing where nothing says it.", True),
+        integer(
+            "prompt_tokens",
+            "Tokens of its prefills, as their ranges' payloads say, by batch; those of one sequence where batch is "
+            "missing.",
+            True,
+        ),
         integer(
             "new_tokens",
-            "Tokens that it made: one by the prefill, one by each decode step; of one sequence, in a batch as well.",
+            "Tokens that it made: one of each sequence by the prefill, and by each decode step; those of one sequence "
+            "where batch is missing.",
             True,
         ),
         Column("steady", "False where one of its stages was a warm-up: see stage_trace.", "bool"),
         integer(
             "ttft_host_ns",
             "Time to first token as the host saw it: from its start to the end of its prefill, when generate() has the "
-            "token in hand.",
+            "token in hand; missing where no prefill or decode says of how many tokens it is.",
             True,
         ),
         integer("ttft_gpu_ns", "From its start to the end of the prefill's last GPU operation.", True),
         real(
             "tpot_host_ns",
-            "Time per output token after the first (mean inter-token latency) as the host saw it: from the first token "
-            "to the end of the decode, by its steps.",
+            "Time per output token of a sequence after the first (mean inter-token latency) as the host saw it: from "
+            "the first token to the end of the decode, by its steps.",
             True,
         ),
         real(
@@ -122,12 +141,12 @@ TABLE = Table(
         ),
         real(
             "tpot_busy_ns",
-            "GPU busy time of the decode by its steps: what a token would take if the host cost nothing.",
+            "GPU busy time of the decode by its steps: a step cannot take less with these kernels.",
             True,
         ),
         integer("e2e_ns", "End-to-end latency on the host: end_ns - start_ns."),
         real("tokens_per_s", "new_tokens by e2e_ns.", True),
-        real("limit_tokens_per_s", "new_tokens by gpu_busy_ns: what it would be if the host cost nothing.", True),
+        real("limit_tokens_per_s", "new_tokens by gpu_busy_ns: more cannot be had with these kernels.", True),
         integer("stages", "Its stages, whatever their names; the sums that follow are theirs."),
         integer("gpu_busy_ns", "Sum of its stages' GPU busy times."),
         integer("launches", "CUDA API calls that put its operations on the GPU."),
@@ -138,5 +157,4 @@ TABLE = Table(
         integer("sync_ns", "Host time in calls that only wait for the GPU."),
     ),
     build,
-    (stage_totals,),
 )

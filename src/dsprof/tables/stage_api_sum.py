@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from dsprof.answers.stages import Stages
 from dsprof.arrays import NULL, Ints
-from dsprof.arrays.statistics import count_by, sum_by
-from dsprof.attributed import Attributed
-from dsprof.hosttime import call_names, calls_by_stage, host_times
-from dsprof.measures import regrouped
-from dsprof.stages import OUTSIDE_CUDA
-from dsprof.table import Coded, Table, integer, name, real, share_pct
+from dsprof.arrays.statistics import count_by, distribution, sum_by
+from dsprof.measures.by_name import CallsByStage, HostTimeOfStages
+from dsprof.measures.host_time import call_names
+from dsprof.tables._table import CodedText, Table, integer, name, real, share_pct
+from dsprof.words import OUTSIDE_CUDA
 
 
-def build(a: Attributed) -> dict[str, Any]:
+def build(stages: Stages, calls: CallsByStage, inside: HostTimeOfStages) -> dict[str, Any]:
     """A row per stage and call name, the greatest total first, then the stage's time outside; ``(no stage)`` last.
 
     ::
@@ -26,15 +26,14 @@ def build(a: Attributed) -> dict[str, Any]:
                       22222222222222222
         host_ns    11122222222222222222211333333333333331111111111111111      each instant once
     """
-    by_stage, all_names = calls_by_stage(a), len(a.trace.names)
-    inside = host_times(a).stages
-    code, names = call_names(a, np.concatenate([by_stage.group % all_names, inside.group % all_names]))
-    width, stages = len(names) + 1, len(a.stage_names)
-    of_call, of_host = np.split(code, [len(by_stage.group)])
-    found = regrouped(by_stage, by_stage.group // all_names * width + of_call).describe()
-    host = _host_time(a, width, inside.group // all_names, of_host, inside.total)
+    host_stage, host_name = np.divmod(inside.spent.group, len(inside.names))
+    code, names = call_names(calls.names, np.append(calls.name, host_name))
+    width, count = len(names) + 1, len(calls.stages)
+    of_call, of_host = np.split(code, [len(calls.name)])
+    found = distribution(calls.stage * width + of_call, calls.durations.value, calls.durations.times).describe()
+    host = _host_time(stages, count, width, host_stage, of_host, inside.spent.total)
     key = np.union1d(found.group, np.flatnonzero(host != NULL))
-    slot = np.full(stages * width, len(found.group))
+    slot = np.full(count * width, len(found.group))
     slot[found.group] = np.arange(len(found.group))
     statistics = {
         "total_ns": np.append(found.total, NULL)[slot],
@@ -48,12 +47,12 @@ def build(a: Attributed) -> dict[str, Any]:
     last = key % width == width - 1
     key = key[np.lexsort((-host[key], -np.maximum(statistics["total_ns"][key], -1), last, key // width))]
     of_stage, spent = key // width, host[key]
-    in_calls = sum_by(found.group // width, found.total, stages)
-    duration = sum_by(np.arange(stages * width) // width, np.maximum(host, 0), stages)
+    in_calls = sum_by(found.group // width, found.total, count)
+    duration = sum_by(np.arange(count * width) // width, np.maximum(host, 0), count)
     total, known = statistics["total_ns"][key], spent != NULL
     return {
-        "stage": Coded(of_stage, a.stage_names),
-        "api_name": Coded(key % width, (*names, OUTSIDE_CUDA)),
+        "stage": CodedText(of_stage, calls.stages),
+        "api_name": CodedText(key % width, (*names, OUTSIDE_CUDA)),
         "share_pct": np.where(total != NULL, share_pct(total, in_calls[of_stage]), np.nan),
         **{column: values[key] for column, values in statistics.items()},
         "host_ns": spent,
@@ -61,15 +60,13 @@ def build(a: Attributed) -> dict[str, Any]:
     }
 
 
-def _host_time(a: Attributed, width: int, of_stage: Ints, code: Ints, spent: Ints) -> Ints:
+def _host_time(stages: Stages, count: int, width: int, of_stage: Ints, code: Ints, spent: Ints) -> Ints:
     """Host time by stage and call name, the last of each stage outside of all calls; NULL where there is none."""
-    ranges, rows = a.trace.ranges, a.stage_ranges
-    stages, slots = len(a.stage_names), len(a.stage_names) * width
-    slot, stage = of_stage * width + code, a.stage_of_range[rows]
+    slots, slot = count * width, of_stage * width + code
     host = sum_by(slot, spent, slots)
-    host[width - 1 :: width] += sum_by(stage, ranges.end[rows] - ranges.start[rows], stages)
-    host[width - 1 :: width] -= sum_by(of_stage, spent, stages)
-    return np.where(count_by(np.append(slot, stage * width + width - 1), slots) > 0, host, NULL)
+    host[width - 1 :: width] += sum_by(stages.code, stages.end - stages.start, count)
+    host[width - 1 :: width] -= sum_by(of_stage, spent, count)
+    return np.where(count_by(np.append(slot, stages.code * width + width - 1), slots) > 0, host, NULL)
 
 
 TABLE = Table(
@@ -89,11 +86,10 @@ TABLE = Table(
         integer(
             "host_ns",
             "Of the stage's time on the host, on the thread that began it: in such calls and in no call inside them. A "
-            "stage's rows add up to its duration_total_ns in stage_sum; missing in (no stage).",
+            "stage's rows add up to duration_total_ns of its rows in stage_sum; missing in (no stage).",
             True,
         ),
         real("host_pct", "host_ns in percent of the stage's time on the host.", True),
     ),
     build,
-    (calls_by_stage, host_times),
 )

@@ -6,24 +6,24 @@ from typing import Any
 
 import numpy as np
 
-from dsprof.arrays.statistics import sum_by
-from dsprof.attributed import Attributed
-from dsprof.measures import kernels_by_stage, regrouped
-from dsprof.table import STATISTICS, Coded, Table, name, real, share_pct, statistics
+from dsprof.arrays.statistics import distribution, sum_by
+from dsprof.measures.by_name import KernelsByStage
+from dsprof.rules.families import FamilyCodes
+from dsprof.tables._table import STATISTICS, CodedText, Table, name, real, share_pct, statistics
 
 
-def build(a: Attributed) -> dict[str, Any]:
+def build(kernels: KernelsByStage, families: FamilyCodes) -> dict[str, Any]:
     """A row per stage and family: stages in order, ``(no stage)`` last, the greatest total first."""
-    by_stage, families = kernels_by_stage(a), a.family_names
-    stage, kernel = np.divmod(by_stage.group, len(a.trace.names))
-    groups = regrouped(by_stage, stage * len(families) + a.families_of(kernel)).describe()
-    order = np.lexsort((-groups.total, groups.group // len(families)))
+    names = families.names
+    group = kernels.stage * len(names) + families.of(kernels.name)
+    groups = distribution(group, kernels.durations.value, kernels.durations.times).describe()
+    order = np.lexsort((-groups.total, groups.group // len(names)))
     found = groups.take(order)
-    of_stage = found.group // len(families)
-    stage_total = sum_by(of_stage, found.total, len(a.stage_names))
+    of_stage = found.group // len(names)
+    stage_total = sum_by(of_stage, found.total, len(kernels.stages))
     return {
-        "stage": Coded(of_stage, a.stage_names),
-        "family": Coded(found.group % len(families), families),
+        "stage": CodedText(of_stage, kernels.stages),
+        "family": CodedText(found.group % len(names), names),
         "share_pct": share_pct(found.total, stage_total[of_stage]),
         **statistics(found),
     }
@@ -39,5 +39,4 @@ TABLE = Table(
         *STATISTICS,
     ),
     build,
-    (kernels_by_stage,),
 )

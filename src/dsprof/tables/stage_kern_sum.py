@@ -7,22 +7,22 @@ from typing import Any
 import numpy as np
 
 from dsprof.arrays.statistics import sum_by
-from dsprof.attributed import Attributed
-from dsprof.measures import kernels_by_stage
-from dsprof.table import STATISTICS, Coded, Table, name, real, share_pct, statistics
+from dsprof.measures.by_name import KernelsByStage
+from dsprof.rules.families import FamilyCodes
+from dsprof.tables._table import STATISTICS, CodedText, Table, name, real, share_pct, statistics
 
 
-def build(a: Attributed) -> dict[str, Any]:
+def build(kernels: KernelsByStage, families: FamilyCodes) -> dict[str, Any]:
     """A row per stage and kernel name: stages in order, ``(no stage)`` last, the greatest total first."""
-    names, groups = a.trace.names, kernels_by_stage(a).describe()
+    names, groups = kernels.names, kernels.durations.describe()
     order = np.lexsort((-groups.total, groups.group // len(names)))
     found = groups.take(order)
     of_stage, kernel = found.group // len(names), found.group % len(names)
-    stage_total = sum_by(of_stage, found.total, len(a.stage_names))
+    stage_total = sum_by(of_stage, found.total, len(kernels.stages))
     return {
-        "stage": Coded(of_stage, a.stage_names),
-        "kernel": Coded(kernel, names),
-        "family": Coded(a.families_of(kernel), a.family_names),
+        "stage": CodedText(of_stage, kernels.stages),
+        "kernel": CodedText(kernel, names),
+        "family": CodedText(families.of(kernel), families.names),
         "share_pct": share_pct(found.total, stage_total[of_stage]),
         **statistics(found),
     }
@@ -39,5 +39,4 @@ TABLE = Table(
         *STATISTICS,
     ),
     build,
-    (kernels_by_stage,),
 )

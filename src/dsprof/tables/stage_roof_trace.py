@@ -6,41 +6,39 @@ from typing import Any
 
 import numpy as np
 
-from dsprof.attributed import Attributed, wall_time
-from dsprof.measures import stage_devices, stage_totals
-from dsprof.roofs import stage_roofs
-from dsprof.table import Coded, Table, integer, name, real
+from dsprof.answers.roofs import StageRoofs
+from dsprof.answers.stages import Stages
+from dsprof.attribute.stages import StageRanges
+from dsprof.tables._table import CodedText, Table, integer, name, real
 
 _ROOFS = ("compute", "memory")
 
 
-def build(a: Attributed) -> dict[str, Any]:
+def build(staged: StageRanges, stages: Stages, found: StageRoofs) -> dict[str, Any]:
     """A row per stage whose costs are known, by start; none without a model (``--model-config``)."""
-    found = stage_roofs(a)
-    rows = a.stage_ranges[found.row]
-    ranges, totals, peaks = a.trace.ranges, stage_totals(a), found.peaks
-    first, last = totals.proj_start_ns[found.row], totals.proj_end_ns[found.row]
+    known, rows, peaks = found.known, found.known.row, found.peaks
     shares = {"mfu": found.mfu, "busy_mfu": found.busy_mfu, "bandwidth": found.bandwidth,
               "busy_bandwidth": found.busy_bandwidth}  # fmt: skip
     return {
-        "stage": Coded(a.stage_of_range[rows], a.stage_names),
-        "instance": a.instance_of_range[rows],
-        "request": a.request_of_stage[found.row],
-        "batch": found.batch,
-        "tokens": a.tokens[found.row],
-        "context_tokens": found.context,
-        "devices": found.devices,
-        "model_flops": found.flops,
-        "model_bytes": found.bytes,
-        "flops_per_byte": found.flops / np.maximum(found.bytes, 1),
-        "wall_ns": wall_time(ranges.start[rows], ranges.end[rows], first, last),
-        "gpu_busy_ns": totals.gpu_busy_ns[found.row],
+        "stage": CodedText(stages.code[rows], staged.names),
+        "instance": stages.instance[rows],
+        "request": stages.request[rows],
+        "batch": known.batch,
+        "forwards": known.forwards,
+        "tokens": stages.all_tokens[rows],
+        "context_tokens": known.context,
+        "devices": known.devices,
+        "model_flops": known.flops,
+        "model_bytes": known.bytes,
+        "flops_per_byte": known.flops / np.maximum(known.bytes, 1),
+        "wall_ns": stages.wall[rows],
+        "gpu_busy_ns": stages.busy[rows],
         **{f"{column}_pct": 100.0 * share for column, share in shares.items()},
-        "peak_flops_per_s": found.devices * (peaks.flops_per_s if peaks else 0.0),
-        "peak_bytes_per_s": found.devices * (peaks.bytes_per_s if peaks else 0.0),
+        "peak_flops_per_s": known.flops / (found.compute_ns / 1e9),
+        "peak_bytes_per_s": known.devices * (peaks.bytes_per_s if peaks else 0.0),
         "compute_roof_ns": found.compute_ns,
         "memory_roof_ns": found.memory_ns,
-        "roof": Coded((found.memory_ns > found.compute_ns).astype(np.int64), _ROOFS),
+        "roof": CodedText((found.memory_ns > found.compute_ns).astype(np.int64), _ROOFS),
     }
 
 
@@ -51,8 +49,9 @@ TABLE = Table(
         name("stage", "The stage: prefill or decode."),
         integer("instance", "Which of its stage, from 0, as in stage_trace."),
         integer("request", "Number of the request.", True),
-        integer("batch", "Sequences of the request; 1 where that is not known, and a finding says so."),
-        integer("tokens", "Tokens of one sequence: the prompt's, or the decode steps."),
+        integer("batch", "Sequences that it serves at once; 1 where that is not known, and a finding says so."),
+        integer("forwards", "Forwards of the model: 1 of a prefill, the steps of a decode."),
+        integer("tokens", "Tokens of all its sequences, as in stage_trace."),
         integer("context_tokens", "Tokens of one sequence in the KV cache before it."),
         integer("devices", "GPUs it ran on; their peaks are added up."),
         integer("model_flops", "Floating-point operations that its tokens need; a multiply-add is 2."),
@@ -64,12 +63,11 @@ TABLE = Table(
         real("busy_mfu_pct", "The same of gpu_busy_ns.", True),
         real("bandwidth_pct", "Memory-bandwidth utilization: memory_roof_ns in percent of wall_ns.", True),
         real("busy_bandwidth_pct", "The same of gpu_busy_ns.", True),
-        real("peak_flops_per_s", "Operations a second at most, dense, for the type of the model's weights."),
+        real("peak_flops_per_s", "Operations a second at most, dense, each for the type in which it is made."),
         real("peak_bytes_per_s", "Bytes a second at most, between GPU and its memory."),
         real("compute_roof_ns", "model_flops by peak_flops_per_s: the time that they take at least."),
         real("memory_roof_ns", "model_bytes by peak_bytes_per_s: the time that they take at least."),
         name("roof", "The roof that takes longer: compute or memory."),
     ),
     build,
-    (stage_totals, stage_devices),
 )

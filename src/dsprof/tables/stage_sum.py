@@ -1,4 +1,4 @@
-"""`stage_sum`: a stage over all its instances; with ``(no stage)`` the totals are those of the report."""
+"""`stage_sum`: a stage over its steady instances, and over its warm-up; with ``(no stage)`` they are the report."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from dsprof.answers.stages import Stages
 from dsprof.arrays import NULL, Ints
-from dsprof.attributed import Attributed, wall_time
-from dsprof.measures import stage_totals
-from dsprof.table import Coded, Column, Table, integer, name, real, share_pct
+from dsprof.attribute.stages import StageRanges
+from dsprof.measures.totals import StageTotals
+from dsprof.tables._table import CodedText, Column, Table, integer, name, real, share_pct
 
 #: What is summed and spread out over the instances: the name's stem, its unit, and a word for it.
 _METRICS = (
@@ -31,22 +32,26 @@ _EVERYWHERE = ("launches", "gpu_ops", "kernels", "kernel_total", "memcpy", "sync
 _SPREAD = ("mean", "std", "p50", "p90", "p99")
 
 
-def build(a: Attributed) -> dict[str, Any]:
-    """A row per stage of the rules, and ``(no stage)`` last."""
-    stages = len(a.stage_names)
-    of_row = a.stage_of_range[a.stage_ranges]
-    instances = np.append(np.bincount(of_row, minlength=stages - 1)[: stages - 1], NULL)
-    values: dict[str, Any] = {"stage": Coded(np.arange(stages), a.stage_names), "instances": instances}
-    for (stem, unit, _), (rows, outside) in zip(_METRICS, _measured(a), strict=True):
-        totals, spread = _totals(rows, of_row, stages - 1), _spread(rows, of_row, stages - 1)
-        values[_total_name(stem, unit)] = np.append(totals, outside if stem in _EVERYWHERE else NULL)
+def build(staged: StageRanges, stages: Stages, totals: StageTotals) -> dict[str, Any]:
+    """A row per stage of the rules over its steady instances, one over its warm-up, if any, and ``(no stage)`` last."""
+    kind, last = 2 * stages.code + ~stages.steady, len(staged.names) - 1
+    kinds = np.union1d(2 * np.arange(last), kind)
+    count, of_row = len(kinds), np.searchsorted(kinds, kind)
+    values: dict[str, Any] = {
+        "stage": CodedText(np.append(kinds // 2, last), staged.names),
+        "warm_up": np.append(kinds % 2 > 0, False),
+        "instances": np.append(np.bincount(of_row, minlength=count), NULL),
+    }
+    for (stem, unit, _), (rows, outside) in zip(_METRICS, _measured(stages, totals), strict=True):
+        total, spread = _totals(rows, of_row, count), _spread(rows, of_row, count)
+        values[_total_name(stem, unit)] = np.append(total, outside if stem in _EVERYWHERE else NULL)
         for word, column in zip(_SPREAD, spread, strict=True):
             values[f"{stem}_{word}{unit}"] = np.append(column, np.nan)
-    tokens = _totals(a.tokens, of_row, stages - 1)
+    tokens = _totals(stages.all_tokens, of_row, count)
     duration = values["duration_total_ns"][:-1]
     values["tokens"] = np.append(tokens, NULL)
     counted = (tokens != NULL) & (duration > 0)
-    per_second = np.divide(tokens * 1e9, duration, out=np.full(stages - 1, np.nan), where=counted)
+    per_second = np.divide(tokens * 1e9, duration, out=np.full(count, np.nan), where=counted)
     values["tokens_per_s"] = np.append(per_second, np.nan)
     busy, wall = values["gpu_busy_total_ns"][:-1], values["wall_total_ns"][:-1]
     values["busy_pct"] = np.append(np.where(wall > 0, share_pct(busy, wall), np.nan), np.nan)
@@ -58,16 +63,12 @@ def _total_name(stem: str, unit: str) -> str:
     return f"{stem.removesuffix('_total')}_total{unit}"
 
 
-def _measured(a: Attributed) -> list[tuple[Ints, int]]:
+def _measured(stages: Stages, totals: StageTotals) -> list[tuple[Ints, int]]:
     """For each of `_METRICS`: its value in every stage range, and outside of them."""
-    ranges, rows, totals = a.trace.ranges, a.stage_ranges, stage_totals(a)
-    start, end = ranges.start[rows], ranges.end[rows]
-    proj_end = totals.proj_end_ns[:-1]
-    wall = wall_time(start, end, totals.proj_start_ns[:-1], proj_end)
-    projection = np.where(proj_end == NULL, 0, proj_end - totals.proj_start_ns[:-1])
+    projection = np.where(stages.proj_end == NULL, 0, stages.proj_end - stages.proj_start)
     columns = (
-        np.append(end - start, 0), np.append(wall, 0), np.append(projection, 0), totals.gpu_busy_ns,
-        np.append(wall - totals.gpu_busy_ns[:-1], 0), totals.launches, totals.gpu_ops, totals.kernels,
+        np.append(stages.end - stages.start, 0), np.append(stages.wall, 0), np.append(projection, 0),
+        totals.gpu_busy_ns, np.append(stages.wall - stages.busy, 0), totals.launches, totals.gpu_ops, totals.kernels,
         totals.kernel_total_ns, totals.memcpy_ns, totals.memcpy_bytes, totals.sync_ns,
     )  # fmt: skip
     return [(column[:-1], int(column[-1])) for column in columns]
@@ -105,15 +106,19 @@ def _columns() -> list[Column]:
 
 TABLE = Table(
     "stage_sum",
-    "a stage",
+    "a stage over its steady instances, and over its warm-up",
     (
         name("stage", "The stage, or (no stage) for everything launched outside of all stages."),
-        integer("instances", "How often the stage ran.", True),
-        integer("tokens", "Tokens of all its instances.", True),
+        Column(
+            "warm_up",
+            "True for the row over the stage's warm-up and what --window cuts, False over its steady instances.",
+            "bool",
+        ),
+        integer("instances", "How many instances of the stage the row is over.", True),
+        integer("tokens", "Tokens of all these instances and their sequences: see stage_trace.", True),
         real("tokens_per_s", "tokens by duration_total_ns.", True),
         real("busy_pct", "gpu_busy_total_ns in percent of wall_total_ns.", True),
         *_columns(),
     ),
     build,
-    (stage_totals,),
 )

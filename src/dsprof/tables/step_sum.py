@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+from attrs import frozen
 
-from dsprof.arrays import NULL, Ints
+from dsprof.answers.engine_times import EngineTimes
+from dsprof.answers.stages import Stages
+from dsprof.answers.steps import Steps
+from dsprof.arrays import NULL, Bools, Ints
 from dsprof.arrays.statistics import count_by, describe, percentiles, slopes
-from dsprof.attributed import Attributed
-from dsprof.measures import stage_totals, step_totals
-from dsprof.requests import context_of_step, requests_of, steady_steps, step_outliers
-from dsprof.table import Coded, Column, Table, integer, name, real
+from dsprof.attribute.stages import StageRanges
+from dsprof.measures.totals import StepTotals
+from dsprof.tables._table import CodedText, Column, Table, integer, name, real
 
 #: What is told of a step: the name's stem, its unit, and a word for it.
 _METRICS = (
@@ -21,63 +24,109 @@ _METRICS = (
     ("kernels", "", "kernels"),
 )
 _PERCENTS = (50, 90, 99)
+#: Bits of the logarithm of a batch.
+_SIZES = 8
 #: Of these, the ones for which a drift is told.
 _DRIFTING = ("duration", "gpu_busy")
 
 
-def build(a: Attributed) -> dict[str, Any]:
-    """A row per stage with steps, over its steady ones; after it a row per instance, over all of its own.
+def build(staged: StageRanges, stages: Stages, steps: Steps, totals: StepTotals, engine: EngineTimes) -> dict[str, Any]:
+    """A row per stage with steps, over its steady ones; then its parts: instances, with all their steps, or batches.
 
     ::
 
-        (stage, -)    all steady steps of the stage        `steps` + `warm_up_steps` of this row is the sum of the
-        (stage, 0)    every step of its first instance     `steps` of the rows below it
-        (stage, 1)    ...
+        (decode, -)       all steady steps of the stage     `steps` + `warm_up_steps` + `cut_steps` of this row is the
+        (decode, 0)       every step of its first instance  sum of the `steps` of its instances
+        (decode, 1)       ...
+        (mixed, -)        an engine's: those of which the end is known
+        (mixed, 3 to 4)   of these the ones with a batch of that size
     """
-    owner, steady = a.stage_of_step, steady_steps(a)
-    outlier = step_outliers(a, steady)[0]
-    instances = np.unique(owner[owner >= 0])
-    stages = np.unique(a.stage_code(owner))
-    of_stage = len(instances) + np.searchsorted(stages, a.stage_code(owner))
-    inside, some = np.flatnonzero(owner >= 0), np.flatnonzero(steady)
-    step = np.concatenate([inside, some])
-    group = np.concatenate([np.searchsorted(instances, owner[inside]), of_stage[some]])
-    rows = len(instances) + len(stages)
+    whole = np.append(engine.whole, True)[staged.step_engine_row]
+    of = _Rows.of(staged, steps, whole)
+    measured, rows = _measured(steps, totals), len(of.code)
     values: dict[str, Any] = {
-        **_place(a, instances, stages),
-        "steps": count_by(group, rows),
-        "warm_up_steps": count_by(of_stage[~steady], rows),
-        "outliers": count_by(group[outlier[step]], rows),
-        **_statistics(a, group, step, rows),
-        **_drift(a, group, step, rows, ~outlier[step]),
+        "stage": of.code,
+        "instance": np.append(stages.instance, NULL)[of.stage],
+        "request": np.append(stages.request, NULL)[of.stage],
+        "batch_min": of.batch_min,
+        "batch_max": of.batch_max,
+        "steps": count_by(of.group, rows),
+        "warm_up_steps": count_by(of.kind[~steps.steady], rows),
+        "cut_steps": count_by(of.kind[steps.steady & ~whole], rows),
+        "outliers": count_by(of.group[steps.outlier[of.step]], rows),
+        **_statistics(measured, of.group, of.step, rows),
+        **_intervals(staged, engine, of, rows),
+        **_drift(measured, steps, of.group, of.step, rows),
     }
-    order = np.lexsort((values["instance"], values["stage"]))
+    order = np.lexsort((values["batch_min"], values["instance"], values["stage"]))
     ordered = {column: value[order] for column, value in values.items()}
-    return {**ordered, "stage": Coded(ordered["stage"], a.stage_names)}
+    return {**ordered, "stage": CodedText(ordered["stage"], staged.names)}
 
 
-def _place(a: Attributed, instances: Ints, stages: Ints) -> dict[str, Ints]:
-    request = np.full(len(a.trace.ranges), NULL)
-    request[a.stage_ranges] = requests_of(a).number_of_stage
-    none = np.full(len(stages), NULL)
-    return {
-        "stage": np.append(a.stage_code(instances), stages),
-        "instance": np.append(a.instance_of_range[instances], none),
-        "request": np.append(request[instances], none),
-    }
+@frozen(eq=False)
+class _Rows:
+    """The rows of the table, and which steps each is over.
+
+    `code`: the stage of each row; `stage`: its place in `StageRanges.rows`, -1 for none; `batch_min`, `batch_max`: of
+    an engine's requests. `kind`: the row of the stage of each step; `step`, `group`: steps, and the row of each.
+    """
+
+    code: Ints
+    stage: Ints
+    batch_min: Ints
+    batch_max: Ints
+    kind: Ints
+    step: Ints
+    group: Ints
+
+    @classmethod
+    def of(cls, staged: StageRanges, steps: Steps, whole: Bools) -> Self:
+        owner, code, is_engine = steps.stage, staged.code_of(steps.stage), staged.step_engine_row >= 0
+        inside = np.flatnonzero((owner >= 0) & ~is_engine)
+        instances, kinds = np.unique(owner[inside]), np.unique(code)
+        some = np.flatnonzero(steps.steady & whole)
+        requests = np.append(staged.engine.requests, NULL)[staged.step_engine_row]
+        sized = some[requests[some] > 0]
+        size = np.ceil(np.log2(requests[sized])).astype(np.int64)
+        buckets = np.unique(code[sized] << _SIZES | size)
+        kind = len(instances) + np.searchsorted(kinds, code)
+        bucket = len(instances) + len(kinds) + np.searchsorted(buckets, code[sized] << _SIZES | size)
+        power = 1 << (buckets & (1 << _SIZES) - 1)
+        none = np.full(len(instances) + len(kinds), NULL)
+        return cls(
+            code=np.concatenate([staged.code_of(instances), kinds, buckets >> _SIZES]),
+            stage=np.concatenate([staged.row[instances], np.full(len(kinds) + len(buckets), -1)]),
+            batch_min=np.append(none, (power >> 1) + 1),
+            batch_max=np.append(none, power),
+            kind=kind,
+            step=np.concatenate([inside, some, sized]),
+            group=np.concatenate([np.searchsorted(instances, owner[inside]), kind[some], bucket]),
+        )
 
 
-def _measured(a: Attributed) -> dict[str, Ints]:
-    ranges, rows, totals = a.trace.ranges, a.step_ranges, step_totals(a)
-    return {
-        "duration": ranges.end[rows] - ranges.start[rows],
-        **{stem: getattr(totals, stem + unit)[: len(rows)] for stem, unit, _ in _METRICS[1:]},
-    }
-
-
-def _statistics(a: Attributed, group: Ints, step: Ints, rows: int) -> dict[str, Any]:
+def _intervals(staged: StageRanges, engine: EngineTimes, of: _Rows, rows: int) -> dict[str, Any]:
+    """From the begin of an engine's step to that of the next one, pauses left out; and how much was in each step."""
+    row, steps = staged.step_engine_row[of.step], staged.engine
     values: dict[str, Any] = {}
-    for (stem, unit, _), column in zip(_METRICS, _measured(a).values(), strict=True):
+    for stem, column in (("requests", steps.requests), ("tokens", steps.tokens), ("interval", engine.interval_ns)):
+        known = np.append(column, NULL)[row] != NULL
+        if stem == "interval":
+            known &= ~np.append(engine.pause, False)[row]
+        percents = (50,) if stem != "interval" else _PERCENTS
+        found = percentiles(of.group[known], np.append(column, NULL)[row[known]], rows, percents)
+        unit = "_ns" if stem == "interval" else ""
+        values |= {f"{stem}_p{percent}{unit}": value for percent, value in zip(percents, found, strict=True)}
+    return values
+
+
+def _measured(steps: Steps, totals: StepTotals) -> dict[str, Ints]:
+    rest = {stem: getattr(totals, stem + unit)[: len(steps.range)] for stem, unit, _ in _METRICS[1:]}
+    return {"duration": steps.duration, **rest}
+
+
+def _statistics(measured: dict[str, Ints], group: Ints, step: Ints, rows: int) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for (stem, unit, _), column in zip(_METRICS, measured.values(), strict=True):
         found = describe(group, column[step])
         spread = {"mean": found.avg, "std": found.stddev, "max": found.max}
         whole = {word: np.full(rows, np.nan if word != "max" else NULL, statistic.dtype)
@@ -90,14 +139,19 @@ def _statistics(a: Attributed, group: Ints, step: Ints, rows: int) -> dict[str, 
     return values
 
 
-def _drift(a: Attributed, group: Ints, step: Ints, rows: int, kept: Any) -> dict[str, Any]:
-    """Slopes over the tokens of context, of the steps whose context is known."""
-    context, measured = context_of_step(a), _measured(a)
-    kept = kept & (context[step] != NULL)
+def _drift(measured: dict[str, Ints], steps: Steps, group: Ints, step: Ints, rows: int) -> dict[str, Any]:
+    """Slopes over the tokens of context, of the steps that are no outliers and whose context is known."""
+    kept = ~steps.outlier[step] & (steps.context[step] != NULL)
     group, step = group[kept], step[kept]
-    values: dict[str, Any] = {}
+    shortest, longest = np.full(rows, np.iinfo(np.int64).max), np.full(rows, NULL)
+    np.minimum.at(shortest, group, steps.context[step])
+    np.maximum.at(longest, group, steps.context[step])
+    values: dict[str, Any] = {
+        "context_min_tokens": np.where(longest == NULL, NULL, shortest),
+        "context_max_tokens": longest,
+    }
     for stem in _DRIFTING:
-        slope, error = slopes(group, a.stage_of_step[step], context[step], measured[stem][step], rows)
+        slope, error = slopes(group, steps.stage[step], steps.context[step], measured[stem][step], rows)
         values |= {f"{stem}_drift_ns_per_token": slope, f"{stem}_drift_error_ns_per_token": error}
     return values
 
@@ -109,6 +163,20 @@ def _columns() -> list[Column]:
     for stem, unit, text in _METRICS:
         columns += [real(f"{stem}_{word}{unit}", f"{said} of the steps' {text}.", True) for word, said in words.items()]
         columns.append(integer(f"{stem}_max{unit}", f"Greatest of the steps' {text}.", True))
+    columns += [
+        real("requests_p50", "Median of the requests in an engine's steps.", True),
+        real("tokens_p50", "Median of the tokens scheduled in them.", True),
+        *(
+            real(
+                f"interval_p{percent}_ns",
+                f"{words[f'p{percent}']} of interval_ns in step_trace, pauses left out.",
+                True,
+            )
+            for percent in _PERCENTS
+        ),
+        integer("context_min_tokens", "Fewest tokens of context among the steps that the drifts are over.", True),
+        integer("context_max_tokens", "Most tokens of context among them.", True),
+    ]
     for stem in _DRIFTING:
         text = next(text for other, _, text in _METRICS if other == stem)
         columns += [
@@ -129,16 +197,22 @@ def _columns() -> list[Column]:
 
 TABLE = Table(
     "step_sum",
-    "a stage with steps over its steady ones, and each of its instances",
+    "a stage with steps over its steady ones; each of its instances; an engine's steps of a mode by size of batch",
     (
-        name("stage", "The stage, or (no stage)."),
+        name("stage", "The stage, or (no stage); of an engine's steps their mode."),
         integer("instance", "Which of its stage, with all its steps; missing in the row over the steady ones.", True),
         integer("request", "Number of the instance's request in request_trace.", True),
+        integer("batch_min", "Of an engine: fewest requests in the steps that the row is over; missing for all.", True),
+        integer("batch_max", "Most requests in them.", True),
         integer("steps", "Steps that the row tells of."),
         integer("warm_up_steps", "Steps that the row over the steady ones leaves out: see step_trace."),
+        integer(
+            "cut_steps",
+            "Steps of an engine that it leaves out as their end is not known: the last of a thread, or cut by the "
+            "capture's end.",
+        ),
         integer("outliers", "Of its steps those that are outliers: see step_trace."),
         *_columns(),
     ),
     build,
-    (stage_totals, step_totals),
 )

@@ -1,4 +1,4 @@
-"""`step_trace`: every decode step, on the host and on the GPU; the steps part their decode without rest."""
+"""`step_trace`: every step of a decode or of an engine, on the host and on the GPU."""
 
 from __future__ import annotations
 
@@ -7,104 +7,151 @@ from typing import Any
 import numpy as np
 
 from dsprof import arrays as at
-from dsprof.accounting import CAUSES, accounts
-from dsprof.arrays import NULL, Bools, Ints
+from dsprof.answers.ends import StageEnds, settled
+from dsprof.answers.engine_times import PAUSE, EngineTimes
+from dsprof.answers.stages import Stages, wall_time
+from dsprof.answers.steps import Steps
+from dsprof.arrays import NULL, Ints
 from dsprof.arrays.statistics import Floats
-from dsprof.attributed import Attributed, wall_time
-from dsprof.hosttime import call_names, host_times
-from dsprof.measures import Totals, stage_totals, step_totals
-from dsprof.requests import context_of_step, requests_of, steady_stages, steady_steps, step_outliers
-from dsprof.stages import OUTSIDE_CUDA
-from dsprof.table import Coded, Column, Table, integer, name, real
+from dsprof.attribute.ranges import RangeTree
+from dsprof.attribute.stages import StageRanges
+from dsprof.measures.accounting import Accounts
+from dsprof.measures.causes import CAUSES
+from dsprof.measures.host_time import HostTimeOfSteps, call_names
+from dsprof.measures.totals import StepTotals
+from dsprof.tables._table import CodedText, Column, Table, integer, name, real
 from dsprof.trace import pid_of, tid_of
+from dsprof.words import OUTSIDE_CUDA
 
+#: The columns of what an engine says of its steps, by the numbers in their names.
+_COUNTS = {
+    "context_requests": "context_requests", "context_tokens_in_step": "context_tokens",
+    "generation_requests": "generation_requests", "generation_tokens": "generation_tokens",
+    "context_kv_tokens": "context_kv_tokens", "generation_kv_tokens": "generation_kv_tokens",
+}  # fmt: skip
+_ENGINE_TIMES = ("in_range_ns", "after_range_ns", "between_ns", "interval_ns", "after_launches", "after_kernels",
+                 "after_kernel_total_ns")  # fmt: skip
 _SUMS = ("launches", "gpu_ops", "kernels", "kernel_total_ns", "gpu_busy_ns", "memcpy_ns", "sync_ns")
 
 
-def build(a: Attributed) -> dict[str, Any]:
+def build(
+    tree: RangeTree,
+    staged: StageRanges,
+    stages: Stages,
+    steps: Steps,
+    totals: StepTotals,
+    accounts: Accounts,
+    host: HostTimeOfSteps,
+    ends: StageEnds,
+    engine: EngineTimes,
+) -> dict[str, Any]:
     """A row per step, by start; then a row without a number per stage that launched something between its steps."""
-    steps, with_steps, totals = a.step_ranges, a.stages_with_steps, step_totals(a)
-    between = len(steps) + np.flatnonzero(totals.gpu_ops[len(steps) : -1] > 0)
-    owner = np.concatenate([a.stage_of_step, with_steps[between - len(steps)]])
+    count = len(steps.range)
+    between = count + np.flatnonzero(totals.gpu_ops[count:-1] > 0)
+    owner = np.append(steps.stage, staged.with_steps[between - count])
     return {
-        **_place(a, steps, owner),
-        **_times(a, steps, len(between), totals),
-        **_standing_out(a, len(between)),
-        **{column: getattr(totals, column)[np.append(np.arange(len(steps)), between)] for column in _SUMS},
+        **_place(tree, staged, stages, steps, owner),
+        **_times(tree, steps, totals, accounts, ends, len(between)),
+        **_of_engine(staged, engine, len(between)),
+        **_standing_out(steps, host, len(between)),
+        **{column: getattr(totals, column)[np.append(np.arange(count), between)] for column in _SUMS},
     }
 
 
-def _place(a: Attributed, steps: Ints, owner: Ints) -> dict[str, Any]:
-    ranges, none = a.trace.ranges, np.full(len(owner) - len(steps), NULL)
-    stage_row = a.stage_row[owner]
-    thread = ranges.thread[np.append(steps, owner[len(steps) :])]
-    of_row = np.append(steady_steps(a), np.append(steady_stages(a), True)[stage_row[len(steps) :]])
+def _place(tree: RangeTree, staged: StageRanges, stages: Stages, steps: Steps, owner: Ints) -> dict[str, Any]:
+    """Where each row is; `owner`: the range of its stage, -1 for none."""
+    ranges, count, none = tree.ranges, len(steps.range), np.full(len(owner) - len(steps.range), NULL)
+    stage = staged.row[owner]
+    thread = ranges.thread[np.append(steps.range, owner[count:])]
     return {
-        "stage": Coded(a.stage_code(owner), a.stage_names),
-        "instance": np.where(owner >= 0, a.instance_of_range[owner], NULL) if len(ranges) else owner,
-        "request": np.append(requests_of(a).number_of_stage, NULL)[stage_row],
-        "step": np.append(a.step_number, none),
+        "stage": CodedText(staged.code_of(owner), staged.names),
+        "instance": np.append(stages.instance, NULL)[stage],
+        "request": np.append(stages.request, NULL)[stage],
+        "step": np.append(steps.number, none),
         "pid": pid_of(thread),
         "tid": tid_of(thread),
-        "range_id": np.append(ranges.range_id[steps], none),
-        "steady": of_row,
-        "tokens": np.append(np.ones(len(steps), np.int64), none),
-        "context_tokens": np.append(context_of_step(a), none),
+        "range_id": np.append(ranges.range_id[steps.range], none),
+        "steady": np.append(steps.steady, np.append(stages.steady, True)[stage[count:]]),
+        "tokens": np.append(_tokens(staged, stages, stage[:count]), none),
+        "context_tokens": np.append(steps.context, none),
     }
 
 
-def _standing_out(a: Attributed, between: int) -> dict[str, Any]:
-    """Which steps are outliers, by how much, and what they spent more time in than the others."""
-    steady, none = steady_steps(a), np.full(between, np.nan)
-    far, ratio = step_outliers(a, steady)
-    code, excess, names = _excess(a, steady, far)
+def _tokens(staged: StageRanges, stages: Stages, stage: Ints) -> Ints:
+    """Tokens that each step makes; of an engine's, what is known of is one for each request that generates."""
+    generating = np.append(staged.engine.counts["generation_requests"], NULL)[staged.step_engine_row]
+    each = np.maximum(np.append(stages.batch, NULL)[stage], 1)
+    return np.where(staged.step_engine_row >= 0, generating, each)
+
+
+def _of_engine(staged: StageRanges, engine: EngineTimes, between: int) -> dict[str, Any]:
+    """What an engine's names say of its steps, and what came after the range of each."""
+    row = np.append(staged.step_engine_row, np.full(between, -1))
+    steps = staged.engine
+    counts = {column: np.append(steps.counts[count], NULL)[row] for column, count in _COUNTS.items()}
+    titles = tuple(worker.title for worker in steps.workers)
+    times = {column: np.append(getattr(engine, column), NULL)[row] for column in _ENGINE_TIMES}
     return {
-        "outlier": np.append(far, np.zeros(between, np.bool_)),
-        "duration_by_median": np.append(ratio, none),
-        "excess_in": Coded(np.append(code, np.full(between, -1)), names),
+        "engine": CodedText(np.append(steps.worker, -1)[row], titles),
+        "mode": CodedText(np.append(steps.mode, -1)[row], steps.modes),
+        **counts,
+        **times,
+        "pause": np.append(engine.pause, False)[row],
+    }
+
+
+def _standing_out(steps: Steps, host: HostTimeOfSteps, between: int) -> dict[str, Any]:
+    """Which steps are outliers, by how much, and what they spent more time in than the others."""
+    code, excess, names = _excess(steps, host)
+    none = np.full(between, np.nan)
+    return {
+        "outlier": np.append(steps.outlier, np.zeros(between, np.bool_)),
+        "duration_by_median": np.append(steps.ratio, none),
+        "excess_in": CodedText(np.append(code, np.full(between, -1)), names),
         "excess_ns": np.append(excess, none),
     }
 
 
-def _excess(a: Attributed, steady: Bools, far: Bools) -> tuple[Ints, Floats, tuple[str, ...]]:
+def _excess(steps: Steps, host: HostTimeOfSteps) -> tuple[Ints, Floats, tuple[str, ...]]:
     """Of each outlier: the call, or the time outside, that grew most over its median in the decode's steady steps."""
-    code, excess = np.full(len(far), -1), np.full(len(far), np.nan)
-    if not far.any():
+    code, excess = np.full(len(steps.range), -1), np.full(len(steps.range), np.nan)
+    if not steps.outlier.any():
         return code, excess, (OUTSIDE_CUDA,)
-    ranges, spent, all_names = a.trace.ranges, host_times(a).steps, len(a.trace.names)
-    step, (of_call, found) = spent.group // all_names, call_names(a, spent.group % all_names)
+    step, name = np.divmod(host.spent.group, len(host.names))
+    of_call, found = call_names(host.names, name)
     names = (*found, OUTSIDE_CUDA)
-    duration = ranges.end[a.step_ranges] - ranges.start[a.step_ranges]
-    kept, known, place = np.flatnonzero(steady), np.flatnonzero(steady[step]), np.full(len(far), -1)
-    inside = {stage: known[rows] for stage, rows in at.each(a.stage_of_step[step[known]])}
-    for stage, mine in at.each(a.stage_of_step[kept]):
+    kept, known, place = np.flatnonzero(steps.steady), np.flatnonzero(steps.steady[step]), np.full(len(code), -1)
+    inside = {group: known[rows] for group, rows in at.each(steps.group[step[known]])}
+    for group, mine in at.each(steps.group[kept]):
         rows = kept[mine]
-        if not far[rows].any():
+        if not steps.outlier[rows].any():
             continue
         place[rows] = np.arange(len(rows))
-        times, some = np.zeros((len(rows), len(names))), inside.get(stage, mine[:0])
-        np.add.at(times, (place[step[some]], of_call[some]), spent.total[some])
-        times[:, -1] = duration[rows] - times.sum(axis=1)
-        out = far[rows]
+        times, some = np.zeros((len(rows), len(names))), inside.get(group, mine[:0])
+        np.add.at(times, (place[step[some]], of_call[some]), host.spent.total[some])
+        times[:, -1] = steps.duration[rows] - times.sum(axis=1)
+        out = steps.outlier[rows]
         more = (times - np.median(times, axis=0))[out]
         code[rows[out]], excess[rows[out]] = more.argmax(axis=1), more.max(axis=1)
     return code, excess, names
 
 
-def _times(a: Attributed, steps: Ints, between: int, totals: Totals) -> dict[str, Ints]:
+def _times(
+    tree: RangeTree, steps: Steps, totals: StepTotals, accounts: Accounts, ends: StageEnds, between: int
+) -> dict[str, Ints]:
     """Times of the steps; a row between the steps has no times of its own."""
-    start, end = a.trace.ranges.start[steps], a.trace.ranges.end[steps]
-    first, last = totals.proj_start_ns[: len(steps)], totals.proj_end_ns[: len(steps)]
-    idle, wall = accounts(a).steps, wall_time(start, end, first, last)
+    start, end = tree.ranges.start[steps.range], ends.step_end
+    first, last = totals.proj_start_ns[: len(start)], totals.proj_end_ns[: len(start)]
+    idle, wall = settled(accounts.steps, ends.step_left), wall_time(start, end, first, last)
     columns = {
         "start_ns": start,
         "end_ns": end,
-        "duration_ns": end - start,
+        "duration_ns": steps.duration,
         "wall_ns": wall,
         "gpu_idle_ns": wall - idle["busy"],
         "api_ns": idle["in_calls"],
         "first_kernel_delay_ns": np.where(first == NULL, NULL, first - start),
-        "graph_launches": totals.graph_launches[: len(steps)],
+        "graph_launches": totals.graph_launches[: len(start)],
         **{f"idle_{cause}_ns": idle[cause] for cause in CAUSES},
     }
     return {column: np.append(values, np.full(between, NULL)) for column, values in columns.items()}
@@ -112,21 +159,30 @@ def _times(a: Attributed, steps: Ints, between: int, totals: Totals) -> dict[str
 
 TABLE = Table(
     "step_trace",
-    "a decode step, and a stage between its steps",
+    "a step of a decode or of an engine, and a stage between its steps",
     (
-        name("stage", "The stage that the step is in, or (no stage)."),
+        name("stage", "The stage that the step is in, or (no stage); of an engine's step its mode."),
         integer("instance", "Which of its stage, from 0.", True),
         integer("request", "Number of its request in request_trace.", True),
-        integer("step", "The step's number: payload of its range, else its ordinal; missing between the steps.", True),
+        integer(
+            "step",
+            "The step's number: payload of its range, else its ordinal; missing between the steps. Of an engine's "
+            "step, the iteration in its name, else its ordinal on its thread.",
+            True,
+        ),
         integer("pid", "Process."),
         integer("tid", "Thread that began the step."),
         integer("range_id", "Its row in range_trace.", True),
         Column(
-            "steady", "False for a warm-up: in a decode that was one, or at the head of its process's first.", "bool"
+            "steady",
+            "False for a warm-up: in a stage that was one, or by the rule of stage_trace among the steps of its stage.",
+            "bool",
         ),
         integer("start_ns", "When it began on the host.", True),
         integer("end_ns", "When it ended on the host.", True),
-        integer("duration_ns", "Time on the host: the latency of this token.", True),
+        integer(
+            "duration_ns", "Time on the host: the latency of its tokens. Of an engine's step, see after_range_ns.", True
+        ),
         Column(
             "outlier",
             "True for a steady step whose duration_ns is above 1.2 times the median of its decode's steady steps, with "
@@ -143,8 +199,47 @@ TABLE = Table(
         ),
         real("excess_ns", "By how much.", True),
         integer("wall_ns", "From its begin until host and GPU are both done with it.", True),
-        integer("tokens", "Tokens that it makes: 1, for a batch as well, whose sequences are not told apart.", True),
-        integer("context_tokens", "Tokens before and with this one: the prompt's and the steps so far.", True),
+        integer(
+            "tokens",
+            "Tokens that it makes: one for each sequence, 1 where the batch is not known; of an engine's step, one for "
+            "each of generation_requests.",
+            True,
+        ),
+        integer(
+            "context_tokens",
+            "Of one sequence, tokens before and with this one: the prompt's and the steps so far.",
+            True,
+        ),
+        name("engine", "The engine whose step it is.", nullable=True),
+        name(
+            "mode",
+            "What the engine's name for it says: prefill, decode, mixed, empty or unknown; a ? marks a guess.",
+            nullable=True,
+        ),
+        integer("context_requests", "Requests whose prompt, or a chunk of it, is in it.", True),
+        integer("context_tokens_in_step", "Tokens of prompts that are scheduled in it.", True),
+        integer("generation_requests", "Requests that generate in it.", True),
+        integer(
+            "generation_tokens",
+            "Tokens that are scheduled for these: more than one a request where drafts are verified, or where a "
+            "request that was preempted is computed again.",
+            True,
+        ),
+        integer("context_kv_tokens", "Tokens in the cache of the former requests after it, in all.", True),
+        integer("generation_kv_tokens", "Tokens in the cache of the latter requests after it, in all.", True),
+        integer("in_range_ns", "Of duration_ns: in the engine's range.", True),
+        integer("after_range_ns", "Of duration_ns: after that, until its thread's last CUDA API call.", True),
+        integer("between_ns", "From then, or when the GPU was done if that is later, until the next step began.", True),
+        integer("interval_ns", "From its begin to that of the next step of its thread.", True),
+        Column(
+            "pause",
+            f"True where between_ns is above {PAUSE:g} times its median on the thread and above the median of "
+            "duration_ns: the engine waited for requests.",
+            "bool",
+        ),
+        integer("after_launches", "Of launches: after the engine's range.", True),
+        integer("after_kernels", "Of kernels: launched after it.", True),
+        integer("after_kernel_total_ns", "Sum of the durations of these.", True),
         integer("launches", "CUDA API calls that put its operations on the GPU."),
         integer("graph_launches", "Those of them that launch a CUDA graph.", True),
         integer("gpu_ops", "Its GPU operations."),
@@ -156,8 +251,7 @@ TABLE = Table(
         integer("first_kernel_delay_ns", "From its begin to its first GPU operation.", True),
         integer("memcpy_ns", "Sum of its copies' durations."),
         integer("sync_ns", "Host time in calls that only wait for the GPU."),
-        *(integer(f"idle_{cause}_ns", f"Of gpu_idle_ns: {text}.", True) for cause, text in CAUSES.items()),
+        *(integer(f"idle_{cause.name}_ns", f"Of gpu_idle_ns: {cause.meaning}.", True) for cause in CAUSES.values()),
     ),
     build,
-    (stage_totals, step_totals, accounts, host_times),
 )

@@ -1,1 +1,1 @@
-"""What runs inside the profiled process: it stays light, and imports none of the analysis."""
+"""What runs inside the profiled process: light, so it imports no pandas, pyarrow, rich or typer."""

@@ -7,12 +7,15 @@ import signal
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 from dsprof.errors import DsprofError, ModelUnusable, WorkloadFailed
-from dsprof.versions import installed
-from dsprof.workloads.deepseek_ocr import DeepSeekOCRSession, plain_config
+from dsprof.ground.versions import installed
+from dsprof.workloads import serve
+from dsprof.workloads.deepseek_ocr import DeepSeekOCRSession, plain_config, resolved_attention
 from dsprof.workloads.job import JOB, OUTCOME, Job, Outcome, RequestRecord, read_job, write_json
 from dsprof.workloads.ranges import open_domain
+from dsprof.workloads.segmenter import NoDomain
 from dsprof.workloads.tiny import SIZES
 
 _PACKAGES = ("torch", "transformers", "nvtx", "flash-attn")
@@ -48,18 +51,28 @@ def _failed(outcome: Outcome, error: DsprofError) -> int:
 def run(job: Job, outcome: Outcome) -> None:
     """Load the model, warm up without ranges, then serve the requests; what is known goes to `outcome` at once."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if job.serve:
+        model, device = serve.load(job)
+        _tell(outcome, model, device)
+        serve.serve(job, model, open_domain() if job.ranges else NoDomain(), outcome)
+        return
     session = _session(job)
-    outcome.device, outcome.attention = session.device, session.attention
-    outcome.device_name = _device_name(session.device)
-    outcome.parameters = sum(weights.numel() for weights in session.model.parameters())
-    outcome.dtype, outcome.model_config = str(session.model.dtype).removeprefix("torch."), plain_config(session.model)
+    _tell(outcome, session.model, session.device)
     images = [image for image in job.images for _ in range(job.repeat)]
     requests = [images[start : start + job.batch] for start in range(0, len(images), job.batch)]
     for _ in range(job.warmup):
         _serve(session, job, requests[0])
-    session.domain, session.modules, session.served = open_domain(), job.modules, 0
+    session.served = 0
+    if job.ranges:
+        session.domain, session.modules = open_domain(), job.modules
     for request in requests:
         outcome.requests += _serve(session, job, request)
+
+
+def _tell(outcome: Outcome, model: Any, device: str) -> None:
+    outcome.device, outcome.device_name, outcome.attention = device, _device_name(device), resolved_attention(model)
+    outcome.parameters = sum(weights.numel() for weights in model.parameters())
+    outcome.dtype, outcome.model_config = str(model.dtype).removeprefix("torch."), plain_config(model)
 
 
 def _serve(session: DeepSeekOCRSession, job: Job, images: list[str]) -> list[RequestRecord]:

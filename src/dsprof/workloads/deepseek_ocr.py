@@ -75,9 +75,9 @@ class DeepSeekOCRSession:
         `AttentionUnavailable`.
         """
         path = Path(model_path)
-        config = _config(path)
-        place, number = _device(device), _dtype(dtype, _device(device))
-        attention = _attention(use_flash_attn, place, number, remote="auto_map" in config)
+        config = read_config(path)
+        place, number = device_named(device), dtype_named(dtype, device_named(device))
+        attention = attention_for(use_flash_attn, place, number, remote="auto_map" in config)
         if "auto_map" in config:
             if not trust_remote_code:
                 raise ModelUnusable(
@@ -100,12 +100,12 @@ class DeepSeekOCRSession:
 
         The rest is as in `from_local`. Raises `AttentionUnavailable`, `DeviceUnavailable`.
         """
-        place, number = _device(device), _dtype(dtype, _device(device))
-        attention = _attention(use_flash_attn, place, number, remote=False)
+        place, number = device_named(device), dtype_named(dtype, device_named(device))
+        attention = attention_for(use_flash_attn, place, number, remote=False)
         model, processor = tiny.build(size, seed, number, place)
         if attention != "sdpa":
             model.set_attn_implementation(attention)
-        return cls(model, processor, place, _resolved(model))
+        return cls(model, processor, place, resolved_attention(model))
 
     def run_inference(
         self, image_path: str | os.PathLike[str], prompt: str = PROMPT, max_new_tokens: int = 64
@@ -212,7 +212,8 @@ def open_image(path: str | os.PathLike[str]) -> Any:
         raise ImageUnusable(f"{path} cannot be read as an image ({error}).", "PNG and JPEG always work.") from error
 
 
-def _config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """The ``config.json`` of a checkpoint's folder. Raises `ModelUnusable`."""
     file = path / "config.json"
     if not file.is_file():
         raise ModelUnusable(
@@ -226,7 +227,7 @@ def _config(path: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _device(device: str) -> str:
+def device_named(device: str) -> str:
     """The device's name for torch. Raises `DeviceUnavailable`."""
     import torch
 
@@ -240,13 +241,14 @@ def _device(device: str) -> str:
     return device
 
 
-def _dtype(dtype: str, device: str) -> str:
+def dtype_named(dtype: str, device: str) -> str:
+    """The type of weights for torch."""
     if dtype != "auto":
         return dtype
     return "bfloat16" if device.startswith("cuda") else "float32"
 
 
-def _attention(use_flash_attn: bool | None, device: str, dtype: str, remote: bool) -> Any:
+def attention_for(use_flash_attn: bool | None, device: str, dtype: str, remote: bool) -> Any:
     """What to ask transformers for: flash-attention where it can be had and is not refused, else sdpa or eager."""
     from transformers.utils import is_flash_attn_2_available
 
@@ -266,14 +268,14 @@ def _load_native(path: Path, device: str, dtype: str, attention: Any) -> DeepSee
 
     try:
         model = AutoModelForImageTextToText.from_pretrained(
-            path, local_files_only=True, attn_implementation=attention, **_dtype_keyword(dtype)
+            path, local_files_only=True, attn_implementation=attention, **dtype_keyword(dtype)
         )
         processor = AutoProcessor.from_pretrained(path, local_files_only=True)
     except Exception as error:  # whatever a broken file makes of the libraries that read it
-        raise _not_loaded(path, error) from error
+        raise not_loaded(path, error) from error
     if not hasattr(model, "generate"):
         raise ModelUnusable(f"{type(model).__name__} in {path} has no generate().", "Name an image-to-text model.")
-    return DeepSeekOCRSession(model.to(device).eval(), processor, device, _resolved(model))
+    return DeepSeekOCRSession(model.to(device).eval(), processor, device, resolved_attention(model))
 
 
 def _load_remote(path: Path, device: str, dtype: str, attention: str) -> DeepSeekOCRSession:
@@ -282,18 +284,19 @@ def _load_remote(path: Path, device: str, dtype: str, attention: str) -> DeepSee
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=True)
         model = AutoModel.from_pretrained(
-            path, local_files_only=True, trust_remote_code=True, attn_implementation=attention, **_dtype_keyword(dtype)
+            path, local_files_only=True, trust_remote_code=True, attn_implementation=attention, **dtype_keyword(dtype)
         )
     except Exception as error:  # the checkpoint's own code may raise anything
-        raise _not_loaded(path, error) from error
+        raise not_loaded(path, error) from error
     if not hasattr(model, "infer") or not hasattr(model, "generate"):
         raise ModelUnusable(
             f"{type(model).__name__} in {path} has no infer() and generate().", "Name a DeepSeek-OCR checkpoint."
         )
-    return DeepSeekOCRSession(model.to(device).eval(), tokenizer, device, _resolved(model))
+    return DeepSeekOCRSession(model.to(device).eval(), tokenizer, device, resolved_attention(model))
 
 
-def _not_loaded(path: Path, error: Exception) -> ModelUnusable:
+def not_loaded(path: Path, error: Exception) -> ModelUnusable:
+    """What a checkpoint that does not load is told as."""
     import transformers
 
     reason = textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" …")
@@ -303,7 +306,7 @@ def _not_loaded(path: Path, error: Exception) -> ModelUnusable:
     )
 
 
-def _dtype_keyword(dtype: str) -> dict[str, Any]:
+def dtype_keyword(dtype: str) -> dict[str, Any]:
     """The keyword for the weights' type, which transformers renamed in 4.56."""
     import torch
     import transformers
@@ -312,7 +315,7 @@ def _dtype_keyword(dtype: str) -> dict[str, Any]:
     return {"dtype" if (major, minor) >= (4, 56) else "torch_dtype": getattr(torch, dtype)}
 
 
-def _resolved(model: Any) -> dict[str, str]:
+def resolved_attention(model: Any) -> dict[str, str]:
     """The attention that the model and the parts of its configuration really use."""
     parts = {"model": model.config}
     parts |= {name: part for name in ("text_config", "vision_config") if (part := getattr(model.config, name, None))}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dsprof.model_record import SCHEMA
+from dsprof.model.record import SCHEMA
 from dsprof.workloads import tiny
 from dsprof.workloads.deepseek_ocr import PROMPT, open_image, plain_config, views_of
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from dsprof.stages import REQUEST, STEP
+from dsprof.words import REQUEST, STEP
 from dsprof.workloads.ranges import annotate, decode_range, prefill_range
 
 _WIDTH, _HEADS, _PROMPT_TOKENS, _LAYERS = 1024, 8, 512, 4

@@ -13,7 +13,9 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any, Protocol
 
-from dsprof.stages import DECODE, DOMAIN, PREFILL
+from attrs import define, field
+
+from dsprof.words import BATCH, DECODE, DOMAIN, PREFILL
 
 
 class Domain(Protocol):
@@ -24,6 +26,32 @@ class Domain(Protocol):
 
     def pop(self) -> None:
         """Close the innermost open range of this domain and thread."""
+
+
+@define
+class Stack:
+    """The open ranges, so that every push has its pop whatever is raised between them."""
+
+    domain: Domain
+    names: list[str] = field(factory=list)
+
+    def push(self, name: str, payload: int | None = None) -> None:
+        """Open a range in the innermost one."""
+        self.names.append(name)
+        self.domain.push(name, payload)
+
+    def pop_to(self, depth: int) -> None:
+        """Close all but the `depth` outermost."""
+        while len(self.names) > depth:
+            self.names.pop()
+            self.domain.pop()
+
+    def pop_through(self, name: str) -> None:
+        """Close the innermost range of that name and what is still open inside it."""
+        for depth in range(len(self.names) - 1, -1, -1):
+            if self.names[depth] == name:
+                self.pop_to(depth)
+                return
 
 
 class _DomainObject:
@@ -94,13 +122,18 @@ def annotate(name: str, payload: int | None = None) -> Iterator[None]:
         domain.pop()
 
 
-def prefill_range(tokens: int | None = None) -> AbstractContextManager[None]:
-    """Mark a prefill in a hand-written loop; `tokens` is the length of the prompt.
+@contextmanager
+def prefill_range(tokens: int | None = None, batch: int | None = None) -> Iterator[None]:
+    """Mark a prefill in a hand-written loop; `tokens`: length of the prompt, `batch`: sequences that have one.
 
-    >>> with prefill_range(1020):
+    >>> with prefill_range(1020, batch=4):
     ...     pass
     """
-    return annotate(PREFILL, tokens)
+    with annotate(PREFILL, tokens):
+        if batch is not None:
+            with annotate(BATCH, batch):
+                pass
+        yield
 
 
 def decode_range() -> AbstractContextManager[None]:

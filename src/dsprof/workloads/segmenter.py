@@ -17,7 +17,6 @@ launch, so a range may end before its kernels run.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import re
 import sys
@@ -26,13 +25,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from attrs import define, field
+from attrs import define
 
-from dsprof.stages import DECODE, PREFILL, REQUEST, STEP
-from dsprof.workloads.ranges import Domain, open_domain
+from dsprof.words import BATCH, DECODE, MODULE, PREFILL, REQUEST, STEP
+from dsprof.workloads.continuous import Batches
+from dsprof.workloads.ranges import Domain, Stack, open_domain
 from dsprof.workloads.timing import RequestTiming, StageTiming
+from dsprof.workloads.wrapping import wrap
 
 FORWARD = "forward"
+#: Settings of `generate()` with which a step makes several tokens of a sequence.
+_DRAFTS = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit")
 #: More tokens than any prompt has.
 _ALL = sys.maxsize
 _VISION = r"(vision_tower|vision_model|visual|sam_model|sam_encoder|vision_encoder|multi_modal_projector|projector)$"
@@ -59,30 +62,6 @@ class NoDomain:
 
 
 @define
-class _Stack:
-    """The open ranges, so that every push has its pop whatever is raised between them."""
-
-    domain: Domain
-    names: list[str] = field(factory=list)
-
-    def push(self, name: str, payload: int | None = None) -> None:
-        self.names.append(name)
-        self.domain.push(name, payload)
-
-    def pop_to(self, depth: int) -> None:
-        while len(self.names) > depth:
-            self.names.pop()
-            self.domain.pop()
-
-    def pop_through(self, name: str) -> None:
-        """Close the innermost range of that name and what is still open inside it."""
-        for depth in range(len(self.names) - 1, -1, -1):
-            if self.names[depth] == name:
-                self.pop_to(depth)
-                return
-
-
-@define
 class _Request:
     """What is known of the request that runs now."""
 
@@ -100,7 +79,9 @@ class Segmenter:
 
     `modules`: a level of `LEVELS`, or a regular expression searched for in the qualified names of submodules.
     Modules that are compiled get no ranges: hooks would break their graph. `timings` holds the host's times
-    of each request; they are numbered from `first_request`. Raises `TypeError` for a model without `generate`.
+    of each request; they are numbered from `first_request`. `batches`: of `generate_batch()` and all of transformers'
+    continuous batching, which has steps instead of requests (see `continuous`); leave the context when its loop has
+    ended. Raises `TypeError` for a model without `generate`.
     """
 
     def __init__(self, model: Any, modules: str = "none", domain: Domain | None = None, first_request: int = 0) -> None:
@@ -110,7 +91,8 @@ class Segmenter:
         self._model, self._compiled = getattr(model, "_orig_mod", model), _is_compiled(model)
         self._first_request = first_request
         self._pattern = re.compile(LEVELS.get(modules, modules)) if modules != "none" else None
-        self._stack = _Stack(domain if domain is not None else open_domain())
+        self._stack = Stack(domain if domain is not None else open_domain())
+        self.batches = Batches(self._stack.domain)
         self._request: _Request | None = None
         self._undo: list[Callable[[], None]] = []
 
@@ -118,14 +100,16 @@ class Segmenter:
         self._wrap("generate", self._generate)
         if hasattr(self._model, "prepare_inputs_for_generation"):
             self._wrap("prepare_inputs_for_generation", self._prepare)
+        self.batches.watch(self._model)
         if self._pattern is not None and not self._compiled:
             self._hook(self._model, FORWARD)
             for name, module in self._model.named_modules():
                 if name and self._pattern.search(name):
-                    self._hook(module, f"module:{name}")
+                    self._hook(module, f"{MODULE}{name}")
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.batches.unwatch()
         while self._undo:
             self._undo.pop()()
         self._stack.pop_to(0)
@@ -134,16 +118,7 @@ class Segmenter:
     # -- what is wrapped --------------------------------------------------------------------------------
 
     def _wrap(self, name: str, wrapper: Callable[..., Any]) -> None:
-        """Set an attribute of the instance before the method; code that calls `self.generate` meets it too."""
-        original = getattr(self._model, name)
-        had = name in vars(self._model)
-
-        @functools.wraps(original)
-        def wrapped(*arguments: Any, **keywords: Any) -> Any:
-            return wrapper(original, *arguments, **keywords)
-
-        object.__setattr__(self._model, name, wrapped)
-        self._undo.append(functools.partial(_restore, self._model, name, original if had else None))
+        self._undo.append(wrap(self._model, name, wrapper))
 
     def _hook(self, module: Any, label: str) -> None:
         from torch.compiler import is_compiling  # a constant to the compiler, to which the hooks are then empty
@@ -161,12 +136,16 @@ class Segmenter:
         self._undo += [before.remove, after.remove]
 
     def _enter_module(self, label: str) -> None:
-        if self._request is not None:
-            self._stack.push(label)
+        if (stack := self._open_stack()) is not None:
+            stack.push(label)
 
     def _leave_module(self, label: str) -> None:
-        if self._request is not None:
-            self._stack.pop_through(label)
+        if (stack := self._open_stack()) is not None:
+            stack.pop_through(label)
+
+    def _open_stack(self) -> Stack | None:
+        """The ranges of the batch that this thread computes, or else of the request that runs now."""
+        return self.batches.stack_here() or (self._stack if self._request is not None else None)
 
     def _generate(self, original: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
         if self._request is not None:  # the model drafts for itself, inside its own generate()
@@ -175,7 +154,8 @@ class Segmenter:
                 return original(*arguments, **keywords)
             finally:
                 self._request.nested -= 1
-        with self._one_request(_prompt_tokens(arguments, keywords), _cached_tokens(keywords)):
+        batch = _sequences(arguments, keywords, getattr(self._model, "generation_config", None))
+        with self._one_request(_prompt_tokens(arguments, keywords), _cached_tokens(keywords), batch):
             return original(*arguments, **keywords)
 
     def _prepare(self, original: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
@@ -190,12 +170,15 @@ class Segmenter:
     # -- stages -----------------------------------------------------------------------------------------
 
     @contextmanager
-    def _one_request(self, prompt_tokens: int | None, cached_tokens: int) -> Iterator[None]:
+    def _one_request(self, prompt_tokens: int | None, cached_tokens: int, batch: int | None) -> Iterator[None]:
         number = self._first_request + len(self.timings)
         timing = RequestTiming(request=number, prompt_tokens=prompt_tokens, start_ns=time.perf_counter_ns())
         self._request = _Request(prompt_tokens, len(self._stack.names), timing, cached_tokens)
         self._stack.push(REQUEST, timing.request)
         self._begin_stage(self._request, PREFILL, prompt_tokens)
+        if batch is not None:
+            self._stack.push(BATCH, batch)
+            self._stack.pop_through(BATCH)
         try:
             yield
         finally:
@@ -235,13 +218,6 @@ class Segmenter:
             stage.tokens = len(timing.steps_ns)
 
 
-def _restore(model: Any, name: str, original: Any) -> None:
-    if original is None:
-        vars(model).pop(name, None)
-    else:
-        object.__setattr__(model, name, original)
-
-
 def _is_compiled(model: Any) -> bool:
     """By torch in place or as a copy, or by an earlier `generate()`: hooks would have it compiled anew."""
     return getattr(model, "_compiled_call_impl", None) is not None or any(
@@ -251,8 +227,27 @@ def _is_compiled(model: Any) -> bool:
 
 def _prompt_tokens(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> int | None:
     """Length of the prompt that `generate` was given; None where it was given embeddings or nothing."""
-    ids: Any = keywords.get("input_ids", keywords.get("inputs", arguments[0] if arguments else None))
+    ids = _given(arguments, keywords)
     return int(ids.shape[-1]) if getattr(ids, "ndim", 0) == 2 else None
+
+
+def _given(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    return keywords.get("input_ids", keywords.get("inputs", arguments[0] if arguments else None))
+
+
+def _sequences(arguments: tuple[Any, ...], keywords: dict[str, Any], config: Any) -> int | None:
+    """Sequences that `generate` makes a token of in each step; None where it drafts, so that a step may make more."""
+    config = keywords.get("generation_config") or config
+
+    def setting(name: str) -> Any:
+        return keywords.get(name, getattr(config, name, None))
+
+    given: Any = _given(arguments, keywords)
+    if given is None:
+        given = keywords.get("inputs_embeds")
+    if getattr(given, "ndim", 0) < 2 or any(setting(name) is not None for name in _DRAFTS):
+        return None
+    return int(given.shape[0]) * int(setting("num_return_sequences") or 1)
 
 
 def _cached_tokens(keywords: dict[str, Any]) -> int:

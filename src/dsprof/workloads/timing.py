@@ -29,3 +29,20 @@ class RequestTiming:
     duration_ns: int = 0
     stages: list[StageTiming] = field(factory=list)
     steps_ns: list[int] = field(factory=list)
+
+
+@define
+class BatchStep:
+    """One step of a serving loop: requests and tokens that it computed, and the tokens that requests got from it.
+
+    Context is what has no new token yet; `new_tokens` leaves out those that were sampled for nothing, as of a request
+    that had ended. Times are the host's, from the making of the inputs until the outputs are asked for.
+    """
+
+    context_requests: int
+    context_tokens: int
+    generation_requests: int
+    generation_tokens: int
+    new_tokens: int = 0
+    start_ns: int = 0
+    duration_ns: int = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import sys
 
-from dsprof.stages import REQUEST, STEP
+from dsprof.words import REQUEST, STEP
 from dsprof.workloads.ranges import annotate, decode_range, prefill_range
 
 PROMPT_TOKENS = 64

@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 
 import mutations
-from dsprof.analysis import Analysis, analyze
+from dsprof.analysis.analyze import Analysis, analyze
 from dsprof.arrays import backend
-from dsprof.attributed import Rules
 from dsprof.errors import DsprofError
+from dsprof.rules.rules import Rules
 from dsprof.tables import all_tables
 from fuzz import bases, oracles
 from fuzz.calls import where

@@ -203,7 +203,7 @@ def _note(troubles: Iterator[str], form: str, result: Result) -> None:
 
 def _html(report: Path, result: Result) -> None:
     """A notebook's page has the tags that it has for a harmless report."""
-    from dsprof.analysis import analyze
+    from dsprof.analysis.analyze import analyze
     from dsprof.errors import DsprofError
 
     try:

@@ -45,6 +45,12 @@ NUMBERS = (
     "1_0",
 )
 WORDS = ("", "json", "JSON", "jsn", "csv", "thread", "process", "x", "\x1b[2J", "[/x]", "parquet", "rich", "-", "None")
+CONDITIONS = (
+    "stage == 'decode'", "instances > 1", "kernel.str.contains('a')", "kernel", "stage = 3", "", "@x == 1",
+    "nosuch > 1",
+    "total_ns / 0 > 1", "(" * 3_000 + "stage", "stage == '\x1b[2J'", "stage ==\n'decode'", "~stage", "stage & stage",
+    "total_ns > '1'", "`stage` == 'x'", "\udcff stage",
+)  # fmt: skip
 
 
 def _paths(random: Random) -> str:
@@ -78,7 +84,8 @@ SHARED: dict[str, Callable[[Random], str]] = {
 COMMANDS: dict[str, tuple[dict[str, Callable[[Random], str]], tuple[str, ...]]] = {
     "analyze": ({**SHARED, "--top": _of(NUMBERS), "--out": _paths, "--tables": _tables},
                 ("--strict", "--again", "--fast", "--no-fast", "--nosuch", "-h")),
-    "table": ({**SHARED, "--rows": _of(NUMBERS)}, ("--fast", "--no-fast", "--strict", "--help")),
+    "table": ({**SHARED, "--limit": _of(NUMBERS), "--sort": _of(WORDS), "--columns": _tables,
+               "--where": _of(CONDITIONS)}, ("--fast", "--no-fast", "--strict", "--help")),
     "scrub": ({"--output": _paths}, ("--force", "-o")),
 }  # fmt: skip
 

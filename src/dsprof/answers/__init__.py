@@ -1,0 +1,1 @@
+"""What measures and ranges say together: stages, requests, steps, roofs, verdicts."""

@@ -1,0 +1,279 @@
+"""Why a stage took that long: one word, the numbers behind it, and what to do.
+
+A stage is judged by its steady instances, which `answers.stages` tells, over the wall time that `measures.accounting`
+splits without rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+from attrs import evolve, frozen
+
+from dsprof.answers.host_python import HostFunction
+from dsprof.measures.causes import (
+    ALLOCATION,
+    CAUSES,
+    COLD,
+    COPY,
+    HOST,
+    LATENCY,
+    LAUNCH,
+    PROFILER,
+    QUEUED,
+    SHARED,
+    SYNC,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from dsprof.answers.overhead import Cost
+    from dsprof.answers.roofs import StageRoof
+    from dsprof.answers.what_if import Prediction
+
+#: From this busy share on the GPU is the limit, and up to that one it is not; between the two nothing is.
+_GPU_BOUND_PCT, _NOT_GPU_BOUND_PCT = 75.0, 60.0
+#: Launches per step from which on a step is made of single launches.
+_ONE_BY_ONE = 10
+#: Share of the idle time that the causes of one kind must have to be called its cause.
+_MOST = 0.6
+#: Percent of a roof from which on, while the GPU is busy, the roof is the limit.
+_AT_ROOF_PCT = 50.0
+#: Host time outside of CUDA of no more than this for each launch is what it takes to launch; more is something else.
+_PER_LAUNCH_US = 50.0
+GPU, GRAPH, MIXED = "GPU-bound", "graph-bound", "mixed"
+#: What a stage with most of its idle time in the causes of one kind is called; of two with as much, the first.
+KINDS = (LAUNCH, HOST, COLD, ALLOCATION, SYNC, COPY, LATENCY, QUEUED, SHARED, PROFILER)
+_REMEDIES = {
+    GPU: "Look at the families that take most (stage_family_sum): faster or fewer kernels shorten it.",
+    LAUNCH: "Launch less: CUDA graphs (a static cache and torch.compile), fused kernels, a larger batch.",
+    HOST: "Launch calls are few: find what the host does between them, as sampling, tokenization, scheduling, input.",
+    COLD: "That is done once: warm up before what is measured, or load kernels at the start "
+          "(CUDA_MODULE_LOADING=EAGER).",
+    ALLOCATION: "Allocate once: a caching allocator, a static cache, buffers that are used again.",
+    SYNC: "Find what waits for the GPU: .item(), .cpu(), synchronize(); keep decisions on the GPU.",
+    COPY: "Pin host memory, copy on a stream of its own, or keep the data on the GPU.",
+    LATENCY: "Work was queued and began late: look at dependencies between streams.",
+    GRAPH: "Between a graph's kernels the GPU waits: fewer and fused kernels, or branches beside each other.",
+    QUEUED: "It waits for what its own thread launched before, as a prefill that still runs: shorten that.",
+    SHARED: "The GPU ran other work of the process: look at stage_stream_sum for who shares it.",
+    PROFILER: "Record less at a time: what the profiler takes is not there without it.",
+    MIXED: "No single cause is worth most: stage_trace has the time of each (idle_*).",
+}  # fmt: skip
+#: Instead of the remedy for launches, where graphs make them.
+_IN_GRAPHS = (
+    "Its kernels are in CUDA graphs: launch one for a step, and record with --cuda-graph-trace=graph, as tracing their "
+    "nodes makes launching them take longer."
+)
+
+
+@frozen
+class Culprit:
+    """What takes most of a stage's kernel time, in percent of it: a family of kernels, and a kernel."""
+
+    family: str
+    family_pct: float
+    kernel: str
+    kernel_pct: float
+
+
+@frozen
+class Verdict:
+    """What limits a stage: `kind`, a sentence with the numbers, a remedy, and the numbers themselves.
+
+    `instances` were judged, `warm_up` left out; times are sums over them in ns, of a step in us; `limit_us` is
+    how long the GPU works for a step, which can take no less with these kernels, `roof_us` what it would take at the
+    roof, `plain_step_us` what it takes without the profiler, by the host's times of another run (None: there was none),
+    `graphs_step_us` what it would take as CUDA graphs where launches are what takes long, and `replay_residual_pct` how
+    far the replay that says so is off (see `answers.what_if`);
+    `launches_per_s` is over the wall time. Values of a step are None where there is none, `tokens_per_step` where the
+    batch is not known, `bound_by` (compute, memory bandwidth, or neither) where roofs are not. `python`: what most of
+    its samples outside of CUDA are in; `off_cpu_ns`: how long its thread was off the CPU in the time that is the
+    host's, None where the report does not tell.
+    """
+
+    stage: str
+    kind: str
+    sentence: str
+    remedy: str
+    instances: int
+    warm_up: int
+    wall_ns: int
+    gpu_busy_ns: int
+    idle_ns: dict[str, int]
+    busy_pct: float
+    launches_per_s: float
+    launches_per_step: float | None
+    kernels_per_step: float | None
+    tokens_per_step: float | None
+    kernel_mean_us: float
+    step_us: float | None
+    limit_us: float | None
+    roof_us: float | None = None
+    bound_by: str | None = None
+    culprit: Culprit | None = None
+    plain_step_us: float | None = None
+    graphs_step_us: float | None = None
+    replay_residual_pct: float | None = None
+    python: tuple[HostFunction, ...] = ()
+    off_cpu_ns: int | None = None
+
+
+def judge(
+    stage: str,
+    instances: pa.Table,
+    roof: StageRoof | None = None,
+    culprit: Culprit | None = None,
+    cost: Cost | None = None,
+    python: tuple[HostFunction, ...] = (),
+    predicted: Prediction | None = None,
+    of_engine: bool = False,
+) -> Verdict | None:
+    """The verdict on a stage from its rows of `stage_trace`; None where it ran no kernel.
+
+    `roof`: how near the stage came to the GPU's roofs, `culprit`: what takes most, `cost`: what recording it cost,
+    `python`: what Python was in, `predicted`: what a step would take as CUDA graphs, where that is known. `of_engine`:
+    the stage is a mode of a serving engine's steps.
+    """
+    kept = instances.filter(instances.column("steady"))
+    wall, busy, kernels = (_total(kept, column) for column in ("wall_ns", "gpu_busy_ns", "kernels"))
+    if not kernels or not wall:
+        return None
+    idle = {name: _total(kept, f"idle_{name}_ns") for name in CAUSES}
+    steps, launches, graphs = (_total(kept, column) for column in ("steps", "launches", "graph_launches"))
+    copies = min(_total(kept, "memcpy_ns"), busy)  # those beside each other, or beside kernels, count once at most
+    verdict = Verdict(
+        stage=stage,
+        kind=_kind(wall, busy, copies, idle, launches, graphs),
+        sentence="",
+        remedy="",
+        instances=len(kept),
+        warm_up=len(instances) - len(kept),
+        wall_ns=wall,
+        gpu_busy_ns=busy,
+        idle_ns=idle,
+        busy_pct=100.0 * busy / wall,
+        launches_per_s=1e9 * launches / wall,
+        launches_per_step=launches / steps if steps else None,
+        kernels_per_step=kernels / steps if steps else None,
+        tokens_per_step=_total(kept, "tokens") / steps if steps and not kept.column("batch").null_count else None,
+        kernel_mean_us=_total(kept, "kernel_total_ns") / kernels / 1e3,
+        step_us=wall / steps / 1e3 if steps else None,
+        limit_us=busy / steps / 1e3 if steps else None,
+        roof_us=roof.step_roof_ns / 1e3 if roof and roof.step_roof_ns is not None else None,
+        bound_by=_bound_by(roof),
+        culprit=culprit,
+        plain_step_us=wall / steps / 1e3 / cost.total_ratio if steps and cost else None,
+        python=python,
+        off_cpu_ns=None if kept.column("off_cpu_ns").null_count else _total(kept, "off_cpu_ns"),
+    )
+    if predicted is not None and predicted.step_predicted_ns and verdict.kind == LAUNCH and _one_by_one(verdict):
+        as_graph, off = predicted.step_predicted_ns / 1e3, predicted.residual_pct
+        verdict = evolve(verdict, graphs_step_us=as_graph, replay_residual_pct=off)
+    said = _sentence(verdict, 100 * copies / wall, _subject(verdict, of_engine)) + (
+        _at_the_roof(verdict, roof) if roof else ""
+    )
+    in_graphs = verdict.kind == LAUNCH and graphs and not _one_by_one(verdict)
+    return evolve(verdict, sentence=said, remedy=_IN_GRAPHS if in_graphs else _REMEDIES[verdict.kind])
+
+
+def _total(rows: pa.Table, column: str) -> int:
+    """The sum of a column of integers; a missing value counts nothing."""
+    import pyarrow.compute as pc
+
+    return int(pc.sum(rows.column(column)).as_py() or 0)
+
+
+def _kind(wall: int, busy: int, copies: int, idle: Mapping[str, int], launches: int, graph_launches: int) -> str:
+    """The kind of a stage; what the GPU is busy with `copies` of memory is no work of its kernels."""
+    busy_pct = 100.0 * (busy - copies) / wall
+    if busy_pct >= _GPU_BOUND_PCT:
+        return GPU
+    kinds = dict.fromkeys(KINDS, 0) | {COPY: copies}
+    for name, time in idle.items():
+        kinds[CAUSES[name].kind] += time
+    if kinds[HOST] <= 1e3 * _PER_LAUNCH_US * launches:
+        kinds[LAUNCH] += kinds.pop(HOST)
+    kind = max(kinds, key=lambda one: kinds[one])
+    if busy_pct > _NOT_GPU_BOUND_PCT or kinds[kind] < _MOST * (copies + sum(idle.values())):
+        return MIXED
+    return GRAPH if kind == LATENCY and graph_launches else kind
+
+
+def _one_by_one(verdict: Verdict) -> bool:
+    """Does each step take many launches?"""
+    return verdict.launches_per_step is not None and verdict.launches_per_step >= _ONE_BY_ONE
+
+
+def _step(verdict: Verdict) -> str:
+    """What a step is called: a token where it is known to make one, else a step, and of how many where that is."""
+    made = verdict.tokens_per_step
+    if made == 1:
+        return "A token"
+    return "A step" if made is None else f"A step of {made:.3g} tokens"
+
+
+def _subject(verdict: Verdict, of_engine: bool) -> str:
+    """What the sentence is about, and what kind it is of."""
+    if not of_engine:
+        return f"{verdict.stage} is {verdict.kind}"
+    return f"{verdict.stage} steps {'have no single limit' if verdict.kind == MIXED else f'are {verdict.kind}'}"
+
+
+def _sentence(verdict: Verdict, copies_pct: float, subject: str) -> str:
+    """The numbers in words: what the GPU did, where the rest went, and what that is for a step."""
+    idle, wall = verdict.idle_ns, verdict.wall_ns
+    first, second = sorted(idle, key=lambda cause: -idle[cause])[:2]
+    most, more = 100 * idle[first] / wall, 100 * idle[second] / wall
+    text = (
+        f"{subject}: the GPU is busy {verdict.busy_pct:.0f} % of the time; {most:.0f} % goes "
+        f"to {CAUSES[first].words}, {more:.0f} % to {CAUSES[second].words}."
+    )
+    if verdict.kind == MIXED:
+        return f"{text} No cause has the better part of it."
+    if verdict.kind == GPU and verdict.culprit is not None:
+        one = verdict.culprit
+        text += f" {one.family} kernels take {one.family_pct:.0f} % of that, {one.kernel} {one.kernel_pct:.0f} %."
+    if verdict.kind == COPY and copies_pct >= 1:
+        text += f" The GPU copies for {copies_pct:.0f} %."
+    if verdict.kind == LAUNCH and _one_by_one(verdict) and verdict.limit_us and verdict.step_us:
+        plain = f" ({verdict.plain_step_us / 1e3:.1f} without the profiler)" if verdict.plain_step_us else ""
+        text += (
+            f" {_step(verdict)} takes {verdict.launches_per_step:.0f} launches of kernels of "
+            f"{verdict.kernel_mean_us:.1f} us, and {verdict.step_us / 1e3:.1f} ms{plain}, of which the GPU works "
+            f"{verdict.limit_us / 1e3:.1f} ms."
+        )
+    if verdict.graphs_step_us is not None:
+        text += (
+            f" As a CUDA graph it would take some {verdict.graphs_step_us / 1e3:.1f} ms (the replay that says so is "
+            f"{verdict.replay_residual_pct:.1f} % off)."
+        )
+    if verdict.kind in (LAUNCH, HOST) and verdict.off_cpu_ns is not None and idle["host"]:
+        share = 100 * verdict.off_cpu_ns / idle["host"]
+        text += f" Of the host's time outside of CUDA its thread was off the CPU for {share:.0f} %."
+    if verdict.kind in (LAUNCH, HOST) and verdict.python:
+        inside = ", ".join(f"{one.share_pct:.0f} % in {one.function}" for one in verdict.python)
+        text += f" Of the samples of Python outside of CUDA there are {inside}."
+    return text
+
+
+def _bound_by(roof: StageRoof | None) -> str | None:
+    """The roof that a stage runs at while the GPU is busy; ``neither`` where it is far from both, None for unknown."""
+    if roof is None or roof.busy_mfu_pct is None or roof.busy_bandwidth_pct is None:
+        return None
+    share, word = max((roof.busy_mfu_pct, "compute"), (roof.busy_bandwidth_pct, "memory bandwidth"))
+    return word if share >= _AT_ROOF_PCT else "neither"
+
+
+def _at_the_roof(verdict: Verdict, roof: StageRoof) -> str:
+    """What the roofs say about a stage that the GPU limits, or that launches do."""
+    bound = verdict.bound_by
+    if verdict.kind == GPU and bound is not None:
+        shares = f"{roof.busy_mfu_pct:.0f} % of the FLOPs and {roof.busy_bandwidth_pct:.0f} % of the memory bandwidth"
+        where = "It is far from both roofs" if bound == "neither" else f"Its roof is {bound}"
+        return f" {where}: while busy, the GPU makes {shares} that it could."
+    if verdict.kind == LAUNCH and roof.step_roof_ns is not None:
+        one = "a token" if verdict.tokens_per_step == 1 else "a step"
+        return f" At the {roof.roof} roof {one} would take {roof.step_roof_ns / 1e6:.2g} ms."
+    return ""

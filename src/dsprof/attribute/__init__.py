@@ -1,0 +1,1 @@
+"""Which range, stage and step each launch belongs to."""

@@ -1,0 +1,1 @@
+"""A program under nsys, and all that it said, in one folder."""

@@ -1,0 +1,1 @@
+"""What all else stands on and knows nothing of reports: files, folders, patterns, secrets, versions."""

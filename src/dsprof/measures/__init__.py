@@ -1,0 +1,1 @@
+"""Quantities that are taken from each part of a report, and added up."""

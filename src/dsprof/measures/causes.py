@@ -1,0 +1,67 @@
+"""Why a GPU was idle: all that is told of each cause, in one place."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from dsprof.trace import SYNCHRONIZING
+
+#: What the first screen calls a stage whose GPU waited for such causes.
+LAUNCH, HOST, COLD, ALLOCATION = "launch-bound", "host-bound", "cold start", "allocation-bound"
+SYNC, COPY, LATENCY, PROFILER = "sync-bound", "copy-bound", "latency-bound", "profiler-bound"
+QUEUED, SHARED = "queue-bound", "shared GPU"
+
+
+@frozen
+class Cause:
+    """A cause of idle time.
+
+    `meaning` ends the sentence of its column, `words` are those of a verdict, `short` those of a plot, whose colour is
+    `colour`; a stage with most of its idle time in causes of one `kind` is called that. `calls`: how the names begin of
+    the CUDA API calls that are this cause.
+    """
+
+    name: str
+    meaning: str
+    words: str
+    short: str
+    kind: str
+    colour: str
+    calls: tuple[str, ...] = ()
+
+
+#: By name, in the order in which a cause is preferred where several hold at once.
+CAUSES = {
+    cause.name: cause
+    for cause in (
+        Cause("queued", "the GPU ran what its thread had launched before it",
+              "what was launched before it", "launched before", QUEUED, "#6699CC"),
+        Cause("other_work", "the GPU ran operations of the process that were launched elsewhere",
+              "other work on the GPU", "other work on the GPU", SHARED, "#88CCEE"),
+        Cause("latency", "an operation was launched, and had not begun",
+              "launch latency", "launch latency", LATENCY, "#44AA99"),
+        Cause("profiler", "the profiler's own overhead on the thread",
+              "the profiler", "profiler", PROFILER, "#DDDDDD"),
+        Cause("load", "the thread loaded kernels or set them up",
+              "loading kernels", "loading kernels", COLD, "#000000",
+              ("cuModuleLoad", "cuLibraryLoad", "cuLibraryGet", "cuModuleGet", "cuKernelGetFunction",
+               "cuKernelSetAttribute", "cuFuncSetAttribute", "cudaFuncSetAttribute")),
+        Cause("alloc", "the thread allocated or freed memory",
+              "memory allocation", "allocation", ALLOCATION, "#882255",
+              ("cudaMalloc", "cudaFree", "cudaHostAlloc", "cudaHostRegister", "cuMemAlloc", "cuMemFree", "cuMemCreate",
+               "cuMemMap")),
+        Cause("pageable", "the thread was in a call that copies from or to pageable memory of the host",
+              "copies of pageable memory", "pageable copies", COPY, "#661100"),
+        Cause("copy", "the thread was in another call that copies or sets memory",
+              "copy calls", "other copies", COPY, "#AA4499", ("cudaMemcpy", "cudaMemset", "cuMemcpy", "cuMemset")),
+        Cause("sync", "the thread waited for the GPU in a synchronizing call",
+              "waiting for the GPU", "waiting for the GPU", SYNC, "#117733", SYNCHRONIZING),
+        Cause("launch", "the thread was in a call that launches a kernel or a graph",
+              "launch calls", "launch calls", LAUNCH, "#DDCC77",
+              ("cudaLaunch", "cuLaunch", "cudaGraphLaunch", "cuGraphLaunch")),
+        Cause("api", "the thread was in another CUDA call",
+              "other CUDA calls", "other CUDA calls", LAUNCH, "#999933"),
+        Cause("host", "the thread was outside of all CUDA calls",
+              "the host outside of CUDA", "host outside of CUDA", HOST, "#CC6677"),
+    )
+}  # fmt: skip

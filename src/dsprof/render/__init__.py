@@ -1,1 +1,0 @@
-"""Tables and summaries made into something to look at; nothing is computed here."""

@@ -1,0 +1,1 @@
+"""What names mean: stages, steps, kernel families."""
