@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
-from attrs import frozen
+from attrs import field, frozen
 
 from dsprof import arrays as at
+from dsprof.answers.identity import Place, Told, numbered
 from dsprof.arrays import NULL, Bools, Ints, group_rows
 from dsprof.attribute.stages import StageRanges
 from dsprof.measures.by_name import Words, united
@@ -39,8 +40,6 @@ _RESIDUAL_SHARE = 0.95
 #: Did a rank start a collective last? Places in `LAST`; -1 where there is no match.
 LAST = ("no", "yes", "inconclusive")
 NO, YES, INCONCLUSIVE = range(3)
-#: What tells that a process is this rank, in order of trust.
-RANK_FROM = ("device", "file name")
 _OPERATIONS = tuple(OPERATIONS)
 #: For each operation: do all its ranks end at one moment?
 TOGETHER = np.array([operation in ENDS_TOGETHER for operation in _OPERATIONS])
@@ -52,16 +51,18 @@ class ReportCollectives:
 
     It knows nothing of the report behind it and can be pickled. `columns`: `process`, `device`, `stream`, `start`,
     `end`, `launched` (NULL: not known), `name` (place in `names`), `operation` (in `OPERATIONS`), `stage` (in
-    `stages`), `instance` of the stage and `step` (NULL: none). `compute`: as in `ComputeBusy`.
+    `stages`), `instance` of the stage and `step` (NULL: none). `compute`: as in `ComputeBusy`. `told`: which rank each
+    process is.
     """
 
     stages: Words
     names: Words
     columns: dict[str, Ints]
     compute: dict[str, Ints]
+    told: Told = field(factory=Told)
 
     @classmethod
-    def take(cls, found: Collectives, compute: ComputeBusy, staged: StageRanges) -> Self:
+    def take(cls, found: Collectives, compute: ComputeBusy, staged: StageRanges, told: Told) -> Self:
         """Of a report."""
         columns = dict(found.columns)
         stage_range, step_range = columns.pop("stage_range"), columns.pop("step_range")
@@ -76,9 +77,8 @@ class ReportCollectives:
             "step": step,
         }
         order = _sequence(columns, found.names)
-        return cls(
-            staged.names, found.names, {name: values[order] for name, values in columns.items()}, dict(compute.columns)
-        )
+        ordered = {name: values[order] for name, values in columns.items()}
+        return cls(staged.names, found.names, ordered, dict(compute.columns), told)
 
 
 def _sequence(columns: dict[str, Ints], names: Words) -> Ints:
@@ -162,7 +162,7 @@ class MatchedCollectives:
         """
         joined = _joined(reports, list(began) or [NULL] * len(reports))
         found = _Groups(joined, len(reports) == 1 or NULL not in began)
-        ranks = _numbered(found.ranks, numbers)
+        ranks = _numbered(found.ranks, reports, numbers)
         columns, residual = joined.columns | {"rank": joined.rank}, []
         columns |= {name: np.full(len(joined.rank), NULL) for name in ("collective", "of", "transfer", "wait", "after")}
         columns["last"] = np.full(len(joined.rank), -1)
@@ -392,19 +392,13 @@ def _of_group(columns: dict[str, Ints], rows: Ints) -> int:
     return residual
 
 
-def _numbered(ranks: Sequence[Rank], numbers: Sequence[int]) -> tuple[Rank, ...]:
-    """The ranks with their numbers, by the first of `RANK_FROM` that tells those of a group apart."""
-    found = list(ranks)
-    for group in {rank.group for rank in ranks} - {-1}:
-        places = [place for place, rank in enumerate(ranks) if rank.group == group]
-        devices = [ranks[place].device for place in places]
-        named = [numbers[ranks[place].report] if numbers else NULL for place in places]
-        for source, said in enumerate((devices, named)):
-            if len(set(said)) == len(said) and min(said) >= 0:
-                for place, number in zip(places, said, strict=True):
-                    found[place] = found[place]._replace(number=number, number_from=source)
-                break
-    return tuple(found)
+def _numbered(ranks: Sequence[Rank], reports: Sequence[ReportCollectives], numbers: Sequence[int]) -> tuple[Rank, ...]:
+    """The ranks with their numbers."""
+    places = [Place(rank.report, rank.process, rank.device, rank.group) for rank in ranks]
+    found = numbered(places, [one.told for one in reports], numbers)
+    return tuple(
+        rank._replace(number=number, number_from=source) for rank, (number, source) in zip(ranks, found, strict=True)
+    )
 
 
 def unmatched(matched: MatchedCollectives) -> list[str]:

@@ -1,0 +1,105 @@
+"""Which rank a process is, by what is trusted most: never by the order of names, in which rank10 comes before rank2.
+
+A source tells ranks apart where it names each of them, and no two alike; one that does so for all of them goes before
+one that does so within a group alone, as NCCL's ranks of a tensor-parallel group that has replicas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Self
+
+from attrs import field, frozen
+
+from dsprof.arrays import NULL
+from dsprof.model.launched import PAIRS, Launched, rank_in, size_in
+from dsprof.rules.rules import Rules
+from dsprof.trace import pid_of
+
+#: What tells that a process is this rank, in order of trust.
+RANK_FROM = ("environment", "device", "file name")
+ENVIRONMENT, DEVICE, FILE = range(3)
+
+
+@frozen
+class Told:
+    """What a report, and the record of its capture, say of which rank its processes are; it can be pickled."""
+
+    launched: Launched = field(factory=Launched)
+
+    @classmethod
+    def take(cls, rules: Rules) -> Self:
+        """Of a report."""
+        return cls(rules.launched or Launched())
+
+    def size(self, process: int) -> int | None:
+        """How many ranks there are, as the launcher of a process says that told it a rank."""
+        told = self.launched.of(pid_of(process))
+        return next((size_in(told, pair) for pair in range(len(PAIRS)) if rank_in(told, pair) is not None), None)
+
+
+class Place(NamedTuple):
+    """A process and a device of a report, and the group that it makes its collectives with, -1 for none."""
+
+    report: int
+    process: int
+    device: int
+    group: int
+
+
+def numbered(places: Sequence[Place], told: Sequence[Told], files: Sequence[int]) -> list[tuple[int, int]]:
+    """The rank of each place, NULL where nothing tells it, and what does: a place in `RANK_FROM`, -1 for nothing.
+
+    `told`: by report; `files`: the rank that each report's file is named after, NULL for none, empty for no names.
+    """
+    found = [(NULL, -1)] * len(places)
+    groups = [[row for row, place in enumerate(places) if place.group == group] for group in _groups(places)]
+    trusted, others = list(_launched(places, told)), list(_seen(places, files))
+
+    def put(one: _Said, rows: Iterable[int]) -> None:
+        for row in rows:
+            if found[row][1] < 0 and one.numbers[row] != NULL:
+                found[row] = one.numbers[row], one.source
+
+    for said in (trusted, others):
+        for rows in (range(len(places)), *groups):
+            if all(found[row][1] < 0 for row in rows) and (telling := _telling(said, rows)):
+                put(telling, rows)
+        for one in said if said is trusted else ():
+            known = [number for number in one.numbers if number != NULL]
+            if len(set(known)) == len(known):
+                put(one, range(len(places)))
+    return found
+
+
+def _groups(places: Sequence[Place]) -> list[int]:
+    return sorted({place.group for place in places} - {-1})
+
+
+class _Said(NamedTuple):
+    """What a source says of each place, NULL for nothing."""
+
+    source: int
+    numbers: list[int]
+
+
+def _telling(said: Sequence[_Said], rows: Sequence[int]) -> _Said | None:
+    """The first source that tells some places apart; a device alone is no rank."""
+    for one in said:
+        some = {one.numbers[row] for row in rows}
+        if len(some) == len(rows) > (one.source == DEVICE) and min(some) >= 0:
+            return one
+    return None
+
+
+def _launched(places: Sequence[Place], told: Sequence[Told]) -> Iterator[_Said]:
+    """What may be believed of some places also where it says nothing of others."""
+    for pair in range(len(PAIRS)):
+        found = [rank_in(told[place.report].launched.of(pid_of(place.process)), pair) for place in places]
+        yield _Said(ENVIRONMENT, [NULL if number is None else number for number in found])
+
+
+def _seen(places: Sequence[Place], files: Sequence[int]) -> Iterator[_Said]:
+    """What tells ranks only where nothing better does."""
+    yield _Said(DEVICE, [place.device for place in places])
+    yield _Said(FILE, [files[place.report] if files else NULL for place in places])
