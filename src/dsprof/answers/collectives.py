@@ -11,7 +11,7 @@ one moment where a collective cannot end before all have begun::
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from attrs import field, frozen
@@ -19,6 +19,7 @@ from attrs import field, frozen
 from dsprof import arrays as at
 from dsprof.answers.identity import Place, Told, numbered
 from dsprof.arrays import NULL, Bools, Ints, group_rows
+from dsprof.attribute.nccl import NcclRanges
 from dsprof.attribute.stages import StageRanges
 from dsprof.measures.by_name import Words, united
 from dsprof.measures.collectives import Collectives, ComputeBusy
@@ -51,8 +52,8 @@ class ReportCollectives:
 
     It knows nothing of the report behind it and can be pickled. `columns`: `process`, `device`, `stream`, `start`,
     `end`, `launched` (NULL: not known), `name` (place in `names`), `operation` (in `OPERATIONS`), `stage` (in
-    `stages`), `instance` of the stage and `step` (NULL: none). `compute`: as in `ComputeBusy`. `told`: which rank each
-    process is.
+    `stages`), `instance` of the stage and `step` (NULL: none), `communicator` and `bytes` (as NCCL says, NULL: not
+    known). `compute`: as in `ComputeBusy`. `told`: which rank each process is.
     """
 
     stages: Words
@@ -62,9 +63,10 @@ class ReportCollectives:
     told: Told = field(factory=Told)
 
     @classmethod
-    def take(cls, found: Collectives, compute: ComputeBusy, staged: StageRanges, told: Told) -> Self:
+    def take(cls, found: Collectives, compute: ComputeBusy, staged: StageRanges, nccl: NcclRanges, told: Told) -> Self:
         """Of a report."""
         columns = dict(found.columns)
+        columns |= _as_nccl_says(columns.pop("nccl_call"), nccl)
         stage_range, step_range = columns.pop("stage_range"), columns.pop("step_range")
         number = {operation: code for code, operation in enumerate(_OPERATIONS)}
         operation = np.array([number[one] for one in operations_of(found.names)], np.int64)
@@ -79,6 +81,14 @@ class ReportCollectives:
         order = _sequence(columns, found.names)
         ordered = {name: values[order] for name, values in columns.items()}
         return cls(staged.names, found.names, ordered, dict(compute.columns), told)
+
+
+def _as_nccl_says(call: Ints, nccl: NcclRanges) -> dict[str, Ints]:
+    """Communicator and size of kernels by the call that launched each; of several by one call no size is known."""
+    launching = nccl.launching
+    alone = np.append(np.bincount(call[call >= 0], minlength=len(launching.row)) == 1, False)[call]
+    size = np.append(launching.bytes, NULL)[call]
+    return {"communicator": np.append(launching.communicator, NULL)[call], "bytes": np.where(alone, size, NULL)}
 
 
 def _sequence(columns: dict[str, Ints], names: Words) -> Ints:
@@ -100,8 +110,8 @@ class Rank(NamedTuple):
     """A process and a device of a report, and what is known of it as one of several ranks.
 
     `number`: the rank, NULL where it is not known, and `number_from` a place in `RANK_FROM`, -1 for none. `group`:
-    those that it makes its collectives with, -1 for none; `matched`: how many of its `collectives` have their match,
-    from the `first` to before the `last`.
+    those that it makes its collectives with, most of them where it has several groups, -1 for none; `matched`: how many
+    of its `collectives` have their match, from the `first` to before the `last`.
     `shift_ns`: what its times are shifted by on the common clock, `by_ends`: as told by the ends of its collectives.
     `like`: the place of the rank before it whose sequence has most in common with its own, -1 for none; `agree`: so
     many operations are the same on both before they part.
@@ -123,13 +133,25 @@ class Rank(NamedTuple):
     agree: int = 0
 
 
+class Lane(NamedTuple):
+    """The collectives of one `communicator` of a rank, or those of which it is not known (NULL).
+
+    `place`: which rank it is; `told`: the same of its collectives alone as of all of a rank.
+    """
+
+    place: int
+    communicator: int
+    told: Rank
+
+
 @frozen(eq=False)
 class MatchedCollectives:
     """The collectives of all ranks of one report or of several, in the order of `ranks`, a row each.
 
-    `columns`: those of `ReportCollectives`, times on the common clock, and `rank` (place in `ranks`), `collective`
-    (which of its group, from 0), `of` (how many ranks it has), `transfer`, `wait`, `after` (how long after the first of
-    them it started), each NULL where there is no match, and `last` (place in `LAST`, -1 where there is none).
+    `columns`: those of `ReportCollectives`, times on the common clock, and `rank` (place in `ranks`), `lane` (place in
+    `lanes`, which are what is matched), `group` (-1 for none), `collective` (which of its group, from 0), `of` (how
+    many ranks it has), `transfer`, `wait`, `after` (how long after the first of them it started), each NULL where there
+    is no match, and `last` (place in `LAST`, -1 where there is none).
     `residual_ns`: of each group, how far apart the ends of one collective lie (95 %), NULL where nothing tells it.
     `compute`: as in `ReportCollectives`, with `rank`. `reports`: what each report is called.
     """
@@ -141,6 +163,7 @@ class MatchedCollectives:
     residual_ns: tuple[int, ...]
     compute: dict[str, Ints]
     reports: Words = ("",)
+    lanes: tuple[Lane, ...] = ()
 
     @classmethod
     def take(cls, one: ReportCollectives) -> Self:
@@ -161,18 +184,25 @@ class MatchedCollectives:
         rank that each report's file is named after, NULL for none; `files`: what each is called.
         """
         joined = _joined(reports, list(began) or [NULL] * len(reports))
-        found = _Groups(joined, len(reports) == 1 or NULL not in began)
-        ranks = _numbered(found.ranks, reports, numbers)
-        columns, residual = joined.columns | {"rank": joined.rank}, []
+        lanes, rows_of = _lanes(joined)
+        found = _Groups(joined.columns, lanes, rows_of, len(reports) == 1 or NULL not in began)
+        ranks = _numbered(_of_lanes(joined.ranks, found.lanes), reports, numbers)
+        lane, residual = np.zeros(len(joined.rank), np.int64), []
+        for number, rows in enumerate(rows_of):
+            lane[rows] = number
+        group = np.array([one.told.group for one in found.lanes], np.int64)[lane]
+        columns = joined.columns | {"rank": joined.rank, "lane": lane, "group": group}
         columns |= {name: np.full(len(joined.rank), NULL) for name in ("collective", "of", "transfer", "wait", "after")}
         columns["last"] = np.full(len(joined.rank), -1)
         shift = np.array([rank.shift_ns for rank in ranks], np.int64)
         for name in ("start", "end", "launched"):
             columns[name] = np.where(columns[name] == NULL, NULL, columns[name] + shift[joined.rank])
         for members, matches in zip(found.groups, found.matches, strict=True):
-            rows = np.stack([joined.rows[member][own] for member, own in zip(members, matches, strict=True)])
+            rows = np.stack([rows_of[member][own] for member, own in zip(members, matches, strict=True)])
             residual.append(_of_group(columns, rows))
-        return cls(joined.stages, joined.names, columns, ranks, tuple(residual), joined.compute, files)
+        return cls(
+            joined.stages, joined.names, columns, ranks, tuple(residual), joined.compute, files, tuple(found.lanes)
+        )
 
 
 class _Joined(NamedTuple):
@@ -216,60 +246,113 @@ def _joined(reports: Sequence[ReportCollectives], began: Sequence[int]) -> _Join
     return _Joined(stages, names, columns, compute, ranks, of_row, rows)
 
 
-class _Groups:
-    """Ranks that make their collectives together: `groups` of places in `ranks`, two or more each.
+def _lanes(joined: _Joined) -> tuple[list[Lane], list[Ints]]:
+    """The lanes of all ranks and the rows of each; of a rank the longest first, as that tells its clock best."""
+    lanes, rows_of = list[Lane](), list[Ints]()
+    for place, (rank, rows) in enumerate(zip(joined.ranks, joined.rows, strict=True)):
+        communicator = joined.columns["communicator"][rows]
+        split = [(one, rows[own]) for one, own in at.each(communicator)] or [(NULL, rows)]
+        for one, own in sorted(split, key=lambda lane: (-len(lane[1]), lane[0])):
+            lanes.append(Lane(place, one, rank._replace(collectives=len(own))))
+            rows_of.append(own)
+    return lanes, rows_of
 
-    `matches`: of each group, for each of its ranks, which of its collectives have their match; shape (ranks, matches).
+
+def _of_lanes(ranks: Sequence[Rank], lanes: Sequence[Lane]) -> list[Rank]:
+    """The ranks with what is told by their lanes: the group and clock of the longest that tells one."""
+    found = list(ranks)
+    matched = [0] * len(ranks)
+    for place, _, told in lanes:
+        rank = found[place]
+        if rank.group < 0 <= told.group:
+            rank = rank._replace(group=told.group)
+        if told.by_ends and not rank.by_ends:
+            rank = rank._replace(shift_ns=told.shift_ns, by_ends=True)
+        matched[place] += told.matched
+        found[place] = rank._replace(matched=matched[place])
+    return found
+
+
+class _Groups:
+    """Lanes of ranks that are one communicator's: `groups` of places in `lanes`, two or more each.
+
+    `matches`: of each group, for each of its lanes, which of its collectives have their match; shape (lanes, matches).
     """
 
-    def __init__(self, joined: _Joined, clocks: bool) -> None:
-        self.ranks, self.groups, self.matches = list(joined.ranks), list[list[int]](), list[Ints]()
-        self._columns, self._rows, self._clocks = joined.columns, joined.rows, clocks
-        self._operations = [joined.columns["operation"][rows] for rows in joined.rows]
+    def __init__(self, columns: dict[str, Ints], lanes: list[Lane], rows_of: list[Ints], clocks: bool) -> None:
+        self.lanes, self.groups, self.matches = list(lanes), list[list[int]](), list[Ints]()
+        self._columns, self._rows, self._clocks = columns, rows_of, clocks
+        self._operations = [columns["operation"][rows] for rows in rows_of]
         self._pairs = list[list[_Pair]]()
-        for place, rows in enumerate(joined.rows):
+        self._ranks = list[set[int]]()  # of each group
+        for place, rows in enumerate(rows_of):
             if len(rows):
                 self._join(place)
         self._keep()
 
     def _join(self, place: int) -> None:
-        """Put a rank into the first group that it belongs to, or into a new one."""
+        """Put a lane into the first group that it belongs to, or into a new one."""
         like, most = -1, -1
-        for members, pairs in zip(self.groups, self._pairs, strict=True):
+        for members, pairs, ranks in zip(self.groups, self._pairs, self._ranks, strict=True):
             head = members[0]
+            if self.lanes[place].place in ranks or not self._may_be_one(head, place):
+                continue
             agree = _agreement(self._operations[head], self._operations[place])
             if agree > most:
                 like, most = head, agree
             if pair := self._pair(head, place, agree):
                 members.append(place)
                 pairs.append(pair)
+                ranks.add(self.lanes[place].place)
                 break
         else:
             self.groups.append([place])
             self._pairs.append([])
+            self._ranks.append({self.lanes[place].place})
         if like >= 0:
-            self.ranks[place] = self.ranks[place]._replace(like=like, agree=most)
+            self._tell(place, like=like, agree=most)
+
+    def _tell(self, place: int, **told: Any) -> None:
+        lane = self.lanes[place]
+        self.lanes[place] = lane._replace(told=lane.told._replace(**told))
+
+    def _may_be_one(self, head: int, place: int) -> bool:
+        """Is it not known that two lanes are of different communicators?"""
+        one, other = self.lanes[head].communicator, self.lanes[place].communicator
+        return one == other or NULL in (one, other)
 
     def _pair(self, head: int, place: int, agree: int) -> _Pair | None:
-        """What of the collectives of two ranks is one, None where they are of no group."""
-        same = self.ranks[head].report == self.ranks[place].report
+        """What of the collectives of two lanes is one, None where they are of no group.
+
+        Those of one communicator are one in their order where both have all of them, whatever their ends say.
+        """
+        one, other = self.lanes[head], self.lanes[place]
+        same = one.told.report == other.told.report
         if (same or self._clocks) and (found := self._ending_together(head, place)):
             return found
-        whole = agree == len(self._rows[head]) == len(self._rows[place])
-        if same or not whole or agree < LEAST_FOR_A_CLOCK:
+        if agree < len(self._rows[head]) or agree < len(self._rows[place]):
             return None
-        told, by_ends = self.ranks[place], int(np.median(self._ends(head) - self._ends(place)))
-        self.ranks[place] = told._replace(shift_ns=told.shift_ns + by_ends, by_ends=True)
-        if found := self._ending_together(head, place):
+        if not same and agree >= LEAST_FOR_A_CLOCK and (found := self._by_ends(head, place)):
             return found
-        self.ranks[place] = told
-        return None
+        known = one.communicator == other.communicator != NULL
+        return _Pair(np.arange(agree), np.arange(agree)) if known else None
+
+    def _by_ends(self, head: int, place: int) -> _Pair | None:
+        """Put the rank of a lane on the clock by the median distance of ends, where the ends then confirm it."""
+        before = list(self.lanes)
+        by_ends = int(np.median(self._ends(head) - self._ends(place)))
+        for number, lane in enumerate(self.lanes):
+            if lane.place == before[place].place and not lane.told.by_ends:
+                self._tell(number, shift_ns=lane.told.shift_ns + by_ends, by_ends=True)
+        if not (found := self._ending_together(head, place)):
+            self.lanes = before
+        return found
 
     def _ends(self, place: int, which: slice = slice(None)) -> Ints:
-        return self._columns["end"][self._rows[place][which]] + self.ranks[place].shift_ns
+        return self._columns["end"][self._rows[place][which]] + self.lanes[place].told.shift_ns
 
     def _ending_together(self, head: int, place: int) -> _Pair | None:
-        """The collectives of two ranks of which the end that lies nearest to that of one is that of the other.
+        """The collectives of two lanes of which the end that lies nearest to that of one is that of the other.
 
         Stretch by stretch: in each, both ranks have all; between two, one of them has some that the other has not.
         """
@@ -300,12 +383,11 @@ class _Groups:
             self.matches.append(np.stack([common, *others]))
             for place, own in zip(members, self.matches[-1], strict=True):
                 first, last = (int(own[0]), int(own[-1]) + 1) if len(own) else (0, 0)
-                rank = self.ranks[place]
-                self.ranks[place] = rank._replace(group=number, matched=len(own), first=first, last=last)
+                self._tell(place, group=number, matched=len(own), first=first, last=last)
 
 
 class _Pair(NamedTuple):
-    """Of two ranks the collectives that are one: places in the sequence of the first, and in that of the other."""
+    """Of two lanes the collectives that are one: places in the sequence of the first, and in that of the other."""
 
     of_head: Ints
     own: Ints
@@ -402,26 +484,31 @@ def _numbered(ranks: Sequence[Rank], reports: Sequence[ReportCollectives], numbe
 
 
 def unmatched(matched: MatchedCollectives) -> list[str]:
-    """A sentence for each rank some of whose collectives have no match: how many, and where its sequence parts."""
+    """A sentence for each rank some of whose collectives have no match: how many, and where its sequence parts.
+
+    Of a rank with several communicators one for each of them.
+    """
     return [
-        _sentence(matched, place, rank)
-        for place, rank in enumerate(matched.ranks)
-        if rank.matched < rank.collectives and len(matched.ranks) > 1
+        _sentence(matched, number, lane.told)
+        for number, lane in enumerate(matched.lanes)
+        if lane.told.matched < lane.told.collectives and len(matched.ranks) > 1
     ]
 
 
-def _sentence(matched: MatchedCollectives, place: int, rank: Rank) -> str:
-    lost = rank.collectives - rank.matched
-    said = f"{lost} of {rank.collectives} collectives of {_called(matched, place)} have no match"
-    if rank.group >= 0:
-        return f"{said}: {_rest(matched, place, rank)}."
-    like, agree = rank.like, rank.agree
+def _sentence(matched: MatchedCollectives, number: int, told: Rank) -> str:
+    lanes = matched.lanes
+    lost = told.collectives - told.matched
+    said = f"{lost} of {told.collectives} collectives of {_called(matched, number)} have no match"
+    if told.group >= 0:
+        return f"{said}: {_rest(matched, number, told)}."
+    like, agree = told.like, told.agree
     if like < 0:
-        like = next((other for other, one in enumerate(matched.ranks) if one.like == place), -1)
-        agree = matched.ranks[like].agree
+        like = next((other for other, one in enumerate(lanes) if one.told.like == number), -1)
+        agree = lanes[like].told.agree
     if like < 0:
-        return f"{said}: no other rank has any."
-    own, other = (_operation(matched, each, agree) for each in (place, like))
+        known = lanes[number].communicator != NULL
+        return f"{said}: no other rank has any{' of that communicator' if known else ''}."
+    own, other = (_operation(matched, each, agree) for each in (number, like))
     if own == other == "":
         return (
             f"{said}: their sequence is that of {_called(matched, like)}, but they do not end together. They are of "
@@ -432,18 +519,18 @@ def _sentence(matched: MatchedCollectives, place: int, rank: Rank) -> str:
     )
 
 
-def _rest(matched: MatchedCollectives, place: int, rank: Rank) -> str:
-    """Where the collectives without a match are, of a rank that has some with one."""
-    between, after = rank.last - rank.first - rank.matched, rank.collectives - rank.last
-    reasons = [f"{rank.first} before those of the others begin"] if rank.first else []
+def _rest(matched: MatchedCollectives, number: int, told: Rank) -> str:
+    """Where the collectives without a match are, of a lane that has some with one."""
+    between, after = told.last - told.first - told.matched, told.collectives - told.last
+    reasons = [f"{told.first} before those of the others begin"] if told.first else []
     reasons += [f"{between} in between, that end with none of the others"] if between else []
     if after:
-        own, why = _operation(matched, place, rank.last), "they end with none of the others"
-        for other, one in enumerate(matched.ranks):
-            if one.group == rank.group and (there := _operation(matched, other, one.last)) != own:
+        own, why = _operation(matched, number, told.last), "they end with none of the others"
+        for other, one in enumerate(matched.lanes):
+            if one.told.group == told.group and (there := _operation(matched, other, one.told.last)) != own:
                 why = f"their sequence parts from that of {_called(matched, other)}: {_differing(own, there)}"
                 break
-        reasons.append(f"{after} after the first {rank.last}, where {why}")
+        reasons.append(f"{after} after the first {told.last}, where {why}")
     return "; ".join(reasons)
 
 
@@ -451,13 +538,25 @@ def _differing(own: str, other: str) -> str:
     return f"{own or 'no more'}, there {other or 'no more'}"
 
 
-def _operation(matched: MatchedCollectives, place: int, number: int) -> str:
-    """What the collective of this number of a rank does; empty after the last."""
-    of_rank = matched.columns["operation"][matched.columns["rank"] == place]
-    return _OPERATIONS[of_rank[number]] if number < len(of_rank) else ""
+def _operation(matched: MatchedCollectives, lane: int, number: int) -> str:
+    """What the collective of this number of a lane does; empty after the last."""
+    of_lane = matched.columns["operation"][matched.columns["lane"] == lane]
+    return _OPERATIONS[of_lane[number]] if number < len(of_lane) else ""
 
 
-def _called(matched: MatchedCollectives, place: int) -> str:
-    rank = matched.ranks[place]
+def _called(matched: MatchedCollectives, number: int) -> str:
+    lane = matched.lanes[number]
+    rank = lane.told
+    several = sum(one.place == lane.place for one in matched.lanes) > 1
+    within = f" in communicator {hexadecimal(lane.communicator)}" if several and lane.communicator != NULL else ""
     of = f" of {matched.reports[rank.report]}" if len(matched.reports) > 1 else ""
-    return f"process {pid_of(rank.process)} on device {rank.device}{of}"
+    return f"process {pid_of(rank.process)} on device {rank.device}{of}{within}"
+
+
+def hexadecimal(communicator: int) -> str:
+    """A communicator as NCCL's own log calls it.
+
+    >>> hexadecimal(-2)
+    '0xfffffffffffffffe'
+    """
+    return f"{communicator & (1 << 64) - 1:#x}"

@@ -9,33 +9,69 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Self
 
+import numpy as np
 from attrs import field, frozen
 
-from dsprof.arrays import NULL
+from dsprof.arrays import NULL, Ints, group_rows
+from dsprof.attribute.nccl import NcclRanges
 from dsprof.model.launched import PAIRS, Launched, rank_in, size_in
 from dsprof.rules.rules import Rules
-from dsprof.trace import pid_of
+from dsprof.trace import NcclCalls, pid_of, process_of
 
-#: What tells that a process is this rank, in order of trust.
-RANK_FROM = ("environment", "device", "file name")
-ENVIRONMENT, DEVICE, FILE = range(3)
+#: What tells that a process is this rank, in order of trust. NCCL's threads are named after devices, and tell none.
+RANK_FROM = ("NCCL", "environment", "device", "file name")
+NCCL, ENVIRONMENT, DEVICE, FILE = range(4)
 
 
-@frozen
+@frozen(eq=False)
 class Told:
-    """What a report, and the record of its capture, say of which rank its processes are; it can be pickled."""
+    """What a report, and the record of its capture, say of which rank its processes are; it can be pickled.
+
+    `nccl`: a row for each communicator that a process said to be a rank of: `process`, `device`, `communicator`,
+    `ranks`, `rank`, in the order in which they were made, NULL for what it does not say.
+    """
 
     launched: Launched = field(factory=Launched)
+    nccl: dict[str, Ints] = field(factory=dict)
 
     @classmethod
-    def take(cls, rules: Rules) -> Self:
+    def take(cls, rules: Rules, nccl: NcclRanges) -> Self:
         """Of a report."""
-        return cls(rules.launched or Launched())
+        return cls(rules.launched or Launched(), _communicators(nccl.calls))
 
     def size(self, process: int) -> int | None:
         """How many ranks there are, as the launcher of a process says that told it a rank."""
         told = self.launched.of(pid_of(process))
         return next((size_in(told, pair) for pair in range(len(PAIRS)) if rank_in(told, pair) is not None), None)
+
+    def in_nccl(self, process: int, device: int) -> tuple[int, int] | None:
+        """The rank in the largest communicator, and how many it has; None where it has fewer than were launched."""
+        rows = [row for row in self._rows(process) if self.nccl["rank"][row] != NULL]
+        if len({int(self.nccl["device"][row]) for row in rows}) > 1:
+            rows = [row for row in rows if self.nccl["device"][row] == device]
+        if not rows:
+            return None
+        largest = max(rows, key=lambda row: (int(self.nccl["ranks"][row]), -row))
+        rank, ranks = (int(self.nccl[name][largest]) for name in ("rank", "ranks"))
+        return (rank, ranks) if ranks >= (self.size(process) or 0) else None
+
+    def _rows(self, process: int) -> list[int]:
+        found: list[int] = np.flatnonzero(self.nccl["process"] == process).tolist() if self.nccl else []
+        return found
+
+
+def _communicators(calls: NcclCalls) -> dict[str, Ints]:
+    """`Told.nccl`: a row for each that is said, however often it is."""
+    kept = np.flatnonzero((calls.rank != NULL) & (calls.ranks != NULL))
+    columns = {
+        "process": process_of(calls.thread),
+        "device": calls.device,
+        "communicator": calls.communicator,
+        "ranks": calls.ranks,
+        "rank": calls.rank,
+    }
+    heads = np.sort(group_rows(*(column[kept] for column in columns.values()))[0])
+    return {name: column[kept[heads]] for name, column in columns.items()}
 
 
 class Place(NamedTuple):
@@ -94,6 +130,8 @@ def _telling(said: Sequence[_Said], rows: Sequence[int]) -> _Said | None:
 
 def _launched(places: Sequence[Place], told: Sequence[Told]) -> Iterator[_Said]:
     """What may be believed of some places also where it says nothing of others."""
+    in_nccl = [told[place.report].in_nccl(place.process, place.device) for place in places]
+    yield _Said(NCCL, [NULL if one is None else one[0] for one in in_nccl])
     for pair in range(len(PAIRS)):
         found = [rank_in(told[place.report].launched.of(pid_of(place.process)), pair) for place in places]
         yield _Said(ENVIRONMENT, [NULL if number is None else number for number in found])

@@ -18,7 +18,9 @@ from dsprof.trace import pid_of
 #: Which rank it is.
 WHO = (
     integer("rank", "The number of the rank; missing where nothing tells it.", True),
-    name("rank_from", "What tells it: the launcher's environment, the device, or the file's name.", nullable=True),
+    name(
+        "rank_from", "What tells it: NCCL, the environment by its launcher, the device, the file name.", nullable=True
+    ),
     integer("pid", "Process."),
     integer("device_id", "CUDA device."),
     integer("group", "Ranks that make their collectives together have the same; missing without a match.", True),
