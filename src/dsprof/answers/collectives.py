@@ -247,10 +247,14 @@ def _joined(reports: Sequence[ReportCollectives], began: Sequence[int]) -> _Join
 
 
 def _lanes(joined: _Joined) -> tuple[list[Lane], list[Ints]]:
-    """The lanes of all ranks and the rows of each; of a rank the longest first, as that tells its clock best."""
+    """The lanes of all ranks and the rows of each; of a rank the longest first, as that tells its clock best.
+
+    Where a rank knows none of its communicators, those that others know are of no use, and each rank is one lane.
+    """
     lanes, rows_of = list[Lane](), list[Ints]()
+    known = all((joined.columns["communicator"][rows] != NULL).any() for rows in joined.rows if len(rows))
     for place, (rank, rows) in enumerate(zip(joined.ranks, joined.rows, strict=True)):
-        communicator = joined.columns["communicator"][rows]
+        communicator = joined.columns["communicator"][rows] if known else np.full(len(rows), NULL)
         split = [(one, rows[own]) for one, own in at.each(communicator)] or [(NULL, rows)]
         for one, own in sorted(split, key=lambda lane: (-len(lane[1]), lane[0])):
             lanes.append(Lane(place, one, rank._replace(collectives=len(own))))

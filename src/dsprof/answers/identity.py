@@ -6,7 +6,7 @@ one that does so within a group alone, as NCCL's ranks of a tensor-parallel grou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -88,24 +88,18 @@ def numbered(places: Sequence[Place], told: Sequence[Told], files: Sequence[int]
 
     `told`: by report; `files`: the rank that each report's file is named after, NULL for none, empty for no names.
     """
-    found = [(NULL, -1)] * len(places)
+    found = _Found([NULL] * len(places), [-1] * len(places))
     groups = [[row for row, place in enumerate(places) if place.group == group] for group in _groups(places)]
-    trusted, others = list(_launched(places, told)), list(_seen(places, files))
-
-    def put(one: _Said, rows: Iterable[int]) -> None:
-        for row in rows:
-            if found[row][1] < 0 and one.numbers[row] != NULL:
-                found[row] = one.numbers[row], one.source
-
-    for said in (trusted, others):
+    trusted = list(_trusted(places, told))
+    for said in (trusted, list(_seen(places, files, ranks_of(places, told)))):
         for rows in (range(len(places)), *groups):
-            if all(found[row][1] < 0 for row in rows) and (telling := _telling(said, rows)):
-                put(telling, rows)
+            if telling := next((one for one in said if found.may_be(one, rows)), None):
+                found.put(telling, rows)
         for one in said if said is trusted else ():
-            known = [number for number in one.numbers if number != NULL]
-            if len(set(known)) == len(known):
-                put(one, range(len(places)))
-    return found
+            rows = [row for row, number in enumerate(one.numbers) if number != NULL]
+            if len({one.numbers[row] for row in rows}) == len(rows):
+                found.put(one, rows)
+    return list(zip(found.numbers, found.sources, strict=True))
 
 
 def _groups(places: Sequence[Place]) -> list[int]:
@@ -119,16 +113,26 @@ class _Said(NamedTuple):
     numbers: list[int]
 
 
-def _telling(said: Sequence[_Said], rows: Sequence[int]) -> _Said | None:
-    """The first source that tells some places apart; a device alone is no rank."""
-    for one in said:
+class _Found(NamedTuple):
+    """What is told of each place so far."""
+
+    numbers: list[int]
+    sources: list[int]
+
+    def may_be(self, one: _Said, rows: Sequence[int]) -> bool:
+        """Does a source tell some places apart, and say nothing else of those that are told? A device alone is none."""
         some = {one.numbers[row] for row in rows}
-        if len(some) == len(rows) > (one.source == DEVICE) and min(some) >= 0:
-            return one
-    return None
+        apart = len(some) == len(rows) > (one.source == DEVICE) and min(some) >= 0
+        return apart and all(self.numbers[row] in (NULL, one.numbers[row]) for row in rows)
+
+    def put(self, one: _Said, rows: Sequence[int]) -> None:
+        """Take it where nothing is told."""
+        for row in rows:
+            if self.sources[row] < 0:
+                self.numbers[row], self.sources[row] = one.numbers[row], one.source
 
 
-def _launched(places: Sequence[Place], told: Sequence[Told]) -> Iterator[_Said]:
+def _trusted(places: Sequence[Place], told: Sequence[Told]) -> Iterator[_Said]:
     """What may be believed of some places also where it says nothing of others."""
     in_nccl = [told[place.report].in_nccl(place.process, place.device) for place in places]
     yield _Said(NCCL, [NULL if one is None else one[0] for one in in_nccl])
@@ -137,7 +141,17 @@ def _launched(places: Sequence[Place], told: Sequence[Told]) -> Iterator[_Said]:
         yield _Said(ENVIRONMENT, [NULL if number is None else number for number in found])
 
 
-def _seen(places: Sequence[Place], files: Sequence[int]) -> Iterator[_Said]:
-    """What tells ranks only where nothing better does."""
-    yield _Said(DEVICE, [place.device for place in places])
-    yield _Said(FILE, [files[place.report] if files else NULL for place in places])
+def _seen(places: Sequence[Place], files: Sequence[int], ranks: int | None) -> Iterator[_Said]:
+    """What tells ranks only where nothing better does; none beyond as many as there are, where that is known."""
+    for source, numbers in (
+        (DEVICE, [place.device for place in places]),
+        (FILE, [files[place.report] if files else NULL for place in places]),
+    ):
+        yield _Said(source, [NULL if ranks is not None and number >= ranks else number for number in numbers])
+
+
+def ranks_of(places: Sequence[Place], told: Sequence[Told]) -> int | None:
+    """How many ranks there are, as launchers say, or NCCL of its largest communicator; None where neither does."""
+    said = [told[place.report].size(place.process) for place in places]
+    said += [one[1] for place in places if (one := told[place.report].in_nccl(place.process, place.device))]
+    return max((size for size in said if size is not None), default=None)
