@@ -1,16 +1,17 @@
 """What NCCL says of its calls: communicator, message size, rank. It stands in the payload of its NVTX ranges.
 
-nsys exports the schemas of payloads, and the payloads themselves only when it is asked (``--include-blobs=true``, from
-2024 on), so an export made by dsprof gets a table of dsprof's own, with numbers and nothing else::
+nsys exports the schemas of payloads, and the payloads themselves only when it is asked (``--include-blobs=true`` of
+2025.3), so an export made by dsprof gets a table of dsprof's own, with numbers and nothing else::
 
     DSPROF_NCCL   start, globalTid (of the range), communicator, bytes, ranks, rank, device
 
-Another's export that has the payloads is read as it is. Entries are known by their labels, whichever NCCL wrote them;
-what is of another form says nothing.
+Another's export that has the payloads, or with ``--include-json=true`` their text, is read as it is. Entries are known
+by their labels, whichever NCCL wrote them; what is of another form says nothing.
 """
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import struct
 from collections import defaultdict
@@ -21,13 +22,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dsprof.arrays import NULL, Ints
+from dsprof.arrays import NULL, Ints, group_rows
 from dsprof.nsys import schema
 from dsprof.nsys.export import Export
+from dsprof.nsys.strings import Names
 from dsprof.trace import NcclCalls, Ranges, no_nccl
 
 DOMAIN = "NCCL"
 _ENTRIES = "NVTX_PAYLOAD_SCHEMA_ENTRIES"
+_ENTRY = ("domainId", "schemaId", "idx", "flags", "type", "name", "offset")
 #: Our columns by the labels of entries, in small letters.
 _LABELS = {
     "nccl communicator id": "communicator",
@@ -81,16 +84,19 @@ def _without_null(column: Ints) -> list[int | None]:
     return [None if value == NULL else value for value in column.tolist()]
 
 
-def nccl_of(export: Export, ranges: Ranges) -> NcclCalls:
-    """What NCCL says in an export, by the ranges that it is of."""
+def nccl_of(export: Export, ranges: Ranges, names: Names) -> NcclCalls:
+    """What NCCL says in an export, by the ranges that it is of; `names` knows those of their domains."""
+    if DOMAIN not in names:
+        return no_nccl()
+    told = (schema.NVTX, "globalTid", "domainId", "text", "textId")
+    found = _checked({column: np.zeros(0, np.int64) for column in TABLE})
     if export.has(schema.NCCL, *TABLE):
         found = _stored(export)
-    elif export.has(schema.NVTX, "binaryData") and export.has(_ENTRIES, "name"):
-        with export.guarded():
-            found = _decoded(export.rows)
-    else:
-        return no_nccl()
-    return _of_ranges(found, ranges)
+    elif export.has(*told, "binaryData") and export.has(_ENTRIES, *_ENTRY):
+        found = _decoded(export.rows)
+    if not len(found["start"]) and export.has(*told, "jsonText"):
+        found = _in_json(export.rows)
+    return _of_ranges(found, ranges, names.code(DOMAIN))
 
 
 def _stored(export: Export) -> dict[str, Ints]:
@@ -101,16 +107,15 @@ def _stored(export: Export) -> dict[str, Ints]:
     return _checked(dict(zip(TABLE, np.array(values, np.int64).reshape(-1, len(TABLE)).T, strict=True)))
 
 
-def _of_ranges(found: dict[str, Ints], ranges: Ranges) -> NcclCalls:
-    """The same with the ids of the ranges in place of thread and start; what is of no range is left out."""
-    order = np.lexsort((ranges.start, ranges.thread))
-    known = np.stack([ranges.thread[order], ranges.start[order]], axis=1)
-    wanted = np.stack([found["globalTid"], found["start"]], axis=1)
-    distinct, which = np.unique(np.concatenate([known, wanted]), axis=0, return_inverse=True)
-    row = np.full(len(distinct), -1)
-    which = which.reshape(-1)
-    row[which[: len(known)][::-1]] = order[::-1]
-    of = row[which[len(known) :]]
+def _of_ranges(found: dict[str, Ints], ranges: Ranges, domain: int) -> NcclCalls:
+    """The same with the ids of the ranges of a domain in place of thread and start; what is of none is left out."""
+    rows = np.flatnonzero(ranges.domain == domain)
+    heads, group = group_rows(
+        np.concatenate([ranges.thread[rows], found["globalTid"]]), np.concatenate([ranges.start[rows], found["start"]])
+    )
+    row = np.full(len(heads), -1)
+    row[group[: len(rows)][::-1]] = rows[::-1]
+    of = row[group[len(rows) :]]
     kept = np.flatnonzero(of >= 0)
     return NcclCalls(ranges.range_id[of[kept]], *(found[column][kept] for column in ("globalTid", *_COLUMNS)))
 
@@ -121,9 +126,7 @@ def _schemas(ask: _Ask) -> dict[tuple[int, int], tuple[_Field, ...]]:
     The tables do not tell the processes apart: a schema of which two say something else is none.
     """
     said = defaultdict[tuple[int, int], dict[int, set[tuple[Any, ...]]]](lambda: defaultdict(set))
-    for domain, number, place, *entry in ask(
-        f"SELECT domainId, schemaId, idx, flags, type, name, offset FROM {_ENTRIES}", ()
-    ):
+    for domain, number, place, *entry in ask(f"SELECT {', '.join(_ENTRY)} FROM {_ENTRIES}", ()):
         said[domain, number][place].add(tuple(entry))
     return {
         key: tuple(field for place, (entry,) in places.items() if (field := _field(place, *entry)))
@@ -163,6 +166,36 @@ def _decoded(ask: _Ask) -> dict[str, Ints]:
     pieces = [piece for piece in pieces if piece]
     nothing = np.zeros(0, np.int64)
     return _checked({column: np.concatenate([nothing, *(piece[column] for piece in pieces)]) for column in TABLE})
+
+
+def _in_json(ask: _Ask) -> dict[str, Ints]:
+    """What the payloads of an export say that has them as JSON, by the labels of their entries."""
+    ours, rows = _domains(ask), []
+    query = (
+        f"SELECT start, globalTid, domainId, jsonText FROM {schema.NVTX} WHERE typeof(jsonText) = 'text' "
+        "AND typeof(start) = 'integer' AND typeof(globalTid) = 'integer' ORDER BY rowid"
+    )
+    for start, thread, domain, said in ask(query, ()) if ours else ():
+        if (thread >> 24, domain) in ours:
+            values = dict.fromkeys(_COLUMNS, NULL) | _labelled(said)
+            rows.append((start, thread, *values.values()))
+    return _checked(dict(zip(TABLE, np.array(rows, np.int64).reshape(-1, len(TABLE)).T, strict=True)))
+
+
+def _labelled(said: str) -> dict[str, int]:
+    """Our columns in a JSON object; of a number without a sign its bits."""
+    try:
+        entries = json.loads(said)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(entries, dict):
+        return {}
+    known = {_LABELS.get(label.strip().lower()): value for label, value in entries.items()}
+    return {
+        column: (value + (1 << 63)) % (1 << 64) - (1 << 63)
+        for column, value in known.items()
+        if column and isinstance(value, int) and 0 <= value < 1 << 64
+    }
 
 
 def _payloads(data: bytes) -> list[tuple[int, bytes]]:

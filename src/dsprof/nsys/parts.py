@@ -181,7 +181,7 @@ class ReportInParts:
             progress("reading names and ranges")
             self._names, chosen = Names(), choose(export, wanted)
             ranges, overheads = ranges_of(export, self._names), overheads_of(export)
-            samples, nccl = python_samples_of(export, self._names), nccl_of(export, ranges)
+            samples, nccl = python_samples_of(export, self._names), nccl_of(export, ranges, self._names)
             if chosen is not None:
                 ranges, overheads, samples = chosen.ranges(ranges), chosen.overheads(overheads), chosen.samples(samples)
             off_cpu = off_cpu_of(export, distinct(ranges.thread))

@@ -44,7 +44,7 @@ def read(
         progress("reading NVTX ranges")
         names = Names()
         ranges = ranges_of(export, names)
-        nccl = nccl_of(export, ranges)
+        nccl = nccl_of(export, ranges, names)
         modules = knows_modules(names)
         nodes = graph_nodes_of(export) if modules else no_nodes()
         progress("reading CUDA API calls")
