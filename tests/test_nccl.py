@@ -32,8 +32,8 @@ from dsprof.trace import NcclCalls
 from fake_nsys import REPORT, install
 from trace_builder import TraceBuilder
 
-#: Cut from a recording by nsys 2025.3.1 of rank 0 of two on H100s (NCCL of torch 2.11): the first 160 ranges of NCCL with
-#: payload and JSON, and the kernels that they launched.
+#: Cut from a recording by nsys 2025.3.1 of rank 0 of two on H100s (NCCL of torch 2.11): the first 160 ranges of NCCL
+#: with payload and JSON, and the kernels that they launched.
 RECORDED = Path(__file__).parent / "data" / "nsys-2025.3-nccl.sqlite.xz"
 KERNEL = "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(…)"
 MILLISECOND = 1_000_000
@@ -379,7 +379,7 @@ def test_a_larger_world_that_the_launcher_tells_goes_before_a_part_of_it(tmp_pat
     assert (table["rank"].tolist(), set(table["rank_from"])) == ([2, 3], {"environment"})
 
 
-def test_what_is_known_of_calls_can_be_sent(tmp_path: Path) -> None:
+def test_each_call_launched_its_kernel(tmp_path: Path) -> None:
     analysis: Any = dsprof.analyze(grid(3).write(tmp_path / "grid.sqlite"), reuse=False).results
     launching, found = analysis.facts[NcclRanges].launching, analysis.fact(Collectives)
     assert len(launching.row) == len(found.names) * len(found.columns["name"]) == 24

@@ -277,3 +277,95 @@ def test_reports_of_ranks_have_the_ranks_that_they_were_told(tmp_path: Path) -> 
 )  # fmt: skip
 def test_a_record_that_says_what_cannot_be_says_nothing(ranks: object) -> None:
     assert launched_of({"ranks": ranks}, "run.sqlite") is None
+
+
+# -- which ranks there should be ------------------------------------------------------------------------
+
+
+def said(analysis: Analysis | Ranks) -> list[str]:
+    codes = ("missing-ranks", "ranks-twice", "no-kernels-of-rank", "lost-kernels")
+    return [str(one) for one in analysis.findings if one.code in codes]
+
+
+def test_a_rank_that_ran_and_has_no_kernels_is_missing(tmp_path: Path) -> None:
+    told_all = [ProcessRank(told(rank, 16, LOCAL_WORLD_SIZE=4), 60 + rank) for rank in range(4)]
+    session(tmp_path, *told_all, ProcessRank(told(1, 16), 99))  # which rank 1 started
+    (found,) = said(dsprof.analyze(data_parallel((60, 61, 63)).write(tmp_path / "run.sqlite")))
+    assert found.startswith("3 of 4 ranks of this node have kernels in the report. Missing: rank 2 (process 62).")
+    assert said(dsprof.analyze(data_parallel((60, 61, 62, 63)).write(tmp_path / "run.sqlite"))) == []
+
+
+def test_a_rank_that_nobody_saw_is_missing_by_the_number_of_the_node(tmp_path: Path) -> None:
+    session(tmp_path, *(ProcessRank(told(rank, LOCAL_WORLD_SIZE=3), 60 + rank) for rank in range(2)))
+    (found,) = said(dsprof.analyze(data_parallel((60, 61)).write(tmp_path / "run.sqlite")))
+    assert found.startswith("2 of 3 ranks of this node have kernels in the report. Waiting")
+
+
+def test_what_is_selected_is_no_missing_rank(tmp_path: Path) -> None:
+    session(tmp_path, ProcessRank(told(0), 60), ProcessRank(told(1), 61))
+    path = data_parallel((60, 61)).write(tmp_path / "run.sqlite")
+    assert said(dsprof.analyze(path, pid=60)) == said(dsprof.analyze(path)) == []
+
+
+def test_a_rank_that_is_there_twice(tmp_path: Path) -> None:
+    session(tmp_path, *(ProcessRank(told(rank, 3), pid) for rank, pid in ((0, 60), (1, 61), (2, 62), (2, 63))))
+    analysis = dsprof.analyze(data_parallel((60, 61, 62, 63)).write(tmp_path / "run.sqlite"))
+    (found,) = said(analysis)
+    assert "rank 2 by process 62 and process 63." in found
+    assert {source for _, _, source in seen(analysis)} == {"device"}
+
+
+def test_workers_of_a_task_are_not_its_rank_twice(tmp_path: Path) -> None:
+    """``srun dsprof capture -- vllm serve``: what it starts has its task's number."""
+    task = {"SLURM_PROCID": 0, "SLURM_STEP_NUM_TASKS": 1}
+    session(tmp_path, ProcessRank(task), *(ProcessRank(task, pid) for pid in (60, 61)))
+    analysis = dsprof.analyze(data_parallel((60, 61)).write(tmp_path / "run.sqlite"))
+    assert said(analysis) == []
+    assert seen(analysis) == [(60, 0, "device"), (61, 1, "device")]
+
+
+def test_a_rank_all_of_whose_kernels_are_lost_is_no_fast_rank(tmp_path: Path) -> None:
+    report = data_parallel((60, 61))
+    for number in range(50):
+        report.api(call=(1000 * number, 1000 * number + 50), pid=62)
+    (found,) = said(dsprof.analyze(report.write(tmp_path / "run.sqlite")))
+    assert found.startswith(
+        "Process 62 launched 50 kernels, and none is in the report, where others have theirs: it is no"
+    )
+    alone = TraceBuilder()
+    alone.range("prefill", 0, 100_000, pid=62)
+    for number in range(50):
+        alone.api(call=(1000 * number, 1000 * number + 50), pid=62)
+    (found,) = said(dsprof.analyze(alone.write(tmp_path / "run.sqlite")))
+    assert found.startswith("50 of 50 kernel launches of process 62 have no kernel")
+
+
+def of_reports(folder: Path, ranks: tuple[int, ...], size: int, empty: tuple[int, ...] = ()) -> Ranks:
+    files = tuple(f"run.r{place}.nsys-rep" for place in range(len(ranks)))
+    session(folder, *(ProcessRank(told(rank, size), report=f"r{n}") for n, rank in enumerate(ranks)), reports=files)
+    analyses = []
+    for place in range(len(ranks)):
+        report = data_parallel((7,))
+        if place in empty:
+            report = TraceBuilder().range("prefill", 0, 1000)
+        analyses.append(dsprof.analyze(report.write(folder / f"run.r{place}.sqlite"), reuse=False))
+    return Ranks.of(analyses)
+
+
+def test_of_several_reports_the_missing_ranks_are_named_in_natural_order(tmp_path: Path) -> None:
+    (found,) = said(of_reports(tmp_path, (0, 1, 3, 4, 5, 6, 7, 8, 9, 11), 12))
+    assert found.startswith("10 of 12 ranks are in the reports. Missing: rank 2, rank 10.")
+    (tmp_path / "all").mkdir()
+    assert said(of_reports(tmp_path / "all", tuple(range(12)), 12)) == []
+
+
+def test_a_report_of_a_rank_without_kernels_is_told(tmp_path: Path) -> None:
+    lost, missing = said(of_reports(tmp_path, (0, 1, 2), 3, empty=(1,)))
+    assert lost.startswith("run.r1.sqlite has no kernels: it is no fast rank")
+    assert missing.startswith("2 of 3 ranks are in the reports. Missing: rank 1.")
+
+
+def test_a_rank_in_two_reports_is_told(tmp_path: Path) -> None:
+    missing, twice = said(of_reports(tmp_path, (0, 1, 1, 2), 5))
+    assert missing.startswith("4 of 5 ranks are in the reports. Waiting")
+    assert "rank 1 by run.r1.sqlite and run.r2.sqlite." in twice

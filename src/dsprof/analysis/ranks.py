@@ -12,9 +12,12 @@ from attrs import frozen
 
 from dsprof.analysis.analyze import Analysis, frame_of
 from dsprof.answers.collectives import MatchedCollectives, ReportCollectives, unmatched
+from dsprof.answers.identity import ENVIRONMENT, NCCL, Place
+from dsprof.answers.rank_checks import check_several
 from dsprof.arrays import NULL
 from dsprof.errors import UnknownTable
 from dsprof.facts import Facts
+from dsprof.findings import Finding
 from dsprof.ground.versions import our_version
 from dsprof.tables import known_table
 from dsprof.tables._ranks import of_several
@@ -85,6 +88,14 @@ class Ranks(Mapping[str, "pd.DataFrame"]):
     def unmatched(self) -> tuple[str, ...]:
         """A sentence for each rank some of whose collectives have no match."""
         return tuple(unmatched(self.matched))
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Ranks that are missing or there twice, and reports without a kernel."""
+        ranks, told = self.matched.ranks, [one.collectives.told for one in self.reports]
+        places = [Place(rank.report, rank.process, rank.device, rank.group) for rank in ranks]
+        numbers = [rank.number if rank.number_from in (NCCL, ENVIRONMENT) else NULL for rank in ranks]
+        return tuple(check_several(places, numbers, told, self.matched.reports))
 
     def arrow(self, name: str) -> pa.Table:
         """A table over all reports as Arrow. Raises `UnknownTable`."""

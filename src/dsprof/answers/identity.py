@@ -91,14 +91,13 @@ def numbered(places: Sequence[Place], told: Sequence[Told], files: Sequence[int]
     found = _Found([NULL] * len(places), [-1] * len(places))
     groups = [[row for row, place in enumerate(places) if place.group == group] for group in _groups(places)]
     trusted = list(_trusted(places, told))
-    for said in (trusted, list(_seen(places, files, ranks_of(places, told)))):
-        for rows in (range(len(places)), *groups):
-            if telling := next((one for one in said if found.may_be(one, rows)), None):
-                found.put(telling, rows)
-        for one in said if said is trusted else ():
-            rows = [row for row, number in enumerate(one.numbers) if number != NULL]
-            if len({one.numbers[row] for row in rows}) == len(rows):
-                found.put(one, rows)
+    found.tell(trusted, groups)
+    for one in trusted:
+        rows = [row for row, number in enumerate(one.numbers) if number != NULL]
+        if len({one.numbers[row] for row in rows}) == len(rows):
+            found.put(one, rows)
+    most = ranks_of(places, told) if max(found.sources, default=-1) >= 0 else None
+    found.tell(list(_seen(places, files, most)), groups)
     return list(zip(found.numbers, found.sources, strict=True))
 
 
@@ -124,6 +123,12 @@ class _Found(NamedTuple):
         some = {one.numbers[row] for row in rows}
         apart = len(some) == len(rows) > (one.source == DEVICE) and min(some) >= 0
         return apart and all(self.numbers[row] in (NULL, one.numbers[row]) for row in rows)
+
+    def tell(self, said: Sequence[_Said], groups: Sequence[Sequence[int]]) -> None:
+        """Take the first source that tells all places apart, or else those of a group."""
+        for rows in (range(len(self.numbers)), *groups):
+            if telling := next((one for one in said if self.may_be(one, rows)), None):
+                self.put(telling, rows)
 
     def put(self, one: _Said, rows: Sequence[int]) -> None:
         """Take it where nothing is told."""
