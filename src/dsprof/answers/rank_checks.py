@@ -44,7 +44,7 @@ def check_several(
 ) -> list[Finding]:
     """Of several reports: ranks that are in none of them or in two, and reports without a kernel.
 
-    `numbers`: the rank of each place, NULL where neither NCCL nor a launcher tells it; `files`: what reports are called.
+    `numbers`: the rank of each place, NULL where neither NCCL nor a launcher tells it; `files`: of reports.
     """
     empty = sorted(set(range(len(files))) - {place.report for place in places})
     found = [findings.no_kernels_of_rank(files[report]) for report in empty]
