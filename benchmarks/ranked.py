@@ -2,10 +2,11 @@
 
 usage: dsprof capture --per-rank -- torchrun --nproc-per-node 2 benchmarks/ranked.py --weights FOLDER [--plant host:1]
 
-Random weights (made by the first rank if FOLDER is empty), tensor parallel as transformers does it, or with
-``--parallel data`` a replica on each rank. After each request the ranks agree on its tokens through a group of their own,
-so there are two communicators. From `--from-request` on one rank of each layer does more: ``host`` spins, ``gpu``
-multiplies, ``copy`` copies pageable memory; ``overlap`` reduces a buffer on all ranks while the layers run.
+Random weights (made by the first rank if FOLDER is empty), tensor parallel as transformers does it (which needs
+accelerate), or with ``--parallel data`` a replica on each rank. After each request the ranks agree on its tokens in a
+group of their own, so there are two communicators. From `--from-request` on one rank does more after each layer:
+``host`` spins, ``gpu`` multiplies, ``copy`` copies pageable memory. With ``overlap`` all ranks reduce a buffer while
+their layers run.
 Gloo and CPU where there is no GPU.
 """
 
@@ -48,9 +49,15 @@ def options() -> argparse.Namespace:
 def weights(folder: Path, layers: int, hidden: int, dtype: torch.dtype) -> None:
     """Random weights in a folder, the same on each call."""
     set_seed(0)
-    config = LlamaConfig(vocab_size=32000, hidden_size=hidden, intermediate_size=hidden * 5 // 2, num_hidden_layers=layers,
-                         num_attention_heads=max(hidden // 128, 2), num_key_value_heads=max(hidden // 512, 2),
-                         max_position_embeddings=8192)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=32000,
+        hidden_size=hidden,
+        intermediate_size=hidden * 5 // 2,
+        num_hidden_layers=layers,
+        num_attention_heads=max(hidden // 128, 2),
+        num_key_value_heads=max(hidden // 512, 2),
+        max_position_embeddings=8192,
+    )
     LlamaForCausalLM(config).to(dtype).save_pretrained(folder)
 
 
@@ -108,7 +115,9 @@ def main() -> None:
         weights(args.weights, args.layers, args.hidden, dtype)
     dist.barrier()
     how = {"tp_plan": "auto"} if args.parallel == "tensor" else {}
-    model = LlamaForCausalLM.from_pretrained(args.weights, dtype=dtype, attn_implementation="sdpa", **how).to(device).eval()
+    model = (
+        LlamaForCausalLM.from_pretrained(args.weights, dtype=dtype, attn_implementation="sdpa", **how).to(device).eval()
+    )
     doing = planted(kind, args.us, device) if kind not in ("none", "overlap") and int(whose) == rank else None
     if kind == "overlap":
         overlapping(model, dist.new_group(), device)

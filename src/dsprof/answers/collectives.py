@@ -30,6 +30,11 @@ TOGETHER_NS = 100_000
 TOGETHER_SHARE = 0.9
 #: Of fewer collectives in a row the ends tell no clock, and no match unless these are all that there are.
 LEAST_FOR_A_CLOCK = 20
+#: What the ends of collectives lie apart on one clock in most cases; where it is more, they may tell a better one.
+ONE_CLOCK_NS = 5_000
+#: Where clocks tell nothing, so many ends of one rank are looked for among so many of the other, and must fit so many
+#: times better at one place than at any other.
+_SOUGHT, _SEARCHED, _FITS_BETTER = 128, 20_000, 4
 #: So many times one rank may lack what the other has; what comes behind that has no match.
 _MOST_STRETCHES = 100
 #: A stretch has so many collectives at most, so that what is looked at anew behind each is little.
@@ -96,13 +101,30 @@ def _sequence(columns: dict[str, Ints], names: Words) -> Ints:
     return np.lexsort((name, columns["stream"], columns["end"], columns["start"], begun, *place))
 
 
+class Clock(NamedTuple):
+    """How times of a report become those of the common clock: `shift_ns` later, and `drift` for each ns since `at`.
+
+    `by_ends`: as told by the ends of its collectives, and not by when its capture began.
+    """
+
+    shift_ns: int = 0
+    drift: float = 0.0
+    at: int = 0
+    by_ends: bool = False
+
+    def shift(self, times: Ints) -> Ints:
+        """What is added to each of some times of the report, in ns."""
+        shift: Ints = self.shift_ns + np.rint(self.drift * (times - self.at)).astype(np.int64)
+        return shift
+
+
 class Rank(NamedTuple):
     """A process and a device of a report, and what is known of it as one of several ranks.
 
     `number`: the rank, NULL where it is not known, and `number_from` a place in `RANK_FROM`, -1 for none. `group`:
     those that it makes its collectives with, -1 for none; `matched`: how many of its `collectives` have their match,
     from the `first` to before the `last`.
-    `shift_ns`: what its times are shifted by on the common clock, `by_ends`: as told by the ends of its collectives.
+    `clock`: how its times are put on the common clock.
     `like`: the place of the rank before it whose sequence has most in common with its own, -1 for none; `agree`: so
     many operations are the same on both before they part.
     """
@@ -117,8 +139,7 @@ class Rank(NamedTuple):
     matched: int = 0
     first: int = 0
     last: int = 0
-    shift_ns: int = 0
-    by_ends: bool = False
+    clock: Clock = Clock()
     like: int = -1
     agree: int = 0
 
@@ -166,13 +187,21 @@ class MatchedCollectives:
         columns, residual = joined.columns | {"rank": joined.rank}, []
         columns |= {name: np.full(len(joined.rank), NULL) for name in ("collective", "of", "transfer", "wait", "after")}
         columns["last"] = np.full(len(joined.rank), -1)
-        shift = np.array([rank.shift_ns for rank in ranks], np.int64)
-        for name in ("start", "end", "launched"):
-            columns[name] = np.where(columns[name] == NULL, NULL, columns[name] + shift[joined.rank])
+        for rank, own in zip(ranks, joined.rows, strict=True):
+            _onto(rank.clock, columns, own)
         for members, matches in zip(found.groups, found.matches, strict=True):
             rows = np.stack([joined.rows[member][own] for member, own in zip(members, matches, strict=True)])
             residual.append(_of_group(columns, rows))
         return cls(joined.stages, joined.names, columns, ranks, tuple(residual), joined.compute, files)
+
+
+def _onto(clock: Clock, columns: dict[str, Ints], rows: Ints) -> None:
+    """Put the times of some rows on the common clock; durations stay what they are."""
+    end, launched = columns["end"][rows], columns["launched"][rows]
+    shift = clock.shift(end)
+    columns["start"][rows] += shift
+    columns["end"][rows] = end + shift
+    columns["launched"][rows] = np.where(launched == NULL, NULL, launched + clock.shift(launched))
 
 
 class _Joined(NamedTuple):
@@ -209,9 +238,10 @@ def _joined(reports: Sequence[ReportCollectives], began: Sequence[int]) -> _Join
     of_row = rank[len(compute["stage"]) :]
     compute["rank"] = rank[: len(compute["stage"])]
     rows = [np.flatnonzero(of_row == place) for place in range(len(heads))]
+    keys = np.stack([report, process, device, shifts], axis=1)[heads].tolist()
     ranks = [
-        Rank(int(report[head]), int(process[head]), int(device[head]), collectives=len(own), shift_ns=int(shifts[head]))
-        for head, own in zip(heads.tolist(), rows, strict=True)
+        Rank(of, process, device, collectives=len(own), clock=Clock(shift))
+        for (of, process, device, shift), own in zip(keys, rows, strict=True)
     ]
     return _Joined(stages, names, columns, compute, ranks, of_row, rows)
 
@@ -253,20 +283,54 @@ class _Groups:
     def _pair(self, head: int, place: int, agree: int) -> _Pair | None:
         """What of the collectives of two ranks is one, None where they are of no group."""
         same = self.ranks[head].report == self.ranks[place].report
-        if (same or self._clocks) and (found := self._ending_together(head, place)):
+        found = self._ending_together(head, place) if same or self._clocks else None
+        if same:
             return found
-        whole = agree == len(self._rows[head]) == len(self._rows[place])
-        if same or not whole or agree < LEAST_FOR_A_CLOCK:
-            return None
-        told, by_ends = self.ranks[place], int(np.median(self._ends(head) - self._ends(place)))
-        self.ranks[place] = told._replace(shift_ns=told.shift_ns + by_ends, by_ends=True)
-        if found := self._ending_together(head, place):
+        told = self.ranks[place]
+        pair = found or self._by_order(head, place, agree)
+        if pair is None or not self._fit(head, place, pair):
             return found
+        if better := self._ending_together(head, place):
+            return better
         self.ranks[place] = told
-        return None
+        return found
+
+    def _by_order(self, head: int, place: int, agree: int) -> _Pair | None:
+        """Two sequences of which one holds the beginning of the other, whatever their clocks; None for any others."""
+        count, longest = agree, max(len(self._rows[head]), len(self._rows[place]))
+        if count == longest and count >= LEAST_FOR_A_CLOCK:
+            return _Pair(np.arange(count), np.arange(count))
+        later = _found_in(self._ends(head), self._ends(place))
+        if later is None:
+            return None
+        first, own = max(later, 0), max(-later, 0)
+        count = _agreement(self._operations[head][first:], self._operations[place][own:])
+        rows = np.arange(count)
+        return _Pair(first + rows, own + rows) if count >= LEAST_FOR_A_CLOCK else None
+
+    def _fit(self, head: int, place: int, pair: _Pair) -> bool:
+        """Tell a rank's clock by the ends of collectives, where that is better than what is known of it."""
+        telling = _telling(self._operations[head][pair.of_head])
+        of_head, own = pair.of_head[telling], pair.own[telling]
+        if len(own) < LEAST_FOR_A_CLOCK:
+            return False
+        rank, ends = self.ranks[place], self._ends(head)[of_head]
+        raw = self._columns["end"][self._rows[place][own]]
+        known = _spread(ends - raw - rank.clock.shift(raw))
+        if self._clocks and known <= ONE_CLOCK_NS:
+            return False
+        steady = Clock(int(np.median(ends - raw)), by_ends=True)
+        drifting = _line(raw, ends - raw)
+        apart = [_spread(ends - raw - clock.shift(raw)) for clock in (steady, drifting)]
+        clock, spread = (drifting, apart[1]) if 2 * apart[1] < apart[0] else (steady, apart[0])
+        if self._clocks and 2 * spread >= known:
+            return False
+        self.ranks[place] = rank._replace(clock=clock)
+        return True
 
     def _ends(self, place: int, which: slice = slice(None)) -> Ints:
-        return self._columns["end"][self._rows[place][which]] + self.ranks[place].shift_ns
+        ends = self._columns["end"][self._rows[place][which]]
+        return ends + self.ranks[place].clock.shift(ends)
 
     def _ending_together(self, head: int, place: int) -> _Pair | None:
         """The collectives of two ranks of which the end that lies nearest to that of one is that of the other.
@@ -336,6 +400,44 @@ def _stretch(operations: Ints, ends: Ints, others: Ints, other_ends: Ints) -> _P
     before, after = padded[np.searchsorted(told, place, "right")], padded[np.searchsorted(told, place, "left") + 1]
     rows = np.flatnonzero(np.where(telling[:reach], right[:reach], before & after))
     return _Pair(first + rows, own + rows)
+
+
+def _spread(apart: Ints) -> int:
+    """How far from nothing most of some distances are, in ns."""
+    return int(np.sort(np.abs(apart))[int(len(apart) * _RESIDUAL_SHARE)])
+
+
+def _line(times: Ints, apart: Ints) -> Clock:
+    """The line through the distances of ends at some times, by medians, so that a few that are wrong change nothing."""
+    at, half = int(times[0]), len(times) // 2
+    run, rise = (values[half:] - values[: len(values) - half] for values in (times, apart))
+    drift = float(np.median(rise[run > 0] / run[run > 0])) if (run > 0).any() else 0.0
+    return Clock(int(np.median(apart - np.rint(drift * (times - at)))), drift, at, True)
+
+
+def _found_in(ends: Ints, others: Ints) -> int | None:
+    """How many collectives the others begin after the first, told by the time from each end to the next; None: nothing.
+
+    The beginning of one is looked for in the other, and must fit at one place far better than at any other.
+    """
+    found = [(_fits(ends, others), 1), (_fits(others, ends), -1)]
+    told = [(apart, sign * place) for (apart, place), sign in found if place is not None]
+    return min(told)[1] if told else None
+
+
+def _fits(ends: Ints, others: Ints) -> tuple[int, int | None]:
+    """Where in `ends` the beginning of others lies, and how far apart from one to the next they are there (median)."""
+    gaps, sought = np.diff(ends)[:_SEARCHED], np.diff(others)[:_SOUGHT]
+    if len(sought) < LEAST_FOR_A_CLOCK or len(gaps) < len(sought):
+        return 0, None
+    windows = np.lib.stride_tricks.sliding_window_view(gaps, len(sought))
+    apart = np.concatenate(
+        [np.median(np.abs(windows[at : at + 1024] - sought), axis=1) for at in range(0, len(windows), 1024)]
+    )
+    place = int(np.argmin(apart))
+    others_apart = np.delete(apart, place)
+    unlike = not len(others_apart) or float(others_apart.min()) > _FITS_BETTER * max(float(apart[place]), 1.0)
+    return int(apart[place]), place if unlike and apart[place] <= TOGETHER_NS else None
 
 
 def _later(operations: Ints, ends: Ints, other_ends: Ints) -> int:
@@ -414,6 +516,29 @@ def unmatched(matched: MatchedCollectives) -> list[str]:
         for place, rank in enumerate(matched.ranks)
         if rank.matched < rank.collectives and len(matched.ranks) > 1
     ]
+
+
+def clocks(matched: MatchedCollectives, began: Sequence[int]) -> list[str]:
+    """A sentence for each report after the first: what tells its clock, and how well; `began` as in `of`."""
+    said = []
+    for report in range(1, len(matched.reports)):
+        ranks = [rank for rank in matched.ranks if rank.report == report]
+        rank = next((one for one in ranks if one.clock.by_ends), ranks[0] if ranks else Rank(report, 0, 0))
+        groups = {one.group for one in ranks} - {-1}
+        abroad = {one.group for one in matched.ranks if one.report != report} & groups
+        residual = max((matched.residual_ns[group] for group in abroad), default=NULL)
+        said.append(f"{matched.reports[report]}: {_clock(rank.clock, began[report] != NULL, residual)}.")
+    return said
+
+
+def _clock(clock: Clock, began: bool, residual: int) -> str:
+    if residual == NULL:
+        known = "its clock is told by when its capture began" if began else "nothing tells its clock"
+        return f"{known}, and no collective confirms it, so its times are compared with no other host's"
+    told = "by when its capture began"
+    if clock.by_ends:
+        told = f"by the ends of collectives (it drifts by {clock.drift * 1e6:+.2f} us a second)"
+    return f"its clock is told {told}; ends of one collective lie {residual / 1000:.1f} us apart (95 %)"
 
 
 def _sentence(matched: MatchedCollectives, place: int, rank: Rank) -> str:
