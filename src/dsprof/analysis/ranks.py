@@ -11,7 +11,7 @@ import pyarrow as pa
 from attrs import frozen
 
 from dsprof.analysis.analyze import Analysis, frame_of
-from dsprof.answers.collectives import MatchedCollectives, ReportCollectives, unmatched
+from dsprof.answers.collectives import MatchedCollectives, ReportCollectives, clocks, unmatched
 from dsprof.answers.identity import ENVIRONMENT, NCCL, Place
 from dsprof.answers.rank_checks import check_several
 from dsprof.arrays import NULL
@@ -69,12 +69,16 @@ class Ranks(Mapping[str, "pd.DataFrame"]):
         """Of analyses; each report is read again unless it is in memory."""
         return cls(RankReport.of(one) for one in analyses)
 
+    @property
+    def _began(self) -> list[int]:
+        return [NULL if one.began_ns is None else one.began_ns for one in self.reports]
+
     @cached_property
     def matched(self) -> MatchedCollectives:
         """The collectives of all ranks."""
         return MatchedCollectives.of(
             [one.collectives for one in self.reports],
-            [NULL if one.began_ns is None else one.began_ns for one in self.reports],
+            self._began,
             [one.number for one in self.reports],
             tuple(one.file for one in self.reports),
         )
@@ -83,6 +87,11 @@ class Ranks(Mapping[str, "pd.DataFrame"]):
     def residual_ns(self) -> tuple[int | None, ...]:
         """Of each group of ranks, how far apart the ends of one collective lie (95 %); None where nothing tells it."""
         return tuple(None if one == NULL else one for one in self.matched.residual_ns)
+
+    @property
+    def clocks(self) -> tuple[str, ...]:
+        """A sentence for each report after the first: what tells its clock, and how well."""
+        return tuple(clocks(self.matched, self._began))
 
     @property
     def unmatched(self) -> tuple[str, ...]:

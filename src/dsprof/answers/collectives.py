@@ -32,6 +32,11 @@ TOGETHER_NS = 100_000
 TOGETHER_SHARE = 0.9
 #: Of fewer collectives in a row the ends tell no clock, and no match unless these are all that there are.
 LEAST_FOR_A_CLOCK = 20
+#: What the ends of collectives lie apart on one clock in most cases; where it is more, they may tell a better one.
+ONE_CLOCK_NS = 5_000
+#: Where clocks tell nothing, so many ends of one rank are looked for among so many of the other, and must fit so many
+#: times better at one place than at any other.
+_SOUGHT, _SEARCHED, _FITS_BETTER = 128, 20_000, 4
 #: So many times one rank may lack what the other has; what comes behind that has no match.
 _MOST_STRETCHES = 100
 #: A stretch has so many collectives at most, so that what is looked at anew behind each is little.
@@ -106,13 +111,30 @@ def _sequence(columns: dict[str, Ints], names: Words) -> Ints:
     return np.lexsort((name, columns["stream"], columns["end"], columns["start"], begun, *place))
 
 
+class Clock(NamedTuple):
+    """How times of a report become those of the common clock: `shift_ns` later, and `drift` for each ns since `at`.
+
+    `by_ends`: as told by the ends of its collectives, and not by when its capture began.
+    """
+
+    shift_ns: int = 0
+    drift: float = 0.0
+    at: int = 0
+    by_ends: bool = False
+
+    def shift(self, times: Ints) -> Ints:
+        """What is added to each of some times of the report, in ns."""
+        shift: Ints = self.shift_ns + np.rint(self.drift * (times - self.at)).astype(np.int64)
+        return shift
+
+
 class Rank(NamedTuple):
     """A process and a device of a report, and what is known of it as one of several ranks.
 
     `number`: the rank, NULL where it is not known, and `number_from` a place in `RANK_FROM`, -1 for none. `group`:
     those that it makes its collectives with, most of them where it has several groups, -1 for none; `matched`: how many
     of its `collectives` have their match, from the `first` to before the `last`.
-    `shift_ns`: what its times are shifted by on the common clock, `by_ends`: as told by the ends of its collectives.
+    `clock`: how its times are put on the common clock.
     `like`: the place of the rank before it whose sequence has most in common with its own, -1 for none; `agree`: so
     many operations are the same on both before they part.
     """
@@ -127,8 +149,7 @@ class Rank(NamedTuple):
     matched: int = 0
     first: int = 0
     last: int = 0
-    shift_ns: int = 0
-    by_ends: bool = False
+    clock: Clock = Clock()
     like: int = -1
     agree: int = 0
 
@@ -194,15 +215,23 @@ class MatchedCollectives:
         columns = joined.columns | {"rank": joined.rank, "lane": lane, "group": group}
         columns |= {name: np.full(len(joined.rank), NULL) for name in ("collective", "of", "transfer", "wait", "after")}
         columns["last"] = np.full(len(joined.rank), -1)
-        shift = np.array([rank.shift_ns for rank in ranks], np.int64)
-        for name in ("start", "end", "launched"):
-            columns[name] = np.where(columns[name] == NULL, NULL, columns[name] + shift[joined.rank])
+        for rank, own in zip(ranks, joined.rows, strict=True):
+            _onto(rank.clock, columns, own)
         for members, matches in zip(found.groups, found.matches, strict=True):
             rows = np.stack([rows_of[member][own] for member, own in zip(members, matches, strict=True)])
             residual.append(_of_group(columns, rows))
         return cls(
             joined.stages, joined.names, columns, ranks, tuple(residual), joined.compute, files, tuple(found.lanes)
         )
+
+
+def _onto(clock: Clock, columns: dict[str, Ints], rows: Ints) -> None:
+    """Put the times of some rows on the common clock; durations stay what they are."""
+    end, launched = columns["end"][rows], columns["launched"][rows]
+    shift = clock.shift(end)
+    columns["start"][rows] += shift
+    columns["end"][rows] = end + shift
+    columns["launched"][rows] = np.where(launched == NULL, NULL, launched + clock.shift(launched))
 
 
 class _Joined(NamedTuple):
@@ -239,9 +268,10 @@ def _joined(reports: Sequence[ReportCollectives], began: Sequence[int]) -> _Join
     of_row = rank[len(compute["stage"]) :]
     compute["rank"] = rank[: len(compute["stage"])]
     rows = [np.flatnonzero(of_row == place) for place in range(len(heads))]
+    keys = np.stack([report, process, device, shifts], axis=1)[heads].tolist()
     ranks = [
-        Rank(int(report[head]), int(process[head]), int(device[head]), collectives=len(own), shift_ns=int(shifts[head]))
-        for head, own in zip(heads.tolist(), rows, strict=True)
+        Rank(of, process, device, collectives=len(own), clock=Clock(shift))
+        for (of, process, device, shift), own in zip(keys, rows, strict=True)
     ]
     return _Joined(stages, names, columns, compute, ranks, of_row, rows)
 
@@ -270,8 +300,8 @@ def _of_lanes(ranks: Sequence[Rank], lanes: Sequence[Lane]) -> list[Rank]:
         rank = found[place]
         if rank.group < 0 <= told.group:
             rank = rank._replace(group=told.group)
-        if told.by_ends and not rank.by_ends:
-            rank = rank._replace(shift_ns=told.shift_ns, by_ends=True)
+        if told.clock.by_ends and not rank.clock.by_ends:
+            rank = rank._replace(clock=told.clock)
         matched[place] += told.matched
         found[place] = rank._replace(matched=matched[place])
     return found
@@ -331,29 +361,63 @@ class _Groups:
         Those of one communicator are one in their order where both have all of them, whatever their ends say.
         """
         one, other = self.lanes[head], self.lanes[place]
-        same = one.told.report == other.told.report
-        if (same or self._clocks) and (found := self._ending_together(head, place)):
-            return found
-        if agree < len(self._rows[head]) or agree < len(self._rows[place]):
-            return None
-        if not same and agree >= LEAST_FOR_A_CLOCK and (found := self._by_ends(head, place)):
-            return found
-        known = one.communicator == other.communicator != NULL
-        return _Pair(np.arange(agree), np.arange(agree)) if known else None
-
-    def _by_ends(self, head: int, place: int) -> _Pair | None:
-        """Put the rank of a lane on the clock by the median distance of ends, where the ends then confirm it."""
-        before = list(self.lanes)
-        by_ends = int(np.median(self._ends(head) - self._ends(place)))
-        for number, lane in enumerate(self.lanes):
-            if lane.place == before[place].place and not lane.told.by_ends:
-                self._tell(number, shift_ns=lane.told.shift_ns + by_ends, by_ends=True)
-        if not (found := self._ending_together(head, place)):
-            self.lanes = before
+        same, known = one.told.report == other.told.report, one.communicator == other.communicator != NULL
+        found = self._ending_together(head, place) if same or self._clocks else None
+        if not same:
+            found = self._on_another_clock(head, place, agree, found)
+        if found is None and known and agree == len(self._rows[head]) == len(self._rows[place]):
+            return _Pair(np.arange(agree), np.arange(agree))
         return found
 
+    def _on_another_clock(self, head: int, place: int, agree: int, found: _Pair | None) -> _Pair | None:
+        """The same of two reports: what is found, or what is once a clock is told by ends that is a better one."""
+        before = list(self.lanes)
+        pair = found or self._by_order(head, place, agree)
+        if pair is None or not self._fit(head, place, pair):
+            return found
+        if better := self._ending_together(head, place):
+            return better
+        self.lanes = before
+        return found
+
+    def _by_order(self, head: int, place: int, agree: int) -> _Pair | None:
+        """Two sequences of which one holds the beginning of the other, whatever their clocks; None for any others."""
+        count, longest = agree, max(len(self._rows[head]), len(self._rows[place]))
+        if count == longest and count >= LEAST_FOR_A_CLOCK:
+            return _Pair(np.arange(count), np.arange(count))
+        later = _found_in(self._ends(head), self._ends(place))
+        if later is None:
+            return None
+        first, own = max(later, 0), max(-later, 0)
+        count = _agreement(self._operations[head][first:], self._operations[place][own:])
+        rows = np.arange(count)
+        return _Pair(first + rows, own + rows) if count >= LEAST_FOR_A_CLOCK else None
+
+    def _fit(self, head: int, place: int, pair: _Pair) -> bool:
+        """Tell a rank's clock by the ends of collectives, where that is better than what is known of it."""
+        telling = _telling(self._operations[head][pair.of_head])
+        of_head, own = pair.of_head[telling], pair.own[telling]
+        if len(own) < LEAST_FOR_A_CLOCK:
+            return False
+        rank, ends = self.lanes[place].told, self._ends(head)[of_head]
+        raw = self._columns["end"][self._rows[place][own]]
+        known = _spread(ends - raw - rank.clock.shift(raw))
+        if self._clocks and known <= ONE_CLOCK_NS:
+            return False
+        steady = Clock(int(np.median(ends - raw)), by_ends=True)
+        drifting = _line(raw, ends - raw)
+        apart = [_spread(ends - raw - clock.shift(raw)) for clock in (steady, drifting)]
+        clock, spread = (drifting, apart[1]) if 2 * apart[1] < apart[0] else (steady, apart[0])
+        if self._clocks and 2 * spread >= known:
+            return False
+        for number, lane in enumerate(self.lanes):
+            if number == place or (lane.place == self.lanes[place].place and not lane.told.clock.by_ends):
+                self._tell(number, clock=clock)
+        return True
+
     def _ends(self, place: int, which: slice = slice(None)) -> Ints:
-        return self._columns["end"][self._rows[place][which]] + self.lanes[place].told.shift_ns
+        ends = self._columns["end"][self._rows[place][which]]
+        return ends + self.lanes[place].told.clock.shift(ends)
 
     def _ending_together(self, head: int, place: int) -> _Pair | None:
         """The collectives of two lanes of which the end that lies nearest to that of one is that of the other.
@@ -422,6 +486,44 @@ def _stretch(operations: Ints, ends: Ints, others: Ints, other_ends: Ints) -> _P
     before, after = padded[np.searchsorted(told, place, "right")], padded[np.searchsorted(told, place, "left") + 1]
     rows = np.flatnonzero(np.where(telling[:reach], right[:reach], before & after))
     return _Pair(first + rows, own + rows)
+
+
+def _spread(apart: Ints) -> int:
+    """How far from nothing most of some distances are, in ns."""
+    return int(np.sort(np.abs(apart))[int(len(apart) * _RESIDUAL_SHARE)])
+
+
+def _line(times: Ints, apart: Ints) -> Clock:
+    """The line through the distances of ends at some times, by medians, so that a few that are wrong change nothing."""
+    at, half = int(times[0]), len(times) // 2
+    run, rise = (values[half:] - values[: len(values) - half] for values in (times, apart))
+    drift = float(np.median(rise[run > 0] / run[run > 0])) if (run > 0).any() else 0.0
+    return Clock(int(np.median(apart - np.rint(drift * (times - at)))), drift, at, True)
+
+
+def _found_in(ends: Ints, others: Ints) -> int | None:
+    """How many collectives the others begin after the first, told by the time from each end to the next; None: nothing.
+
+    The beginning of one is looked for in the other, and must fit at one place far better than at any other.
+    """
+    found = [(_fits(ends, others), 1), (_fits(others, ends), -1)]
+    told = [(apart, sign * place) for (apart, place), sign in found if place is not None]
+    return min(told)[1] if told else None
+
+
+def _fits(ends: Ints, others: Ints) -> tuple[int, int | None]:
+    """Where in `ends` the beginning of others lies, and how far apart from one to the next they are there (median)."""
+    gaps, sought = np.diff(ends)[:_SEARCHED], np.diff(others)[:_SOUGHT]
+    if len(sought) < LEAST_FOR_A_CLOCK or len(gaps) < len(sought):
+        return 0, None
+    windows = np.lib.stride_tricks.sliding_window_view(gaps, len(sought))
+    apart = np.concatenate(
+        [np.median(np.abs(windows[at : at + 1024] - sought), axis=1) for at in range(0, len(windows), 1024)]
+    )
+    place = int(np.argmin(apart))
+    others_apart = np.delete(apart, place)
+    unlike = not len(others_apart) or float(others_apart.min()) > _FITS_BETTER * max(float(apart[place]), 1.0)
+    return int(apart[place]), place if unlike and apart[place] <= TOGETHER_NS else None
 
 
 def _later(operations: Ints, ends: Ints, other_ends: Ints) -> int:
@@ -497,6 +599,29 @@ def unmatched(matched: MatchedCollectives) -> list[str]:
         for number, lane in enumerate(matched.lanes)
         if lane.told.matched < lane.told.collectives and len(matched.ranks) > 1
     ]
+
+
+def clocks(matched: MatchedCollectives, began: Sequence[int]) -> list[str]:
+    """A sentence for each report after the first: what tells its clock, and how well; `began` as in `of`."""
+    said = []
+    for report in range(1, len(matched.reports)):
+        ranks = [rank for rank in matched.ranks if rank.report == report]
+        rank = next((one for one in ranks if one.clock.by_ends), ranks[0] if ranks else Rank(report, 0, 0))
+        groups = {one.group for one in ranks} - {-1}
+        abroad = {one.group for one in matched.ranks if one.report != report} & groups
+        residual = max((matched.residual_ns[group] for group in abroad), default=NULL)
+        said.append(f"{matched.reports[report]}: {_clock(rank.clock, began[report] != NULL, residual)}.")
+    return said
+
+
+def _clock(clock: Clock, began: bool, residual: int) -> str:
+    if residual == NULL:
+        known = "its clock is told by when its capture began" if began else "nothing tells its clock"
+        return f"{known}, and no collective confirms it, so its times are compared with no other host's"
+    told = "by when its capture began"
+    if clock.by_ends:
+        told = f"by the ends of collectives (it drifts by {clock.drift * 1e6:+.2f} us a second)"
+    return f"its clock is told {told}; ends of one collective lie {residual / 1000:.1f} us apart (95 %)"
 
 
 def _sentence(matched: MatchedCollectives, number: int, told: Rank) -> str:

@@ -45,8 +45,8 @@ _NEWER = re.compile(r"newer than your current version|Version number is invalid:
 #: How nsys says that its agent or launcher could not be reached, all of it before it starts the program: seen with
 #: 2022.4, 2023.4 and 2024.2 on loaded machines, and after a killed nsys. ("Connection to Agent lost" may come later.)
 NO_AGENT = re.compile(
-    r"Agent launcher failed|The timeout expired|GetLocalEndpoint\(\)|local_endpoint: |^Connection reset by peer$"
-    r"|ProcessWaiterImpl::ProcessWaiterImpl"
+    r"Agent launcher failed|The timeout expired|GetLocalEndpoint\(\)|local_endpoint: "
+    r"|^(Connection reset by peer|End of file)$|ProcessWaiterImpl::ProcessWaiterImpl"
 )
 #: Where nsys keeps its locks when nobody sets TMPDIR.
 _USUAL_TMPDIR = Path("/tmp")  # noqa: S108 - nsys's choice
