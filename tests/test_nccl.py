@@ -289,6 +289,18 @@ def test_ranks_of_different_communicators_are_never_put_together(tmp_path: Path)
     assert one["wait_ns"] == 2000  # for rank 2, and not for rank 3, which was later still
 
 
+def test_a_rank_is_no_group_with_itself(tmp_path: Path) -> None:
+    """Its collectives of a communicator, and others of which nothing is known, that end at the same moments."""
+    made = Made()
+    for number in range(25):
+        at = (number + 1) * MILLISECOND
+        made.reduce(WORLD, 64, at).kernel(at + 5, (at + 100, at + 900))
+        made.kernel(at + 50, (at + 200, at + 900))
+    table = trace_of(made.write(tmp_path / "x.sqlite"))
+    assert table["communicator"].isna().sum() == 25
+    assert table["ranks"].isna().all()
+
+
 def test_without_communicators_the_same_ends_are_one_group(tmp_path: Path) -> None:
     path = changed(grid().write(tmp_path / "grid.sqlite"), "UPDATE NVTX_EVENTS SET binaryData = NULL")
     assert set(trace_of(path)["ranks"]) == {4}

@@ -102,6 +102,12 @@ def test_one_process_alone_is_a_rank_only_where_it_was_told_so() -> None:
     assert names([process(1, device=3)], Told(Launched(usual=told(5, 8)))) == [(5, "environment")]
 
 
+def test_a_device_that_contradicts_what_is_trusted_tells_nothing() -> None:
+    places = [process(1, device=1), process(2, device=0)]
+    assert names(places, launched(told(0), {})) == [(0, "environment"), (None, "")]
+    assert names(places, launched(told(1), {})) == [(1, "environment"), (0, "device")]
+
+
 def test_the_names_that_are_read_are_recorded() -> None:
     assert {name for pair in PAIRS for name in pair if name} | set(LOCAL_SIZES) <= RANK_VARIABLES
     assert len(RANK_FROM) > ENVIRONMENT
@@ -265,6 +271,16 @@ def test_reports_of_ranks_have_the_ranks_that_they_were_told(tmp_path: Path) -> 
     assert table["rank"].tolist() == [11 - rank for rank in range(12)]
     assert set(table["rank_from"]) == {"environment"}
     assert seen(dsprof.analyze(paths[3])) == [(7, 8, "environment")]
+
+
+def test_a_report_of_a_rank_has_nothing_of_other_processes() -> None:
+    """Whose numbers may be those of another node."""
+    one, other = {"RANK": 1, "WORLD_SIZE": 2}, {"RANK": 0}
+    ranks = [{"variables": other}, {"variables": one, "report": "r1"}, {"variables": other, "pid": 7}]
+    assert launched_of({"ranks": ranks}, "run.r1.nsys-rep") == Launched({}, one)
+    assert launched_of({"ranks": ranks}, "run.r1.2.sqlite") == Launched({}, one)
+    assert launched_of({"ranks": ranks}, "run.r11.nsys-rep") is None
+    assert launched_of({"ranks": ranks}, "run.nsys-rep") == Launched({7: other}, other)
 
 
 @pytest.mark.parametrize(
