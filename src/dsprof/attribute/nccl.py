@@ -97,7 +97,7 @@ class NcclRanges:
 
     @cached_property
     def _of_node(self) -> Ints:
-        """The place in `launching` of the call of each node of a graph at its birth, -1 for none; -1 more for no node."""
+        """The place in `launching` of the call around each node's birth, -1 for none; and -1 more, for no node."""
         return np.append(self._around(self._nodes.thread, self._nodes.start), -1)
 
     def of_kernels(self, launches: Launches, rows: Ints) -> Ints:
