@@ -18,11 +18,14 @@ from attrs import frozen
 
 from dsprof import arrays as at
 from dsprof.arrays import NULL, Bools, Ints, group_rows
+from dsprof.answers.stages import Stages
 from dsprof.attribute.stages import StageRanges
 from dsprof.measures.by_name import Words, united
-from dsprof.measures.collectives import Collectives, ComputeBusy
+from dsprof.measures.collectives import Collectives
+from dsprof.measures.host_time import HostInCalls
+from dsprof.measures.rank_work import RankProgress, RankWork
 from dsprof.rules.collectives import ENDS_TOGETHER, OPERATIONS, operations_of
-from dsprof.trace import pid_of
+from dsprof.trace import pid_of, process_of
 
 #: The ends of one collective lie no further apart than this on clocks of one host.
 TOGETHER_NS = 100_000
@@ -52,16 +55,30 @@ class ReportCollectives:
 
     It knows nothing of the report behind it and can be pickled. `columns`: `process`, `device`, `stream`, `start`,
     `end`, `launched` (NULL: not known), `name` (place in `names`), `operation` (in `OPERATIONS`), `stage` (in
-    `stages`), `instance` of the stage and `step` (NULL: none). `compute`: as in `ComputeBusy`.
+    `stages`), `instance` of the stage and `step` (NULL: none), `stage_row` and `step_row` (places in
+    `StageRanges.rows` and its `steps`, -1: none); how much its rank had computed and copied by when it began and
+    ended (`computed_before`, `copied_before`, `computed_until`, `copied_until`, as `RankProgress` has them).
+    `compute`, `hidden`: as in `RankWork`. `hosts`: a row for each stage that there was: `stage`, `process`, `wall_ns`,
+    `host_ns` (its time on the host), `calls_ns` (of that, in CUDA calls).
     """
 
     stages: Words
     names: Words
     columns: dict[str, Ints]
     compute: dict[str, Ints]
+    hidden: dict[str, Ints]
+    hosts: dict[str, Ints]
 
     @classmethod
-    def take(cls, found: Collectives, compute: ComputeBusy, staged: StageRanges) -> Self:
+    def take(
+        cls,
+        found: Collectives,
+        work: RankWork,
+        progress: RankProgress,
+        staged: StageRanges,
+        stages: Stages,
+        host: HostInCalls,
+    ) -> Self:
         """Of a report."""
         columns = dict(found.columns)
         stage_range, step_range = columns.pop("stage_range"), columns.pop("step_range")
@@ -74,11 +91,22 @@ class ReportCollectives:
             "stage": staged.code_of(stage_range),
             "instance": instance,
             "step": step,
+            "stage_row": staged.row[stage_range],
+            "step_row": staged.step_row[step_range],
         }
+        for edge, word in (("start", "before"), ("end", "until")):
+            done = progress.at(columns["process"], columns["device"], columns[edge])
+            columns |= {f"computed_{word}": done[0], f"copied_{word}": done[1]}
         order = _sequence(columns, found.names)
-        return cls(
-            staged.names, found.names, {name: values[order] for name, values in columns.items()}, dict(compute.columns)
-        )
+        columns = {name: values[order] for name, values in columns.items()}
+        hosts = {
+            "stage": stages.code,
+            "process": process_of(stages.thread),
+            "wall_ns": stages.wall,
+            "host_ns": stages.end - stages.start,
+            "calls_ns": host.in_calls,
+        }
+        return cls(staged.names, found.names, columns, dict(work.columns), dict(work.hidden), hosts)
 
 
 def _sequence(columns: dict[str, Ints], names: Words) -> Ints:
@@ -131,7 +159,8 @@ class MatchedCollectives:
     (which of its group, from 0), `of` (how many ranks it has), `transfer`, `wait`, `after` (how long after the first of
     them it started), each NULL where there is no match, and `last` (place in `LAST`, -1 where there is none).
     `residual_ns`: of each group, how far apart the ends of one collective lie (95 %), NULL where nothing tells it.
-    `compute`: as in `ReportCollectives`, with `rank`. `reports`: what each report is called.
+    `compute`: as in `ReportCollectives`, with `rank`; `hidden`: the same, on the common clock; `hosts`: the same, with
+    `report`. `reports`: what each report is called.
     """
 
     stages: Words
@@ -140,6 +169,8 @@ class MatchedCollectives:
     ranks: tuple[Rank, ...]
     residual_ns: tuple[int, ...]
     compute: dict[str, Ints]
+    hidden: dict[str, Ints]
+    hosts: dict[str, Ints]
     reports: Words = ("",)
 
     @classmethod
@@ -172,7 +203,8 @@ class MatchedCollectives:
         for members, matches in zip(found.groups, found.matches, strict=True):
             rows = np.stack([joined.rows[member][own] for member, own in zip(members, matches, strict=True)])
             residual.append(_of_group(columns, rows))
-        return cls(joined.stages, joined.names, columns, ranks, tuple(residual), joined.compute, files)
+        hidden, hosts = _beside(reports, joined.stages, ranks)
+        return cls(joined.stages, joined.names, columns, ranks, tuple(residual), joined.compute, hidden, hosts, files)
 
 
 class _Joined(NamedTuple):
@@ -214,6 +246,25 @@ def _joined(reports: Sequence[ReportCollectives], began: Sequence[int]) -> _Join
         for head, own in zip(heads.tolist(), rows, strict=True)
     ]
     return _Joined(stages, names, columns, compute, ranks, of_row, rows)
+
+
+def _beside(
+    reports: Sequence[ReportCollectives], stages: Words, ranks: Sequence[Rank]
+) -> tuple[dict[str, Ints], dict[str, Ints]]:
+    """What else ran beside collectives, and the stages on the hosts, of all reports behind each other."""
+    place = {(rank.report, rank.process, rank.device): number for number, rank in enumerate(ranks)}
+    shift = np.array([rank.shift_ns for rank in ranks], np.int64)
+    hidden, hosts = [], []
+    for number, one in enumerate(reports):
+        code = united(stages, one.stages, last=1)[1][1]
+        pairs = zip(one.hidden["process"].tolist(), one.hidden["device"].tolist(), strict=True)
+        rank = np.array([place[number, *pair] for pair in pairs], np.int64)
+        moved = {edge: one.hidden[edge] + shift[rank] for edge in ("start", "end")}
+        hidden.append({"stage": code[one.hidden["stage"]], "rank": rank, **moved})
+        report = np.full(len(one.hosts["stage"]), number)
+        hosts.append(one.hosts | {"stage": code[one.hosts["stage"]], "report": report})
+    found, told = ({name: np.concatenate([one[name] for one in some]) for name in some[0]} for some in (hidden, hosts))
+    return found, told
 
 
 class _Groups:
