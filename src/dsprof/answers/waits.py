@@ -1,0 +1,224 @@
+"""Who holds the other ranks up, and why: of each wait in a collective, which rank was last and what made it late.
+
+Between two collectives of a group each rank computes, copies, or does nothing; the last of them did more of one of
+these than the rank that waits for it, so the wait is what it did more::
+
+    rank 0   ==|## compute ##|~~~~~~~ wait ~~~~~~~|= next =|
+    rank 1   ==|## compute ##|      nothing       |= next =|     late by its host: its next call came late
+    rank 2   ==|############ compute #############|= next =|     late by its kernels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Self
+
+import numpy as np
+from attrs import frozen
+
+from dsprof import arrays as at
+from dsprof.answers.collectives import YES, MatchedCollectives
+from dsprof.arrays import NULL, Bools, Ints
+from dsprof.trace import pid_of
+
+#: What makes a rank late: its host had not launched what comes next; its kernels, or its copies, took longer; something
+#: between the launch and the begin.
+REASONS = ("host", "kernels", "copies", "latency")
+#: A rank is the straggler where it causes so many times its share of the waiting, by odds, and begins last more often
+#: than its share, both by twice the standard error; and where the others wait that long for it.
+_TIMES_ITS_SHARE = 3.0
+_ERRORS = 2.0
+#: Percent of the wall time of the ranks that wait from which on their waiting is worth a word.
+NOTABLE_PCT = 5.0
+#: With fewer collectives nobody is named; the error is that over so many stretches of them.
+_LEAST, _STRETCHES = 8, 16
+
+
+_WORK = ("computed", "copied")
+
+
+@frozen(eq=False)
+class Waits:
+    """For each row of `MatchedCollectives.columns` with a match: for whom it waited, and why that was late.
+
+    `rank`: the place of the rank that began last, -1 where that is not certain, or it is itself. `late`: the wait by
+    `REASONS`, in ns; the four add up to it, and one may be negative where the late rank did less of it.
+    """
+
+    rank: Ints
+    late: tuple[Ints, ...]
+
+    @classmethod
+    def take(cls, matched: MatchedCollectives) -> Self:
+        """Of the collectives of one report, or of several."""
+        columns, count = matched.columns, len(matched.columns["rank"])
+        rank, late = np.full(count, -1), tuple(np.zeros(count, np.int64) for _ in REASONS)
+        group = np.array([one.group for one in matched.ranks], np.int64)[columns["rank"]]
+        for number, rows in at.each(np.where(columns["collective"] == NULL, -1, group)):
+            if number < 0:
+                continue
+            order = rows[np.lexsort((columns["collective"][rows], columns["rank"][rows]))]
+            of_group = order.reshape(-1, int(columns["collective"][rows].max()) + 1)
+            _of_group(columns, of_group, rank, late)
+        return cls(rank, late)
+
+
+def _of_group(columns: dict[str, Ints], rows: Ints, rank: Ints, late: tuple[Ints, ...]) -> None:
+    """Fill in the waits of a group; shape of `rows`: (ranks, collectives)."""
+    last = columns["last"][rows] == YES
+    sure = last.any(axis=0)
+    who = last.argmax(axis=0)
+    mine = sure & ~last
+    rank[rows] = np.where(mine, columns["rank"][rows[who, np.arange(len(who))]], -1)
+    start, launched = columns["start"][rows], columns["launched"][rows]
+    before = start - _since(start, columns["end"][rows])
+    took = {name: _since(columns[f"{name}_before"][rows], columns[f"{name}_until"][rows]) for name in _WORK}
+    nothing = np.maximum(start - before - took["computed"] - took["copied"], 0)
+    uncalled = np.where(launched == NULL, 0, np.clip(launched - before, 0, nothing))
+    parts = (uncalled, took["computed"], took["copied"])
+    chosen = np.arange(len(who))
+    more = [np.where(mine, part[who, chosen] - part, 0) for part in parts]
+    rest = np.where(mine, columns["wait"][rows], 0) - sum(more)
+    for column, value in zip(late, (*more, rest), strict=True):
+        column[rows] = value
+
+
+def _since(begin: Ints, end: Ints) -> Ints:
+    """What came between the end of the collective before and the begin of each; of the first nothing is known."""
+    return np.concatenate([np.zeros_like(begin[:, :1]), begin[:, 1:] - end[:, :-1]], axis=1)
+
+
+class Blame(NamedTuple):
+    """What a rank of a group did to the others: `place` in `MatchedCollectives.ranks`.
+
+    `last_pct`: of the collectives whose last rank is certain, those it began last; `caused_ns`: how long the others
+    waited then, all together, and `late_ns` that by `REASONS`; `waited_ns`: how long it waited itself, for whomever.
+    """
+
+    place: int
+    name: str
+    last_pct: float
+    caused_ns: int
+    late_ns: tuple[int, ...]
+    waited_ns: int
+
+    @property
+    def reason(self) -> str:
+        """What made it late most."""
+        return REASONS[int(np.argmax(self.late_ns))]
+
+
+class HeldUp(NamedTuple):
+    """How the ranks of a group waited for each other: `ranks` by their number, and which of them is the straggler.
+
+    `pct`: how long those that waited did so, in percent of their wall time: for the straggler, if there is one, else
+    for each other; `straggler`: a place in `ranks`, -1 for none.
+    """
+
+    ranks: tuple[Blame, ...]
+    straggler: int
+    pct: float
+
+    @property
+    def late_ns(self) -> tuple[int, ...]:
+        """Waiting of all ranks by `REASONS`."""
+        return tuple(map(sum, zip(*(one.late_ns for one in self.ranks), strict=True)))
+
+    @property
+    def reason(self) -> str:
+        """What made ranks late most; of the straggler, if there is one."""
+        late = self.late_ns if self.straggler < 0 else self.ranks[self.straggler].late_ns
+        return REASONS[int(np.argmax(late))]
+
+
+def held_up(matched: MatchedCollectives, waits: Waits, rows: Bools, wall: dict[int, int]) -> list[HeldUp]:
+    """How the ranks of each group waited in some rows; `wall`: of each rank, by its place, what they are a part of."""
+    rank, groups = matched.columns["rank"], dict[int, list[int]]()
+    for place, one in enumerate(matched.ranks):
+        if one.group >= 0:
+            groups.setdefault(one.group, []).append(place)
+    found = []
+    for places in groups.values():
+        mine = np.flatnonzero(rows & np.isin(rank, places) & (matched.columns["collective"] != NULL))
+        if len(mine):
+            ordered = sorted(places, key=lambda place: (matched.ranks[place].number, place))
+            found.append(_held_up(matched, waits, mine, ordered, wall))
+    return found
+
+
+def _held_up(
+    matched: MatchedCollectives, waits: Waits, rows: Ints, places: Sequence[int], wall: dict[int, int]
+) -> HeldUp:
+    columns = matched.columns
+    rank, wait, cause = columns["rank"][rows], columns["wait"][rows], waits.rank[rows]
+    last, number = columns["last"][rows] == YES, columns["collective"][rows]
+    sure = max(int(last.sum()), 1)
+    blames = tuple(
+        Blame(
+            place,
+            called(matched, place),
+            100 * int((last & (rank == place)).sum()) / sure,
+            int(wait[cause == place].sum()),
+            tuple(int(part[rows][cause == place].sum()) for part in waits.late),
+            int(wait[rank == place].sum()),
+        )
+        for place in places
+    )
+    shares = _Stretches(number, last, rank, wait, cause)
+    worst = max(range(len(blames)), key=lambda one: blames[one].caused_ns)
+    others = sum(wall.get(place, 0) for place in places if place != blames[worst].place)
+    pct = 100 * blames[worst].caused_ns / others if others else 0.0
+    if pct >= NOTABLE_PCT and shares.stands_out(blames[worst].place, len(places)):
+        return HeldUp(blames, worst, pct)
+    every = sum(wall.get(place, 0) for place in places)
+    return HeldUp(blames, -1, 100 * sum(one.waited_ns for one in blames) / every if every else 0.0)
+
+
+class _Stretches:
+    """Stretches of a group's collectives, one after another, as what holds in one is much like in the next."""
+
+    def __init__(self, number: Ints, last: Bools, rank: Ints, wait: Ints, cause: Ints) -> None:
+        every = at.distinct_in_any_order(number)
+        self.collectives = len(every)
+        self.many = min(_STRETCHES, len(every))
+        self._of_row = np.searchsorted(every, number) * self.many // max(len(every), 1)
+        self._last, self._rank, self._wait, self._cause = last, rank, wait, cause
+
+    def stands_out(self, place: int, ranks: int) -> bool:
+        """Does a rank cause clearly more than its share of the waiting, and begin last clearly more often?"""
+        if self.collectives < _LEAST:
+            return False
+        caused, begun = self._share(self._cause == place, self._cause >= 0, self._wait), self._share(
+            self._last & (self._rank == place), self._last, np.ones(len(self._wait), np.int64)
+        )  # fmt: skip
+        even = 1 / ranks
+        odds = caused.value / max(1 - caused.value, 1e-9) * (ranks - 1)
+        return odds >= _TIMES_ITS_SHARE and caused.least > even and begun.least > even
+
+    def _share(self, some: Bools, of: Bools, weight: Ints) -> _Share:
+        part, whole = (
+            np.bincount(self._of_row[which], weights=weight[which], minlength=self.many) for which in (some, of)
+        )
+        if not whole.sum():
+            return _Share(0.0, 0.0)
+        value = part.sum() / whole.sum()
+        if self.many < 2:
+            return _Share(value, 0.0)
+        error = np.sqrt(self.many / (self.many - 1) * ((part - value * whole) ** 2).sum()) / whole.sum()
+        return _Share(value, value - _ERRORS * error)
+
+
+class _Share(NamedTuple):
+    """A share, and what it is at least, within its error."""
+
+    value: float
+    least: float
+
+
+def called(matched: MatchedCollectives, place: int) -> str:
+    """What a rank is called: by its number, else by its process and device."""
+    rank = matched.ranks[place]
+    if rank.number != NULL:
+        return f"rank {rank.number}"
+    of = f" of {matched.reports[rank.report]}" if len(matched.reports) > 1 else ""
+    return f"process {pid_of(rank.process)} on device {rank.device}{of}"
