@@ -31,7 +31,7 @@ def instance(wall, busy, steps=10, kernels=500, launches=500, steady=True, graph
     return {"wall_ns": wall * MS, "gpu_busy_ns": busy * MS, "kernels": kernels, "launches": launches,
             "kernel_total_ns": busy * MS, "steps": steps, "tokens": steps * (batch or 1), "batch": batch,
             "steady": steady, "graph_launches": graph_launches, "memcpy_ns": copies * MS,
-            "off_cpu_ns": None, **columns}  # fmt: skip
+            "off_cpu_ns": None, "wait_ns": 0, "transfer_ns": 0, "unmatched_ns": 0, **columns}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,8 @@ class ReportCollectives:
     `stages`), `instance` of the stage and `step` (NULL: none), `stage_row` and `step_row` (places in
     `StageRanges.rows` and its `steps`, -1: none); how much its rank had computed and copied by when it began and
     ended (`computed_before`, `copied_before`, `computed_until`, `copied_until`, as `RankProgress` has them).
-    `compute`, `hidden`: as in `RankWork`. `hosts`: a row for each stage that there was: `stage`, `process`, `wall_ns`,
-    `host_ns` (its time on the host), `calls_ns` (of that, in CUDA calls).
+    `compute`, `hidden`: as in `RankWork`. `hosts`: a row for each of `StageRanges.rows`: `stage`, `process`, `steady`,
+    `wall_ns`, `host_ns` (its time on the host), `calls_ns` (of that, in CUDA calls).
     """
 
     stages: Words
@@ -102,6 +102,7 @@ class ReportCollectives:
         hosts = {
             "stage": stages.code,
             "process": process_of(stages.thread),
+            "steady": stages.steady.astype(np.int64),
             "wall_ns": stages.wall,
             "host_ns": stages.end - stages.start,
             "calls_ns": host.in_calls,

@@ -33,13 +33,14 @@ class Exposed(NamedTuple):
     matched: Ints
 
     @property
-    def whole(self) -> Ints:
-        """All of it."""
-        return self.transfer + self.wait + self.unmatched
-
-    def known(self, part: Ints) -> Ints:
-        """Transfer or wait, NULL for groups whose collectives all lack their match."""
-        return np.where((self.matched > 0) | (self.collectives == 0), part, NULL)
+    def columns(self) -> dict[str, Ints]:
+        """As tables have them; transfer and wait are NULL for groups whose collectives all lack their match."""
+        known = (self.matched > 0) | (self.collectives == 0)
+        return {
+            "transfer_ns": np.where(known, self.transfer, NULL),
+            "wait_ns": np.where(known, self.wait, NULL),
+            "unmatched_ns": self.unmatched,
+        }
 
 
 def exposed(columns: dict[str, Ints], group: Ints, hidden: Hidden, groups: int) -> Exposed:
@@ -93,14 +94,8 @@ class StageBusy:
 
     @property
     def columns(self) -> dict[str, Ints]:
-        """As tables have them: `compute_ns`, `transfer_ns`, `wait_ns`, `other_ns`; they add up to the busy time."""
-        found = self.collectives
-        return {
-            "compute_ns": self.compute,
-            "transfer_ns": found.known(found.transfer),
-            "wait_ns": found.known(found.wait),
-            "other_ns": self.copies + found.unmatched,
-        }
+        """As tables have them; they add up to the busy time."""
+        return {"compute_ns": self.compute, **self.collectives.columns, "other_ns": self.copies}
 
 
 @frozen(eq=False)

@@ -19,6 +19,8 @@ from attrs import frozen
 from dsprof import arrays as at
 from dsprof.answers.collectives import YES, MatchedCollectives
 from dsprof.arrays import NULL, Bools, Ints
+from dsprof.arrays.statistics import sum_by
+from dsprof.attribute.stages import StageRanges
 from dsprof.trace import pid_of
 
 #: What makes a rank late: its host had not launched what comes next; its kernels, or its copies, took longer; something
@@ -61,6 +63,28 @@ class Waits:
             of_group = order.reshape(-1, int(columns["collective"][rows].max()) + 1)
             _of_group(columns, of_group, rank, late)
         return cls(rank, late)
+
+
+@frozen(eq=False)
+class WaitedFor:
+    """The rank that each of `StageRanges.rows` waited for longest: its number, and how long; NULL where not known."""
+
+    rank: Ints
+    wait: Ints
+
+    @classmethod
+    def take(cls, staged: StageRanges, matched: MatchedCollectives, waits: Waits) -> Self:
+        """Of a report."""
+        row, rank, wait = matched.columns["stage_row"], waits.rank, matched.columns["wait"]
+        some = np.flatnonzero((row >= 0) & (rank >= 0) & (wait > 0))
+        heads, pair = at.group_rows(row[some], rank[some])
+        total = sum_by(pair, wait[some], len(heads))
+        order = np.argsort(total, kind="stable")  # the longest last, which is what stays
+        of_row = row[some[heads]][order]
+        numbers = np.array([one.number for one in matched.ranks], np.int64)
+        found, most = (np.full(len(staged.rows), NULL) for _ in range(2))
+        most[of_row], found[of_row] = total[order], numbers[rank[some[heads]][order]]
+        return cls(found, most)
 
 
 def _of_group(columns: dict[str, Ints], rows: Ints, rank: Ints, late: tuple[Ints, ...]) -> None:
@@ -124,6 +148,11 @@ class HeldUp(NamedTuple):
         """Waiting of all ranks by `REASONS`."""
         return tuple(map(sum, zip(*(one.late_ns for one in self.ranks), strict=True)))
 
+    def by_reason(self, whole: int) -> dict[str, int]:
+        """So much of something shared out to `REASONS`, as waiting is; what is less than nothing has none of it."""
+        late = [max(time, 0) for time in self.late_ns]
+        return {reason: whole * time // max(sum(late), 1) for reason, time in zip(REASONS, late, strict=True)}
+
     @property
     def reason(self) -> str:
         """What made ranks late most; of the straggler, if there is one."""
@@ -131,7 +160,33 @@ class HeldUp(NamedTuple):
         return REASONS[int(np.argmax(late))]
 
 
-def held_up(matched: MatchedCollectives, waits: Waits, rows: Bools, wall: dict[int, int]) -> list[HeldUp]:
+@frozen(eq=False)
+class StageWaits:
+    """How the ranks waited for each other in each stage, in its steady instances; by the stage's name."""
+
+    of_stage: dict[str, tuple[HeldUp, ...]]
+
+    @classmethod
+    def take(cls, matched: MatchedCollectives, waits: Waits) -> Self:
+        """Of one report, or of several."""
+        columns, hosts, found = matched.columns, matched.hosts, dict[str, tuple[HeldUp, ...]]()
+        ranks = matched.ranks
+        report = np.array([one.report for one in ranks], np.int64)[columns["rank"]]
+        first = np.searchsorted(hosts["report"], np.arange(len(matched.reports)))
+        row = np.where(columns["stage_row"] >= 0, first[report] + columns["stage_row"], -1)
+        steady = np.append(hosts["steady"] > 0, False)[row]
+        for code in at.distinct(columns["stage"][steady]).tolist():
+            mine = (hosts["stage"] == code) & (hosts["steady"] > 0)
+            wall = {
+                place: int(hosts["wall_ns"][mine & (hosts["report"] == one.report)
+                                            & (hosts["process"] == one.process)].sum())
+                for place, one in enumerate(ranks)
+            }  # fmt: skip
+            found[matched.stages[code]] = held_up(matched, waits, steady & (columns["stage"] == code), wall)
+        return cls(found)
+
+
+def held_up(matched: MatchedCollectives, waits: Waits, rows: Bools, wall: dict[int, int]) -> tuple[HeldUp, ...]:
     """How the ranks of each group waited in some rows; `wall`: of each rank, by its place, what they are a part of."""
     rank, groups = matched.columns["rank"], dict[int, list[int]]()
     for place, one in enumerate(matched.ranks):
@@ -143,7 +198,7 @@ def held_up(matched: MatchedCollectives, waits: Waits, rows: Bools, wall: dict[i
         if len(mine):
             ordered = sorted(places, key=lambda place: (matched.ranks[place].number, place))
             found.append(_held_up(matched, waits, mine, ordered, wall))
-    return found
+    return tuple(found)
 
 
 def _held_up(

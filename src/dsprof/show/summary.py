@@ -17,6 +17,7 @@ from dsprof.answers.host_python import HostFunction, HostPython
 from dsprof.answers.overhead import Cost, Overhead
 from dsprof.answers.roofs import ASK, StageRoof, StageRoofs, sum_roofs
 from dsprof.answers.verdicts import Culprit, Verdict, judge
+from dsprof.answers.waits import StageWaits
 from dsprof.answers.what_if import Prediction, as_graphs
 from dsprof.attribute.ranges import VIA, RangeTree
 from dsprof.attribute.stages import StageRanges
@@ -358,7 +359,10 @@ def summarize(
         report=facts[RangeTree].report,
         counts=_counts(facts[Tally], len(facts[RangeTree].ranges)),
         verdicts=tuple(
-            _verdicts(tables, roofs, facts[Overhead], facts.call(_python), facts.call(as_graphs), facts[StageRanges])
+            _verdicts(
+                tables, roofs, facts[Overhead], facts.call(_python), facts.call(as_graphs), facts[StageRanges],
+                facts[StageWaits],
+            )  # fmt: skip
         ),
         stages=tuple(_lines(StageLine, tables["stage_sum"])),
         instances=tuple(_lines(InstanceLine, facts.call(_of_no_engine, stage_trace=tables["stage_trace"]))),
@@ -394,6 +398,7 @@ def _verdicts(
     python: Mapping[str, tuple[HostFunction, ...]],
     graphs: Mapping[str, Prediction],
     staged: StageRanges,
+    waits: StageWaits,
 ) -> list[Verdict]:
     """A verdict on each stage that ran kernels."""
     costs = {cost.stage: cost for cost in overhead.costs if not cost.of_steps}
@@ -403,7 +408,8 @@ def _verdicts(
         first = [one[stage].slice(0, 1).to_pylist()[0] for one in (families, kernels) if stage in one]
         culprit = _culprit(*first) if len(first) == 2 else None
         about = (roofs.get(stage), culprit, costs.get(stage), python.get(stage, ()), graphs.get(stage))
-        found.append(judge(stage, rows, *about, of_engine=stage in staged.engine.modes))
+        ranks = waits.of_stage.get(stage, ())
+        found.append(judge(stage, rows, *about, of_engine=stage in staged.engine.modes, ranks=ranks))
     return [verdict for verdict in found if verdict is not None]
 
 

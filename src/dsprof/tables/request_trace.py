@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dsprof.answers.batches import Batches, of_all
+from dsprof.answers.painting import StageBusy
 from dsprof.answers.requests import FOUND, Requests, RequestTokens
 from dsprof.answers.stages import Stages
 from dsprof.arrays import NULL, Bools, Ints
@@ -30,6 +31,7 @@ def build(
     tokens: RequestTokens,
     stages: Stages,
     totals: StageTotals,
+    busy: StageBusy,
 ) -> dict[str, Any]:
     """A row per request, by start.
 
