@@ -36,7 +36,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 #: Tables that the summary and the check of the sums are made from.
 _SUMMED = ("kern_sum", "range_sum", "stage_sum", "stage_trace", "request_trace", "step_sum", "step_trace", "engine_sum",
-           "stage_kern_sum", "stage_family_sum", "stage_roof_trace", "host_python_sum", "layer_sum")  # fmt: skip
+           "stage_kern_sum", "stage_family_sum", "stage_roof_trace", "host_python_sum", "layer_sum",
+           "rank_sum")  # fmt: skip
 
 
 class Results(Protocol):

@@ -112,7 +112,8 @@ def _since(begin: Ints, end: Ints) -> Ints:
     return np.concatenate([np.zeros_like(begin[:, :1]), begin[:, 1:] - end[:, :-1]], axis=1)
 
 
-class Blame(NamedTuple):
+@frozen
+class Blame:
     """What a rank of a group did to the others: `place` in `MatchedCollectives.ranks`.
 
     `last_pct`: of the collectives whose last rank is certain, those it began last; `caused_ns`: how long the others
@@ -132,7 +133,8 @@ class Blame(NamedTuple):
         return REASONS[int(np.argmax(self.late_ns))]
 
 
-class HeldUp(NamedTuple):
+@frozen
+class HeldUp:
     """How the ranks of a group waited for each other: `ranks` by their number, and which of them is the straggler.
 
     `pct`: how long those that waited did so, in percent of their wall time: for the straggler, if there is one, else

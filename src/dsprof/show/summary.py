@@ -60,6 +60,12 @@ class StageLine:
     wall_p50_ns: float | None
     gpu_busy_total_ns: int
     busy_pct: float | None
+    work_pct: float | None
+    compute_total_ns: int
+    transfer_total_ns: int | None
+    wait_total_ns: int | None
+    unmatched_total_ns: int
+    other_total_ns: int
     kernels_total: int
     kernel_total_ns: int
     launches_total: int
@@ -82,10 +88,39 @@ class InstanceLine:
     gpu_busy_ns: int
     gpu_idle_ns: int
     busy_pct: float
+    wait_ns: int | None
     kernels: int
     launches: int
     memcpy_bytes: int
     sync_ns: int
+
+
+@frozen
+class RankLine:
+    """A stage on one of several ranks: a row of `rank_sum`."""
+
+    stage: str
+    rank: int | None
+    pid: int
+    device_id: int
+    group: int | None
+    collectives: int
+    matched: int
+    last_pct: float | None
+    busy_ns: int
+    compute_busy_ns: int
+    transfer_exposed_ns: int | None
+    transfer_hidden_ns: int | None
+    wait_exposed_ns: int | None
+    wait_hidden_ns: int | None
+    unmatched_exposed_ns: int
+    other_busy_ns: int
+    launches: int
+    wall_ns: int | None
+    host_ns: int | None
+    host_in_calls_ns: int | None
+    compute_vs_median_pct: float | None
+    host_vs_median_pct: float | None
 
 
 @frozen
@@ -131,6 +166,11 @@ class StepLine:
     gpu_busy_p90_ns: float | None
     gpu_busy_p99_ns: float | None
     gpu_busy_max_ns: int | None
+    gpu_work_mean_ns: float | None
+    gpu_work_p50_ns: float | None
+    gpu_work_p90_ns: float | None
+    gpu_work_p99_ns: float | None
+    gpu_work_max_ns: int | None
     launches_p50: float | None
     kernels_p50: float | None
     cut_steps: int
@@ -145,6 +185,8 @@ class StepLine:
     duration_drift_error_ns_per_token: float | None
     gpu_busy_drift_ns_per_token: float | None
     gpu_busy_drift_error_ns_per_token: float | None
+    gpu_work_drift_ns_per_token: float | None
+    gpu_work_drift_error_ns_per_token: float | None
 
 
 @frozen
@@ -322,6 +364,7 @@ class Summary:
     verdicts: tuple[Verdict, ...]
     stages: tuple[StageLine, ...]
     instances: tuple[InstanceLine, ...]
+    ranks: tuple[RankLine, ...]
     roofs: tuple[StageRoof, ...]
     roofs_note: str
     requests: tuple[RequestLine, ...]
@@ -366,6 +409,7 @@ def summarize(
         ),
         stages=tuple(_lines(StageLine, tables["stage_sum"])),
         instances=tuple(_lines(InstanceLine, facts.call(_of_no_engine, stage_trace=tables["stage_trace"]))),
+        ranks=tuple(_of_several(_lines(RankLine, tables["rank_sum"]))),
         roofs=tuple(roofs.values()),
         roofs_note=facts.call(_roofs_note),
         requests=tuple(_lines(RequestLine, tables["request_trace"])),
@@ -444,6 +488,13 @@ def _roofs_note(rules: Rules, staged: StageRanges, totals: StageTotals) -> str:
 def _of_no_engine(staged: StageRanges, stage_trace: pa.Table) -> pa.Table:
     """The rows of `stage_trace` that are no steps of an engine, of which there may be very many."""
     return stage_trace.filter(bits(staged.engine_row < 0))
+
+
+def _of_several(lines: list[RankLine]) -> list[RankLine]:
+    """Those of ranks that make their collectives together; of ``(no stage)`` too where it is all there is."""
+    some = [line for line in lines if line.group is not None and line.collectives]
+    kept = _shown([line.stage for line in some])
+    return [line for line in some if line.stage in kept]
 
 
 def _workers(

@@ -43,6 +43,8 @@ def build(
                      |.............. GPU
     """
     sums = {column: _sum(found.of_stage, getattr(totals, column)[:-1], len(found)) for column in _SUMS}
+    wait = busy.collectives.wait[:-1]
+    sums["wait_ns"] = _sum(found.of_stage, wait, len(found))
     new: Ints = of_all(np.where(tokens.steps != NULL, tokens.steps + 1, NULL), batches.of_request)
     duration = found.end - found.start
     return {
@@ -60,7 +62,7 @@ def build(
         **_latencies(found, tokens),
         "e2e_ns": duration,
         "tokens_per_s": _per_second(new, duration),
-        "limit_tokens_per_s": _per_second(new, sums["gpu_busy_ns"]),
+        "limit_tokens_per_s": _per_second(new, sums["gpu_busy_ns"] - sums["wait_ns"]),
         "stages": count_by(found.of_stage + 1, len(found) + 1)[1:],
         **sums,
     }
