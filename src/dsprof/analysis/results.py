@@ -14,7 +14,7 @@ import pyarrow as pa
 from dsprof import findings
 from dsprof.analysis.parquet import RowsInFile, RowsInMemory, parquet, write_parquet
 from dsprof.analysis.work import ReportReader, Work
-from dsprof.answers.checks import check, warm_ups
+from dsprof.answers.checks import check, requests_apart, warm_ups
 from dsprof.answers.engine_checks import check_engines
 from dsprof.answers.replay import Replay, SampleReplay
 from dsprof.answers.roofs import StageRoofs
@@ -138,6 +138,7 @@ class Fresh:
         """What the report lacks or hides, and whether the tables reconcile with it."""
         self._measure(_measures(()))
         found = (*self.facts.call(check), *self.facts.call(check_engines), *self.facts.call(warm_ups))
+        found = (*found, *self.facts.call(requests_apart))
         return (*found, *self.facts[StageRoofs].trouble, *self._unreconciled())
 
     def _unreconciled(self) -> list[Finding]:

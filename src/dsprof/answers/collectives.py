@@ -10,15 +10,15 @@ one moment where a collective cannot end before all have begun::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
 from attrs import frozen
 
 from dsprof import arrays as at
-from dsprof.arrays import NULL, Bools, Ints, group_rows
 from dsprof.answers.stages import Stages
+from dsprof.arrays import NULL, Bools, Ints, group_rows
 from dsprof.attribute.stages import StageRanges
 from dsprof.measures.by_name import Words, united
 from dsprof.measures.collectives import Collectives
@@ -206,6 +206,15 @@ class MatchedCollectives:
             residual.append(_of_group(columns, rows))
         hidden, hosts = _beside(reports, joined.stages, ranks)
         return cls(joined.stages, joined.names, columns, ranks, tuple(residual), joined.compute, hidden, hosts, files)
+
+    def of_groups(self) -> Iterator[Ints]:
+        """The rows of the matches of each group, in order; shape (ranks, matches)."""
+        group = np.array([one.group for one in self.ranks], np.int64)[self.columns["rank"]]
+        collective = self.columns["collective"]
+        for number, rows in at.each(np.where(collective == NULL, -1, group)):
+            if number >= 0:
+                order = rows[np.lexsort((collective[rows], self.columns["rank"][rows]))]
+                yield order.reshape(-1, int(collective[rows].max()) + 1)
 
 
 class _Joined(NamedTuple):

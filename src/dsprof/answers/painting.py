@@ -57,14 +57,12 @@ def exposed(columns: dict[str, Ints], group: Ints, hidden: Hidden, groups: int) 
     known = transfer != NULL
     cut = np.where(known, end - transfer, start)
     layers = ((known, cut, end), (known, start, cut), (~known, start, end))
-    reach, painted = [hidden], []
-    before = at.union_length(*hidden, groups)
+    reach, painted = hidden, [at.union_length(hidden.group, hidden.start, hidden.end, groups)]
     for which, begin, finish in layers:
-        reach.append(Hidden(group[which], begin[which], finish[which]))
-        covered = at.union_length(*map(np.concatenate, zip(*reach, strict=True)), groups)
-        painted.append(covered - before)
-        before = covered
-    return Exposed(*painted, count_by(group, groups), count_by(group[known], groups))
+        reach = reach.and_(Hidden(group[which], begin[which], finish[which]))
+        painted.append(at.union_length(reach.group, reach.start, reach.end, groups))
+    transfer, wait, unmatched = np.diff(painted, axis=0)
+    return Exposed(transfer, wait, unmatched, count_by(group, groups), count_by(group[known], groups))
 
 
 def of_ranks(matched: MatchedCollectives, group: Ints, groups: int, hidden_group: Ints) -> Exposed:

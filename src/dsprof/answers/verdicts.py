@@ -68,8 +68,8 @@ _REMEDIES = {
     QUEUED: "It waits for what its own thread launched before, as a prefill that still runs: shorten that.",
     SHARED: "The GPU ran other work of the process: look at stage_stream_sum for who shares it.",
     PROFILER: "Record less at a time: what the profiler takes is not there without it.",
-    COMMUNICATION: "Send less or hide it: fewer and larger collectives, custom all-reduce, less tensor parallelism; see "
-                   "collective_sum.",
+    COMMUNICATION: "Send less or hide it: fewer and larger collectives, a custom all-reduce, less tensor parallelism; "
+                   "collective_sum has them.",
     STRAGGLER: "Look at the rank that is named: rank_sum and collective_trace have its times beside the others'.",
     IMBALANCE: "What ranks compute differs from one collective to the next: balance experts, batches or lengths.",
     MIXED: "No single cause is worth most: stage_trace has the time of each (idle_*).",
@@ -149,7 +149,7 @@ def judge(
     of_engine: bool = False,
     ranks: tuple[HeldUp, ...] = (),
 ) -> Verdict | None:
-    """The verdict on a stage from its rows of `stage_trace`; None where it ran no kernel.
+    """The verdict on a stage from its rows of `stage_trace`, or sums of such; None where it ran no kernel.
 
     `roof`: how near the stage came to the GPU's roofs, `culprit`: what takes most, `cost`: what recording it cost,
     `python`: what Python was in, `predicted`: what a step would take as CUDA graphs, where that is known. `of_engine`:
@@ -170,8 +170,8 @@ def judge(
         kind=_kind(wall, busy, copies, idle, launches, graphs, talk),
         sentence="",
         remedy="",
-        instances=len(kept),
-        warm_up=len(instances) - len(kept),
+        instances=_count(kept),
+        warm_up=_count(instances) - _count(kept),
         wall_ns=wall,
         gpu_busy_ns=busy,
         idle_ns=idle,
@@ -203,6 +203,11 @@ def judge(
     said += of_ranks(verdict)
     in_graphs = verdict.kind == LAUNCH and graphs and not _one_by_one(verdict)
     return evolve(verdict, sentence=said, remedy=_IN_GRAPHS if in_graphs else _REMEDIES[verdict.kind])
+
+
+def _count(rows: pa.Table) -> int:
+    """How many instances some rows are: each is one, or says of how many it is."""
+    return _total(rows, "instances") if "instances" in rows.column_names else len(rows)
 
 
 def _total(rows: pa.Table, column: str) -> int:
@@ -242,7 +247,7 @@ def _kind(
     idle: Mapping[str, int],
     launches: int,
     graph_launches: int,
-    talk: _Talk = _Talk(),
+    talk: _Talk,
 ) -> str:
     """The kind of a stage; what the GPU is busy with `copies` of memory, or to `talk`, is no work of its kernels."""
     working = busy - copies - talk.unmatched

@@ -55,13 +55,8 @@ class Waits:
         """Of the collectives of one report, or of several."""
         columns, count = matched.columns, len(matched.columns["rank"])
         rank, late = np.full(count, -1), tuple(np.zeros(count, np.int64) for _ in REASONS)
-        group = np.array([one.group for one in matched.ranks], np.int64)[columns["rank"]]
-        for number, rows in at.each(np.where(columns["collective"] == NULL, -1, group)):
-            if number < 0:
-                continue
-            order = rows[np.lexsort((columns["collective"][rows], columns["rank"][rows]))]
-            of_group = order.reshape(-1, int(columns["collective"][rows].max()) + 1)
-            _of_group(columns, of_group, rank, late)
+        for rows in matched.of_groups():
+            _of_group(columns, rows, rank, late)
         return cls(rank, late)
 
 

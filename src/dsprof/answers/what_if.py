@@ -217,8 +217,10 @@ def _changed(replay: Replay, changes: Changes, known: _Known) -> tuple[Program, 
         left = min(changes.host, 0.0 if changes.cuda_graphs else changes.host)
         program = evolve(program, length=program.length - _scaled(replay.wait, 1 - left))
         said.append(
-            lambda _: "Ranks wait for each other because of their hosts, and less as these take less: what is left of "
-            f"their waiting is {left:.0%}."
+            lambda _: (
+                "Ranks wait for each other because of their hosts, and less as these take less: what is left of "
+                f"their waiting is {left:.0%}."
+            )
         )
     if changes.host != 1:
         program = evolve(program, gap=_scaled(program.gap, changes.host), own=_scaled(program.own, changes.host))

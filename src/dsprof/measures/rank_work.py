@@ -124,7 +124,9 @@ class RankWork(Measure):
         stages, codes = united(self.stages, other.stages, last=1)
         both, hidden = (
             {name: np.concatenate([one[name], two[name]]) for name in one}
-            for one, two in zip(*(each._coded(code) for each, code in zip((self, other), codes, strict=True)), strict=True)
+            for one, two in zip(
+                *(each._coded(code) for each, code in zip((self, other), codes, strict=True)), strict=True
+            )
         )
         heads, group = at.group_rows(both["stage"], both["process"], both["device"])
         columns = {
@@ -253,7 +255,9 @@ class RankProgress(Measure):
 
 def _place_of(rows: dict[str, Ints], process: Ints, device: Ints) -> Ints:
     """Which of some rows is of each process and device, -1 for none."""
-    places = {pair: place for place, pair in enumerate(zip(rows["process"].tolist(), rows["device"].tolist(), strict=True))}
+    places = {
+        pair: place for place, pair in enumerate(zip(rows["process"].tolist(), rows["device"].tolist(), strict=True))
+    }
     heads, group = at.group_rows(process, device)
     pairs = zip(process[heads].tolist(), device[heads].tolist(), strict=True)
     return np.array([places.get(pair, -1) for pair in pairs], np.int64)[group]

@@ -450,6 +450,8 @@ def _requests(lines: Sequence[RequestLine], on_gpu: bool) -> Grid:
     """Latencies of each request, or of the median and the slowest one; a warm-up is called one."""
     latencies = [(word, field) for word, field in _LATENCIES.items() if on_gpu or field.endswith("host_ns")]
     notes: list[str] = []
+    if (ranks := max(line.ranks for line in lines)) > 1:
+        notes.append(f"Requests of a group of {ranks} ranks are one.")
     many, steady = len({line.pid for line in lines}) > 1, [line for line in lines if line.steady]
     batched = any(line.batch not in (None, 1) for line in lines)
     counts = (*(("batch",) if batched else ()), "prompt_tokens", "new_tokens")

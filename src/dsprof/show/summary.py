@@ -130,6 +130,7 @@ class RequestLine:
     request: int
     found: str
     pid: int
+    ranks: int
     steady: bool
     batch: int | None
     prompt_tokens: int | None
@@ -403,7 +404,12 @@ def summarize(
         counts=_counts(facts[Tally], len(facts[RangeTree].ranges)),
         verdicts=tuple(
             _verdicts(
-                tables, roofs, facts[Overhead], facts.call(_python), facts.call(as_graphs), facts[StageRanges],
+                tables,
+                roofs,
+                facts[Overhead],
+                facts.call(_python),
+                facts.call(as_graphs),
+                facts[StageRanges],
                 facts[StageWaits],
             )  # fmt: skip
         ),

@@ -143,11 +143,10 @@ TABLE = Table(
         integer("tokens", "Tokens of all these instances and their sequences: see stage_trace.", True),
         real("tokens_per_s", "tokens by duration_total_ns.", True),
         real("busy_pct", "gpu_busy_total_ns in percent of wall_total_ns.", True),
-        real("work_pct", "The same without the time in which the GPU waited for other ranks, where that is known.", True),
-        *(
-            integer(_split_name(column), f"Of gpu_busy_total_ns: {text}.", True)
-            for column, text in _SPLIT.items()
+        real(
+            "work_pct", "The same without the time in which the GPU waited for other ranks, where that is known.", True
         ),
+        *(integer(_split_name(column), f"Of gpu_busy_total_ns: {text}.", True) for column, text in _SPLIT.items()),
         *_columns(),
     ),
     build,

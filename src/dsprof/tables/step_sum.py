@@ -125,7 +125,11 @@ def _intervals(staged: StageRanges, engine: EngineTimes, of: _Rows, rows: int) -
 
 def _measured(steps: Steps, totals: StepTotals, busy: StepBusy) -> dict[str, Ints]:
     """For each of `_METRICS`, in order: its value in every step."""
-    columns = {**totals.columns, "duration_ns": steps.duration, "gpu_work_ns": totals.gpu_busy_ns - busy.collectives.wait}
+    columns = {
+        **totals.columns,
+        "duration_ns": steps.duration,
+        "gpu_work_ns": totals.gpu_busy_ns - busy.collectives.wait,
+    }
     return {stem: columns[stem + unit][: len(steps.range)] for stem, unit, _ in _METRICS}
 
 
