@@ -95,16 +95,17 @@ class Culprit:
 class Verdict:
     """What limits a stage: `kind`, a sentence with the numbers, a remedy, and the numbers themselves.
 
-    `instances` were judged, `warm_up` left out; times are sums over them in ns, of a step in us. `gpu_busy_ns`,
-    `busy_pct`: without waiting for other ranks, which is `wait_ns`; `transfer_ns`, `unmatched_ns`: of it, collectives
-    that transfer, and those without a match, which may wait. `limit_us` is how long the GPU works for a step, which can take no less with these kernels, `roof_us` what it would take at the
-    roof, `plain_step_us` what it takes without the profiler, by the host's times of another run (None: there was none),
-    `graphs_step_us` what it would take as CUDA graphs where launches are what takes long, and `replay_residual_pct` how
-    far the replay that says so is off (see `answers.what_if`);
-    `launches_per_s` is over the wall time. Values of a step are None where there is none, `tokens_per_step` where the
-    batch is not known, `bound_by` (compute, memory bandwidth, or neither) where roofs are not. `python`: what most of
-    its samples outside of CUDA are in; `off_cpu_ns`: how long its thread was off the CPU in the time that is the
-    host's, None where the report does not tell. `ranks`: how the ranks of each group waited for each other.
+    `instances` were judged, `warm_up` left out; times are sums over them in ns, of a step in us. `gpu_busy_ns` and
+    `busy_pct` are without waiting for other ranks, which is `wait_ns`; `transfer_ns`, `unmatched_ns`: of the busy time,
+    collectives that transfer, and those without a match, which may wait. `limit_us` is how long the GPU works for a
+    step, which can take no less with these kernels, `roof_us` what it would take at the roof, `plain_step_us` what it
+    takes without the profiler, by the host's times of another run (None: there was none), `graphs_step_us` what it
+    would take as CUDA graphs where launches are what takes long, and `replay_residual_pct` how far the replay that says
+    so is off (see `answers.what_if`); `launches_per_s` is over the wall time. Values of a step are None where there is
+    none, `tokens_per_step` where the batch is not known, `bound_by` (compute, memory bandwidth, or neither) where roofs
+    are not. `python`: what most of its samples outside of CUDA are in; `off_cpu_ns`: how long its thread was off the
+    CPU in the time that is the host's, None where the report does not tell. `ranks`: how the ranks of each group waited
+    for each other.
     """
 
     stage: str

@@ -339,8 +339,8 @@ def _stages(lines: Sequence[StageLine], on_gpu: bool, aside: str) -> Grid:
         units.count(x.instances), units.count(x.tokens), units.rate(x.tokens_per_s),
         units.time(x.wall_total_ns), units.time(x.wall_mean_ns), *([units.time(x.wall_p50_ns)] if tailed else []),
         units.time(x.gpu_busy_total_ns - (x.wait_total_ns or 0)),
-        units.percent(x.busy_pct if x.work_pct is None else x.work_pct), units.count(x.kernels_total), units.count(x.launches_total),
-        units.time(x.memcpy_total_ns),
+        units.percent(x.busy_pct if x.work_pct is None else x.work_pct), units.count(x.kernels_total),
+        units.count(x.launches_total), units.time(x.memcpy_total_ns),
     ] for x in lines if x.instances or x.stage == NO_STAGE]  # fmt: skip
     low = ("memcpy", "launches", "kernels", "tokens", "wall", "GPU busy", "median", "n")
     grid = Grid("Stages", tuple(header), tuple(map(tuple, rows)), "stage_sum", low=low)
@@ -356,8 +356,8 @@ def _ranks(lines: Sequence[RankLine]) -> Grid:
         shown = _most_and_least(every)
         more = max(more, len(every) - len(shown))
         rows += [(stage if not at else "", *_rank(line)) for at, line in enumerate(shown)]
-    notes = ["Percent of the wall time, waiting for other ranks is no work; last: of the collectives that it began last; "
-             "hidden: of transfers beside other work."]  # fmt: skip
+    notes = ["Percent of the wall time; to wait for other ranks is no work. Last: of the collectives those that it began "
+             "last; hidden: of transfers those beside other work."]  # fmt: skip
     if more:
         notes.append(f"{more} more ranks lie between these.")
     unknown = [] if any(line.unmatched_exposed_ns for line in lines) else ["unmatched"]

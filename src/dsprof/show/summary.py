@@ -411,7 +411,7 @@ def summarize(
                 facts.call(as_graphs),
                 facts[StageRanges],
                 facts[StageWaits],
-            )  # fmt: skip
+            )
         ),
         stages=tuple(_lines(StageLine, tables["stage_sum"])),
         instances=tuple(_lines(InstanceLine, facts.call(_of_no_engine, stage_trace=tables["stage_trace"]))),

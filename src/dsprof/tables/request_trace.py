@@ -140,8 +140,8 @@ TABLE = Table(
         ),
         real(
             "tpot_busy_ns",
-            "GPU busy time of the decode by its steps, without waiting for other ranks, on the slowest rank: a step cannot "
-            "take less with these kernels.",
+            "GPU busy time of the decode by its steps, without waiting for other ranks, on the slowest rank: a step "
+            "cannot take less with these kernels.",
             True,
         ),
         integer("e2e_ns", "End-to-end latency on the host: end_ns - start_ns."),
