@@ -37,7 +37,7 @@ SUMS = ("gpu_busy_ns", "launches", "gpu_ops", "kernels", "kernel_total_ns", "mem
 #: Of the collectives of each of two requests so many must be each other's, and of those so many all-reduces.
 _SHARED, _REDUCED = 0.9, 0.5
 #: Of what a request is called, what must be equal.
-_LABELS = ("number", "paired", "batch", "prompt", "steps")
+_LABELS = ("label", "paired", "batch", "prompt", "steps")
 #: Of each of those that are one, the latest counts; of the others that of the first rank.
 _LATEST = ("end", "first", "last", "first_gpu", "last_gpu", "work", "decode_work")
 _TIMES = ("start", "end", "first", "last", "first_gpu", "last_gpu")
@@ -47,7 +47,7 @@ _TIMES = ("start", "end", "first", "last", "first_gpu", "last_gpu")
 class RequestRows:
     """The requests of a report, a row each as each process saw them; it can be pickled.
 
-    `columns`: `number`, `paired` (1: no range), `thread`, `range_id`, `start`, `end`, `batch`, `prompt` and `steps` (of
+    `columns`: `number`, `label` (the number that its range says, NULL for none), `paired` (1: no range), `thread`, `range_id`, `start`, `end`, `batch`, `prompt` and `steps` (of
     one sequence), `steady`, `first`, `last`, `first_gpu`, `last_gpu` as in `RequestTokens`, `stages`, `decode_busy`,
     and `SUMS`. `of_stage`: the row of each of `StageRanges.rows`, -1 for none; `decodes`: 1 for those that are decodes.
     """
@@ -71,6 +71,7 @@ class RequestRows:
         count, of_stage = len(found), found.of_stage
         columns = {
             "number": found.number,
+            "label": np.append(tree.ranges.number, NULL)[found.range],
             "paired": (found.range < 0).astype(np.int64),
             "thread": found.thread,
             "range_id": np.append(tree.ranges.range_id, NULL)[found.range],

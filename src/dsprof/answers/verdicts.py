@@ -381,15 +381,14 @@ _TOLD = ("host", "kernels", "copies")
 
 def _in_turn(group: HeldUp) -> str:
     shares = sorted(group.ranks, key=lambda one: -one.last_pct)
-    each = ", ".join(f"{one.name} {one.last_pct:.0f} %" for one in shares[:_MOST_NAMED])
-    more = f", {len(shares) - _MOST_NAMED} others less" if len(shares) > _MOST_NAMED else ""
+    first, *others = (f"{one.name} begins {one.last_pct:.0f} % of the collectives last" if not place
+                      else f"{one.name} {one.last_pct:.0f} %" for place, one in enumerate(shares[:_MOST_NAMED]))  # fmt: skip
+    rest = [f"the other {len(shares) - _MOST_NAMED} less"] if len(shares) > _MOST_NAMED else []
+    each = ", ".join([first, *others, *rest])
     if not any(one.last_pct for one in shares):
         return f" The ranks wait for each other for {group.pct:.0f} % of the time; who is late is not certain."
     late = group.by_reason(100)
-    return (
-        f" The ranks wait for each other in turn, {group.pct:.0f} % of the time: of the collectives {each} begin{more} "
-        f"last. They are late by {_LATE[group.reason][1]} ({late[group.reason]:.0f} % of it)."
-    )
+    return f" The ranks wait for each other in turn, {group.pct:.0f} % of the time: {each}. They are late by {_LATE[group.reason][1]} ({late[group.reason]:.0f} % of it)."
 
 
 def _bound_by(roof: StageRoof | None) -> str | None:

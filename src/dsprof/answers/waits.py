@@ -26,14 +26,14 @@ from dsprof.trace import pid_of
 #: What makes a rank late: its host had not launched what comes next; its kernels, or its copies, took longer; something
 #: between the launch and the begin.
 REASONS = ("host", "kernels", "copies", "latency")
-#: A rank is the straggler where it causes so many times its share of the waiting, by odds, and begins last more often
-#: than its share, both by twice the standard error; and where the others wait that long for it.
+#: A rank is the straggler where it causes so many times its share of the waiting, by odds, and that and how often it
+#: begins last are above its share by so many standard errors: of eight ranks the worst is looked at, of few stretches.
 _TIMES_ITS_SHARE = 3.0
-_ERRORS = 2.0
+_ERRORS = 4.0
 #: Percent of the wall time of the ranks that wait from which on their waiting is worth a word.
 NOTABLE_PCT = 5.0
 #: With fewer collectives nobody is named; the error is that over so many stretches of them.
-_LEAST, _STRETCHES = 8, 16
+_LEAST, _STRETCHES = 16, 8
 
 
 _WORK = ("computed", "copied")

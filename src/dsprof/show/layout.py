@@ -356,8 +356,10 @@ def _ranks(lines: Sequence[RankLine]) -> Grid:
         shown = _most_and_least(every)
         more = max(more, len(every) - len(shown))
         rows += [(stage if not at else "", *_rank(line)) for at, line in enumerate(shown)]
-    notes = ["Percent of the wall time; to wait for other ranks is no work. Last: of the collectives those that it began "
-             "last; hidden: of transfers those beside other work."]  # fmt: skip
+    notes = [
+        "Percent of the wall time; waiting for other ranks is no work. Last: of the collectives those that it began "
+        "last; hidden: of transfers those beside other work."
+    ]
     if more:
         notes.append(f"{more} more ranks lie between these.")
     unknown = [] if any(line.unmatched_exposed_ns for line in lines) else ["unmatched"]
