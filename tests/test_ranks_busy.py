@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import itertools
-import lzma
 import pickle
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 
 import dsprof
 from dsprof.analysis.analyze import Analysis
-from dsprof.analysis.ranks import RankReport, Ranks
+from dsprof.analysis.ranks import Ranks
 from dsprof.answers.collectives import MatchedCollectives
 from dsprof.answers.verdicts import COMMUNICATION, GPU, IMBALANCE, LAUNCH, STRAGGLER, Verdict
-from dsprof.answers.waits import REASONS, StageWaits, Waits
-from dsprof.arrays import NULL
+from dsprof.answers.waits import REASONS, Waits
 from dsprof.nsys.parts import ReportInParts
 from dsprof.nsys.reader import read
-from test_collectives import SAMPLES, as_text, exports, plainly, ranks, together  # noqa: F401  fixtures
+from test_collectives import as_text, exports, plainly, together  # noqa: F401  fixtures
 from trace_builder import TraceBuilder
 
 ALL_REDUCE, GATHER = "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(…)", "ncclDevKernel_AllGather_RING_LL(…)"
@@ -223,19 +219,19 @@ def test_a_report_for_each_rank_says_what_one_report_says(seed: int, tmp_path: P
         for pid, builder in report.split.items()
     )
     sent = Ranks([pickle.loads(pickle.dumps(each)) for each in several.reports])
-    for ranks in (several, sent):
+    for each in (several, sent):
         for name in ("rank_sum", "request_trace"):
-            table = ranks[name].drop(columns=["report"])
+            table = each[name].drop(columns=["report"])
             same = [column for column in table if not (name == "request_trace" and column in ("request", "range_id"))]
             pd.testing.assert_frame_equal(as_text(one[name])[same], as_text(table)[same], obj=name, check_exact=True)
-        for verdict, other in zip(one.summary().verdicts, ranks.verdicts, strict=True):
+        for verdict, other in zip(one.summary().verdicts, each.verdicts, strict=True):
             assert plain(verdict) == plain(other)
 
 
 def plain(verdict: Verdict) -> dict[str, Any]:
     """The numbers of a verdict that do not need more than sums."""
-    names = ("stage", "kind", "instances", "wall_ns", "gpu_busy_ns", "wait_ns", "transfer_ns", "unmatched_ns", "idle_ns",
-             "busy_pct", "ranks")  # fmt: skip
+    names = ("stage", "kind", "instances", "wall_ns", "gpu_busy_ns", "wait_ns", "transfer_ns", "unmatched_ns",
+             "idle_ns", "busy_pct", "ranks")  # fmt: skip
     return {name: getattr(verdict, name) for name in names}
 
 
@@ -244,10 +240,9 @@ def plain(verdict: Verdict) -> dict[str, Any]:
 
 def test_the_two_recorded_ranks_are_busy_as_a_plain_computation_says(
     exports: list[Path],  # noqa: F811
-    ranks: Ranks,  # noqa: F811
 ) -> None:
     """Their collectives run alone, so what is exposed is all of it; the busy time is that of each report by itself."""
-    table = ranks["rank_sum"].set_index(["stage", "rank"])
+    table = Ranks.of(dsprof.analyze(path) for path in exports)["rank_sum"].set_index(["stage", "rank"])
     computed = [plainly(path)[1] for path in exports]
     for (stage, rank), row in table.iterrows():
         assert row["compute_busy_ns"] == computed[rank][stage]
@@ -324,53 +319,72 @@ class Rank:
     kernel_varies: float = 0.0
 
 
-def run(ranks: list[Rank], seed: int = 0, transfer: float = 10.0, steps: int = 20, layers: int = 6) -> TraceBuilder:
-    """A made tensor-parallel decode: each layer is a kernel and an all-reduce, which ends when all have begun."""
-    random_, report = random.Random(seed), TraceBuilder()
-    now = [1_000.0 + number for number in range(len(ranks))]
-    free, begun = list(now), [0.0] * len(ranks)
+class Run:
+    """Ranks that work in step: what is on a GPU waits for what was launched there before it."""
 
-    def launch(number: int, what: str, took: float, others: bool = False) -> float:
-        """The call, and when the operation begins: not before what is on the GPU is done."""
-        one = ranks[number]
-        now[number] += one.host + random_.random() * one.host_varies
-        begin = max(free[number], now[number] + 4.0)
-        call = (ns(now[number]), ns(now[number] + 3.0))
-        now[number] += 3.0
-        where = {"pid": number + 1, "device": number, "stream": 7}
-        if what == "gemm":
-            report.kernel(what, at=(ns(begin), ns(begin + took)), call=call, **where)
-        elif what == "copy":
-            report.copy(at=(ns(begin), ns(begin + took)), call=call, **where)
-        else:
-            pending.append((call, where, begin))
-        free[number] = begin + took
-        return begin
-
-    for number in range(len(ranks)):
-        report.gpu(device=number)
-    windows: dict[int, list[tuple[float, float]]] = defaultdict(list)
-    for _ in range(steps):
-        begun = list(now)
-        for _ in range(layers):
-            pending: list[tuple[tuple[int, int], dict[str, int], float]] = []
-            for number, one in enumerate(ranks):
-                launch(number, "gemm", one.kernel + random_.random() * one.kernel_varies)
-                if one.copy:
-                    launch(number, "copy", one.copy)
-                launch(number, "all-reduce", 0.0)
-            done = max(begin for *_, begin in pending) + transfer
-            for number, (call, where, begin) in enumerate(pending):
-                report.kernel(ALL_REDUCE, at=(ns(begin), ns(done)), call=call, **where)
-                free[number] = done
+    def __init__(self, ranks: list[Rank], seed: int) -> None:
+        self.ranks, self.report, self._random = ranks, TraceBuilder(), random.Random(seed)
+        self.now = [1_000.0 + number for number in range(len(ranks))]
+        self.free = list(self.now)
         for number in range(len(ranks)):
-            now[number] = max(now[number], free[number]) + 5.0
-            windows[number].append((begun[number], now[number] - 1.0))
-    for number, own in windows.items():
-        report.range("decode", ns(own[0][0]) - 10, ns(own[-1][1]) + 10, pid=number + 1, domain="dsprof")
-        for step, (start, end) in enumerate(own, 1):
-            report.range("decode.step", ns(start), ns(end), payload=step, pid=number + 1, domain="dsprof")
-    return report
+            self.report.gpu(device=number)
+
+    def varied(self, most: float) -> float:
+        return self._random.random() * most
+
+    def launch(self, number: int) -> tuple[tuple[int, int], float]:
+        """The call, and when what it launches can begin."""
+        one = self.ranks[number]
+        self.now[number] += one.host + self.varied(one.host_varies)
+        call = (ns(self.now[number]), ns(self.now[number] + 3.0))
+        self.now[number] += 3.0
+        return call, max(self.free[number], self.now[number] + 1.0)
+
+    def work(self, number: int, took: float, what: str = "gemm") -> None:
+        call, begin = self.launch(number)
+        self.free[number] = begin + took
+        at, where = (ns(begin), ns(begin + took)), {"pid": number + 1, "device": number, "stream": 7}
+        if what == "copy":
+            self.report.copy(at=at, call=call, **where)
+        else:
+            self.report.kernel(what, at=at, call=call, **where)
+
+    def all_reduce(self, transfer: float) -> None:
+        """It ends on all ranks a little after the last has begun."""
+        begun = [self.launch(number) for number in range(len(self.ranks))]
+        done = max(begin for _, begin in begun) + transfer
+        for number, (call, begin) in enumerate(begun):
+            where = {"pid": number + 1, "device": number, "stream": 7}
+            self.report.kernel(ALL_REDUCE, at=(ns(begin), ns(done)), call=call, **where)
+            self.free[number] = done
+
+    def layer(self, transfer: float) -> None:
+        for number, one in enumerate(self.ranks):
+            self.work(number, one.kernel + self.varied(one.kernel_varies))
+            if one.copy:
+                self.work(number, one.copy, "copy")
+        self.all_reduce(transfer)
+
+    def wait(self) -> None:
+        """Each host waits until its GPU is done."""
+        self.now = [max(now, free) + 5.0 for now, free in zip(self.now, self.free, strict=True)]
+
+
+def run(ranks: list[Rank], seed: int = 0, transfer: float = 10.0, steps: int = 20, layers: int = 6) -> TraceBuilder:
+    """A made tensor-parallel decode: each layer is a kernel and an all-reduce, and each step ends with a wait."""
+    ran = Run(ranks, seed)
+    marks = [list(ran.now)]
+    for _ in range(steps):
+        for _ in range(layers):
+            ran.layer(transfer)
+        ran.wait()
+        marks.append(list(ran.now))
+    for number in range(len(ranks)):
+        own = [ns(mark[number]) for mark in marks]
+        ran.report.range("decode", own[0] - 10, own[-1] + 10, pid=number + 1, domain="dsprof")
+        for step, (start, end) in enumerate(itertools.pairwise(own), 1):
+            ran.report.range("decode.step", start, end - 1, payload=step, pid=number + 1, domain="dsprof")
+    return ran.report
 
 
 def ns(us: float) -> int:

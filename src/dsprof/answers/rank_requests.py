@@ -47,9 +47,10 @@ _TIMES = ("start", "end", "first", "last", "first_gpu", "last_gpu")
 class RequestRows:
     """The requests of a report, a row each as each process saw them; it can be pickled.
 
-    `columns`: `number`, `label` (the number that its range says, NULL for none), `paired` (1: no range), `thread`, `range_id`, `start`, `end`, `batch`, `prompt` and `steps` (of
-    one sequence), `steady`, `first`, `last`, `first_gpu`, `last_gpu` as in `RequestTokens`, `stages`, `decode_busy`,
-    and `SUMS`. `of_stage`: the row of each of `StageRanges.rows`, -1 for none; `decodes`: 1 for those that are decodes.
+    `columns`: `number`, `label` (what its range says, NULL for nothing), `paired` (1: no range), `thread`, `range_id`,
+    `start`, `end`, `batch`, `prompt` and `steps` (of one sequence), `steady`, `first`, `last`, `first_gpu`, `last_gpu`
+    as in `RequestTokens`, `stages`, `decode_busy`, and `SUMS`. `of_stage`: the row of each of `StageRanges.rows`, -1
+    for none; `decodes`: 1 for those that are decodes.
     """
 
     columns: dict[str, Ints]

@@ -380,15 +380,16 @@ _TOLD = ("host", "kernels", "copies")
 
 
 def _in_turn(group: HeldUp) -> str:
-    shares = sorted(group.ranks, key=lambda one: -one.last_pct)
-    first, *others = (f"{one.name} begins {one.last_pct:.0f} % of the collectives last" if not place
-                      else f"{one.name} {one.last_pct:.0f} %" for place, one in enumerate(shares[:_MOST_NAMED]))  # fmt: skip
-    rest = [f"the other {len(shares) - _MOST_NAMED} less"] if len(shares) > _MOST_NAMED else []
-    each = ", ".join([first, *others, *rest])
-    if not any(one.last_pct for one in shares):
+    ordered = sorted(group.ranks, key=lambda one: -one.last_pct)
+    if not ordered[0].last_pct:
         return f" The ranks wait for each other for {group.pct:.0f} % of the time; who is late is not certain."
+    shares = [f"{one.name} {one.last_pct:.0f} %" for one in ordered[:_MOST_NAMED]]
+    rest = [f"the other {len(ordered) - _MOST_NAMED} less"] if len(ordered) > _MOST_NAMED else []
     late = group.by_reason(100)
-    return f" The ranks wait for each other in turn, {group.pct:.0f} % of the time: {each}. They are late by {_LATE[group.reason][1]} ({late[group.reason]:.0f} % of it)."
+    return (
+        f" The ranks wait for each other in turn, {group.pct:.0f} % of the time; so many collectives each begins last: "
+        f"{', '.join([*shares, *rest])}. They are late by {_LATE[group.reason][1]} ({late[group.reason]:.0f} % of it)."
+    )
 
 
 def _bound_by(roof: StageRoof | None) -> str | None:

@@ -11,7 +11,7 @@ these than the rank that waits for it, so the wait is what it did more::
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 from attrs import frozen
@@ -26,16 +26,16 @@ from dsprof.trace import pid_of
 #: What makes a rank late: its host had not launched what comes next; its kernels, or its copies, took longer; something
 #: between the launch and the begin.
 REASONS = ("host", "kernels", "copies", "latency")
-#: A rank is the straggler where it causes so many times its share of the waiting, by odds, and that and how often it
-#: begins last are above its share by so many standard errors: of eight ranks the worst is looked at, of few stretches.
+#: A rank is the straggler where it causes so many times its share of the waiting, by odds, and causes it throughout.
 _TIMES_ITS_SHARE = 3.0
-_ERRORS = 4.0
 #: Percent of the wall time of the ranks that wait from which on their waiting is worth a word.
 NOTABLE_PCT = 5.0
-#: With fewer collectives nobody is named; the error is that over so many stretches of them.
-_LEAST, _STRETCHES = 16, 8
-
-
+#: Ranks come together again after each step, so a step is one observation, or an instance without steps; of so many at
+#: least, put together to so many stretches, it is told whether a rank is late by more than chance.
+_LEAST, _STRETCHES = 4, 12
+#: Student's t that chance exceeds once in two thousand times, by degrees of freedom; between them along a line.
+_T = {3: 12.92, 4: 8.61, 5: 6.87, 6: 5.96, 7: 5.41, 8: 5.04, 9: 4.78, 10: 4.59, 11: 4.44}
+#: What a rank does between two collectives, by the columns of `ReportCollectives`.
 _WORK = ("computed", "copied")
 
 
@@ -203,7 +203,7 @@ def _held_up(
 ) -> HeldUp:
     columns = matched.columns
     rank, wait, cause = columns["rank"][rows], columns["wait"][rows], waits.rank[rows]
-    last, number = columns["last"][rows] == YES, columns["collective"][rows]
+    last = columns["last"][rows] == YES
     sure = max(int(last.sum()), 1)
     blames = tuple(
         Blame(
@@ -216,55 +216,48 @@ def _held_up(
         )
         for place in places
     )
-    shares = _Stretches(number, last, rank, wait, cause)
     worst = max(range(len(blames)), key=lambda one: blames[one].caused_ns)
     others = sum(wall.get(place, 0) for place in places if place != blames[worst].place)
     pct = 100 * blames[worst].caused_ns / others if others else 0.0
-    if pct >= NOTABLE_PCT and shares.stands_out(blames[worst].place, len(places)):
+    stretch = _stretches(columns["instance"][rows], columns["step"][rows], columns["collective"][rows])
+    if pct >= NOTABLE_PCT and _stands_out(blames, worst) and _throughout(stretch, places, worst, cause, wait):
         return HeldUp(blames, worst, pct)
     every = sum(wall.get(place, 0) for place in places)
     return HeldUp(blames, -1, 100 * sum(one.waited_ns for one in blames) / every if every else 0.0)
 
 
-class _Stretches:
-    """Stretches of a group's collectives, one after another, as what holds in one is much like in the next."""
-
-    def __init__(self, number: Ints, last: Bools, rank: Ints, wait: Ints, cause: Ints) -> None:
-        every = at.distinct_in_any_order(number)
-        self.collectives = len(every)
-        self.many = min(_STRETCHES, len(every))
-        self._of_row = np.searchsorted(every, number) * self.many // max(len(every), 1)
-        self._last, self._rank, self._wait, self._cause = last, rank, wait, cause
-
-    def stands_out(self, place: int, ranks: int) -> bool:
-        """Does a rank cause clearly more than its share of the waiting, and begin last clearly more often?"""
-        if self.collectives < _LEAST:
-            return False
-        caused, begun = self._share(self._cause == place, self._cause >= 0, self._wait), self._share(
-            self._last & (self._rank == place), self._last, np.ones(len(self._wait), np.int64)
-        )  # fmt: skip
-        even = 1 / ranks
-        odds = caused.value / max(1 - caused.value, 1e-9) * (ranks - 1)
-        return odds >= _TIMES_ITS_SHARE and caused.least > even and begun.least > even
-
-    def _share(self, some: Bools, of: Bools, weight: Ints) -> _Share:
-        part, whole = (
-            np.bincount(self._of_row[which], weights=weight[which], minlength=self.many) for which in (some, of)
-        )
-        if not whole.sum():
-            return _Share(0.0, 0.0)
-        value = part.sum() / whole.sum()
-        if self.many < 2:
-            return _Share(value, 0.0)
-        error = np.sqrt(self.many / (self.many - 1) * ((part - value * whole) ** 2).sum()) / whole.sum()
-        return _Share(value, value - _ERRORS * error)
+def _stands_out(blames: Sequence[Blame], worst: int) -> bool:
+    """Does the worst rank cause clearly more than its share of the waiting, and begin last more often than that?"""
+    caused, whole = blames[worst].caused_ns, sum(one.caused_ns for one in blames)
+    more = caused * (len(blames) - 1) >= _TIMES_ITS_SHARE * (whole - caused)
+    return more and blames[worst].last_pct > 100 / len(blames)
 
 
-class _Share(NamedTuple):
-    """A share, and what it is at least, within its error."""
+def _stretches(instance: Ints, step: Ints, collective: Ints) -> Ints:
+    """The stretch of each row, of collectives whose ranks come together between them; -1 where there are too few."""
+    order = np.argsort(collective, kind="stable")
+    of_collective = np.flatnonzero(np.append(True, np.diff(collective[order]) > 0))
+    first = order[of_collective]  # one row speaks for all ranks: instances are counted on each by itself
+    new = (np.diff(instance[first]) != 0) | (np.diff(step[first]) != 0)
+    unit = np.append(0, np.cumsum(new))
+    count = int(unit[-1]) + 1
+    if count < _LEAST:
+        return np.full(len(collective), -1)
+    stretch = unit * min(count, _STRETCHES) // count
+    return stretch[np.searchsorted(collective[first], collective)]
 
-    value: float
-    least: float
+
+def _throughout(stretch: Ints, places: Sequence[int], worst: int, cause: Ints, wait: Ints) -> bool:
+    """Does the worst rank cause more waiting than the next one in all stretches, by more than they vary?"""
+    if not len(stretch) or stretch[0] < 0:
+        return False
+    count = int(stretch.max()) + 1
+    caused = np.stack([
+        np.bincount(stretch[cause == place], weights=wait[cause == place], minlength=count) for place in places
+    ])  # fmt: skip
+    more = caused[worst] - np.delete(caused, worst, axis=0).max(axis=0)
+    error = more.std(ddof=1) / np.sqrt(count)
+    return bool(more.mean() > _T[count - 1] * error)
 
 
 def called(matched: MatchedCollectives, place: int) -> str:
