@@ -96,11 +96,17 @@ class RankRequests:
 
     Besides `report`, `ranks` (how many make it), `wait_ns` (of all), `work` and `decode_work` (how long the GPU worked
     for it, and for its decodes, without waiting, on the rank where that is longest). `apart`: how many requests share
-    their collectives with others while nothing tells whether they are one.
+    their collectives with others while nothing tells whether they are one; `of_row`: where each of `RequestRows` is.
     """
 
     columns: dict[str, Ints]
+    of_row: Ints
     apart: int
+
+    @property
+    def ranks_of_row(self) -> Ints:
+        """How many processes make each of the `RequestRows`, those of all reports behind each other."""
+        return self.columns["ranks"][self.of_row]
 
     @classmethod
     def take(cls, matched: MatchedCollectives, rows: RequestRows, busy: StageBusy) -> Self:
@@ -124,7 +130,7 @@ class RankRequests:
             first.append(first[-1] + count)
         every = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         leader, apart = _leaders(matched, reports, first, every)
-        return cls(_merged(every, leader), apart)
+        return cls(*_merged(every, leader), apart)
 
 
 def _shift(matched: MatchedCollectives, report: int) -> int:
@@ -180,8 +186,8 @@ def _pairs(head: Ints, other: Ints, reduces: Ints) -> Iterator[tuple[int, int, i
     yield from zip(*(x.tolist() for x in (head[some[heads]], other[some[heads]], shared, reduced)), strict=True)
 
 
-def _merged(every: dict[str, Ints], leader: Ints) -> dict[str, Ints]:
-    """The requests that stand for themselves, by start, with what is of those for which they stand."""
+def _merged(every: dict[str, Ints], leader: Ints) -> tuple[dict[str, Ints], Ints]:
+    """The requests that stand for themselves, by start, with what those have that they stand for; where each is."""
     heads = np.flatnonzero(leader == np.arange(len(leader)))
     of, count = np.searchsorted(heads, leader), len(heads)
     columns = {name: values[heads] for name, values in every.items()}
@@ -194,4 +200,6 @@ def _merged(every: dict[str, Ints], leader: Ints) -> dict[str, Ints]:
     makers = at.group_rows(of, every["report"], process_of(every["thread"]))[0]
     columns["ranks"] = count_by(of[makers], count)
     order = np.argsort(columns["start"], kind="stable")
-    return {name: values[order] for name, values in columns.items()}
+    place = np.empty(count, np.int64)
+    place[order] = np.arange(count)
+    return {name: values[order] for name, values in columns.items()}, place[of]
