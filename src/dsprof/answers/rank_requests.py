@@ -154,11 +154,13 @@ def _leaders(
         order = np.argsort(numbers[matched.columns["rank"][rows[:, 0]]], kind="stable")
         head, *others = request[rows[order]]
         reduces = matched.columns["operation"][rows[0]] == tuple(OPERATIONS).index("all-reduce")
+        whole = np.bincount(head + 1)[1:]
         for other in others:
+            count = np.bincount(other + 1)[1:]
             for one, two, shared, reduced in _pairs(head, other, reduces):
                 if one == two or not all(every[label][one] == every[label][two] for label in _LABELS):
                     continue
-                if shared < _SHARED * max((head == one).sum(), (other == two).sum()):
+                if shared < _SHARED * max(whole[one], count[two]):
                     continue
                 if reduced >= _REDUCED * shared:
                     leader[two] = leader[one]

@@ -358,7 +358,7 @@ def _ranks(lines: Sequence[RankLine]) -> Grid:
         rows += [(stage if not at else "", *_rank(line)) for at, line in enumerate(shown)]
     notes = [
         "Percent of the wall time; waiting for other ranks is no work. Last: of the collectives those that it began "
-        "last; hidden: of transfers those beside other work."
+        "last; hidden: of transfers those beside other work. Stages are summed over ranks."
     ]
     if more:
         notes.append(f"{more} more ranks lie between these.")
