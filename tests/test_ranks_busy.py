@@ -271,6 +271,8 @@ def test_the_recorded_ranks_wait_in_turn_and_each_is_named_where_it_is_last(toge
     assert [group.straggler for group in decode.ranks] == [-1]
     assert decode.ranks[0].reason == "host"
     assert "The ranks wait for each other in turn" in decode.sentence
+    turns = [(one.straggler, one.reason, one.first, one.last) for one in decode.ranks[0].in_turn]
+    assert turns == [(1, "host", 0, 1), (0, "host", 2, 3)]  # the plant, rank 1 in 3 to 5, is not what made ranks wait
     work = (131_391_964 + 131_514_215 + 2 * 10_074_372 + 1_298_703 + 1_303_909) / 180
     assert decode.limit_us == pytest.approx(work / 1e3, rel=1e-9)
     stages, trace = analysis["stage_trace"], analysis["collective_trace"]
@@ -373,18 +375,36 @@ class Run:
 def run(ranks: list[Rank], seed: int = 0, transfer: float = 10.0, steps: int = 20, layers: int = 6) -> TraceBuilder:
     """A made tensor-parallel decode: each layer is a kernel and an all-reduce, and each step ends with a wait."""
     ran = Run(ranks, seed)
+    _decode(ran, transfer, steps, layers)
+    return ran.report
+
+
+def run_requests(requests: list[list[Rank]], steps: int = 12) -> TraceBuilder:
+    """Made requests one after another, in each of which the ranks are others."""
+    ran = Run(requests[0], 0)
+    for number, ranks in enumerate(requests):
+        ran.ranks = ranks
+        begun = list(ran.now)
+        _decode(ran, 10.0, steps, 6)
+        for rank, (start, end) in enumerate(zip(begun, ran.now, strict=True)):
+            where = {"pid": rank + 1, "domain": "dsprof", "payload": number}
+            ran.report.range("request", ns(start) - 20, ns(end) + 20, **where)
+        ran.now = [time + 100.0 for time in ran.now]
+    return ran.report
+
+
+def _decode(ran: Run, transfer: float, steps: int, layers: int) -> None:
     marks = [list(ran.now)]
     for _ in range(steps):
         for _ in range(layers):
             ran.layer(transfer)
         ran.wait()
         marks.append(list(ran.now))
-    for number in range(len(ranks)):
+    for number in range(len(ran.ranks)):
         own = [ns(mark[number]) for mark in marks]
         ran.report.range("decode", own[0] - 10, own[-1] + 10, pid=number + 1, domain="dsprof")
         for step, (start, end) in enumerate(itertools.pairwise(own), 1):
             ran.report.range("decode.step", start, end - 1, payload=step, pid=number + 1, domain="dsprof")
-    return ran.report
 
 
 def ns(us: float) -> int:
@@ -428,6 +448,24 @@ def test_a_straggler_is_named_with_what_makes_it_late(
         assert "waiting for rank 1" in verdict.sentence
 
 
+def test_a_rank_that_is_late_in_some_requests_is_named_in_these(tmp_path: Path) -> None:
+    """In the fourth to sixth request one rank's host is slow, in the eighth another's kernels."""
+    even = [Rank(host_varies=3.0, kernel_varies=2.0) for _ in range(4)]
+    slow, busy = Rank(host=60.0, host_varies=3.0), Rank(kernel=110.0)
+    requests = [even] * 3 + [[even[0], slow, *even[2:]]] * 3 + [even] + [[*even[:3], busy]] + [even]
+    analysis = dsprof.analyze(run_requests(requests).write(tmp_path / "some.sqlite"), reuse=False)
+    (verdict,) = analysis.summary().verdicts
+    ((one, other),) = [group.in_turn for group in verdict.ranks]
+    assert (one.straggler, one.reason, one.of, one.first, one.last) == (1, "host", "request", 3, 5)
+    assert (other.straggler, other.reason, other.of, other.first, other.last) == (3, "kernels", "request", 7, 7)
+    assert "One holds the others up: rank 1 in requests 3 to 5 (its host), rank 3 in request 7 (its kernels)." in (
+        verdict.sentence
+    )
+    assert analysis["request_trace"]["ranks"].tolist() == [4] * 9
+    waits = analysis["stage_trace"].query("request == 4")
+    assert waits["wait_rank"].dropna().unique().tolist() == [1]
+
+
 def test_a_stage_that_waits_for_one_rank_most_is_called_by_it(tmp_path: Path) -> None:
     verdict = judged(run([Rank(), Rank(kernel=200.0), Rank(), Rank()]), tmp_path)
     assert verdict.kind == STRAGGLER
@@ -444,6 +482,7 @@ def test_nobody_is_named_in_an_even_run(count: int, seed: int, tmp_path: Path) -
         verdict = judged(run(even, seed, steps=8), tmp_path)
         assert [group.straggler for group in verdict.ranks] == [-1]
         assert "holds the others up" not in verdict.sentence
+        assert not any(group.in_turn for group in verdict.ranks)
         assert verdict.kind != STRAGGLER
 
 

@@ -58,8 +58,8 @@ class ReportCollectives:
     `stages`), `instance` of the stage and `step` (NULL: none), `stage_row` and `step_row` (places in
     `StageRanges.rows` and its `steps`, -1: none); how much its rank had computed and copied by when it began and
     ended (`computed_before`, `copied_before`, `computed_until`, `copied_until`, as `RankProgress` has them).
-    `compute`, `hidden`: as in `RankWork`. `hosts`: a row for each of `StageRanges.rows`: `stage`, `process`, `steady`,
-    `wall_ns`, `host_ns` (its time on the host), `calls_ns` (of that, in CUDA calls).
+    `compute`, `hidden`: as in `RankWork`. `hosts`: a row for each of `StageRanges.rows`: `stage`, `process`, `request`
+    (NULL: none), `steady`, `wall_ns`, `host_ns` (its time on the host), `calls_ns` (of that, in CUDA calls).
     """
 
     stages: Words
@@ -102,6 +102,7 @@ class ReportCollectives:
         hosts = {
             "stage": stages.code,
             "process": process_of(stages.thread),
+            "request": stages.request,
             "steady": stages.steady.astype(np.int64),
             "wall_ns": stages.wall,
             "host_ns": stages.end - stages.start,
@@ -206,6 +207,14 @@ class MatchedCollectives:
             residual.append(_of_group(columns, rows))
         hidden, hosts = _beside(reports, joined.stages, ranks)
         return cls(joined.stages, joined.names, columns, ranks, tuple(residual), joined.compute, hidden, hosts, files)
+
+    @property
+    def host_row(self) -> Ints:
+        """The row of `hosts` that each collective's stage is, -1 for none."""
+        report = np.array([one.report for one in self.ranks], np.int64)[self.columns["rank"]]
+        first = np.searchsorted(self.hosts["report"], np.arange(len(self.reports)))
+        row = self.columns["stage_row"]
+        return np.where(row >= 0, first[report] + row, -1)
 
     def of_groups(self) -> Iterator[Ints]:
         """The rows of the matches of each group, in order; shape (ranks, matches)."""

@@ -389,7 +389,17 @@ def _in_turn(group: HeldUp) -> str:
     return (
         f" The ranks wait for each other in turn, {group.pct:.0f} % of the time; so many collectives each begins last: "
         f"{', '.join([*shares, *rest])}. They are late by {_LATE[group.reason][1]} ({late[group.reason]:.0f} % of it)."
+        f"{_one_after_another(group)}"
     )
+
+
+def _one_after_another(group: HeldUp) -> str:
+    """The requests in which one rank holds the others up, of ranks that do so in turn."""
+    told = []
+    for one in group.in_turn[:_MOST_NAMED]:
+        which = f"{one.of}s {one.first} to {one.last}" if one.last > one.first else f"{one.of} {one.last}"
+        told.append(f"{group.ranks[one.straggler].name} in {which} ({_LATE[one.reason][0]})")
+    return f" One holds the others up: {', '.join(told)}." if told else ""
 
 
 def _bound_by(roof: StageRoof | None) -> str | None:

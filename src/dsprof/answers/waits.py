@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 
 from dsprof import arrays as at
 from dsprof.answers.collectives import YES, MatchedCollectives
@@ -33,6 +33,8 @@ NOTABLE_PCT = 5.0
 #: Ranks come together again after each step, so a step is one observation, or an instance without steps; of so many at
 #: least, put together to so many stretches, it is told whether a rank is late by more than chance.
 _LEAST, _STRETCHES = 4, 12
+#: With more instances of a stage than this they are not looked at one by one.
+_MOST_INSTANCES = 64
 #: Student's t that chance exceeds once in two thousand times, by degrees of freedom; between them along a line.
 _T = {3: 12.92, 4: 8.61, 5: 6.87, 6: 5.96, 7: 5.41, 8: 5.04, 9: 4.78, 10: 4.59, 11: 4.44}
 #: What a rank does between two collectives, by the columns of `ReportCollectives`.
@@ -129,16 +131,31 @@ class Blame:
 
 
 @frozen
+class InTurn:
+    """Requests in a row in which one rank, a place in `HeldUp.ranks`, holds the others up for one of `REASONS`.
+
+    `first`, `last`: their numbers, or those of instances of the stage where these are in no request (`of` says which).
+    """
+
+    straggler: int
+    reason: str
+    of: str
+    first: int
+    last: int
+
+
+@frozen
 class HeldUp:
     """How the ranks of a group waited for each other: `ranks` by their number, and which of them is the straggler.
 
     `pct`: how long those that waited did so, in percent of their wall time: for the straggler, if there is one, else
-    for each other; `straggler`: a place in `ranks`, -1 for none.
+    for each other; `straggler`: a place in `ranks`, -1 for none. `in_turn`: without one, requests in which there is.
     """
 
     ranks: tuple[Blame, ...]
     straggler: int
     pct: float
+    in_turn: tuple[InTurn, ...] = ()
 
     @property
     def late_ns(self) -> tuple[int, ...]:
@@ -167,24 +184,14 @@ class StageWaits:
     def take(cls, matched: MatchedCollectives, waits: Waits) -> Self:
         """Of one report, or of several."""
         columns, hosts, found = matched.columns, matched.hosts, dict[str, tuple[HeldUp, ...]]()
-        ranks = matched.ranks
-        report = np.array([one.report for one in ranks], np.int64)[columns["rank"]]
-        first = np.searchsorted(hosts["report"], np.arange(len(matched.reports)))
-        row = np.where(columns["stage_row"] >= 0, first[report] + columns["stage_row"], -1)
-        steady = np.append(hosts["steady"] > 0, False)[row]
+        steady = np.append(hosts["steady"] > 0, False)[matched.host_row]
         for code in at.distinct(columns["stage"][steady]).tolist():
-            mine = (hosts["stage"] == code) & (hosts["steady"] > 0)
-            wall = {
-                place: int(hosts["wall_ns"][mine & (hosts["report"] == one.report)
-                                            & (hosts["process"] == one.process)].sum())
-                for place, one in enumerate(ranks)
-            }  # fmt: skip
-            found[matched.stages[code]] = held_up(matched, waits, steady & (columns["stage"] == code), wall)
+            found[matched.stages[code]] = held_up(matched, waits, steady & (columns["stage"] == code))
         return cls(found)
 
 
-def held_up(matched: MatchedCollectives, waits: Waits, rows: Bools, wall: dict[int, int]) -> tuple[HeldUp, ...]:
-    """How the ranks of each group waited in some rows; `wall`: of each rank, by its place, what they are a part of."""
+def held_up(matched: MatchedCollectives, waits: Waits, rows: Bools) -> tuple[HeldUp, ...]:
+    """How the ranks of each group waited in some rows."""
     rank, groups = matched.columns["rank"], dict[int, list[int]]()
     for place, one in enumerate(matched.ranks):
         if one.group >= 0:
@@ -194,13 +201,13 @@ def held_up(matched: MatchedCollectives, waits: Waits, rows: Bools, wall: dict[i
         mine = np.flatnonzero(rows & np.isin(rank, places) & (matched.columns["collective"] != NULL))
         if len(mine):
             ordered = sorted(places, key=lambda place: (matched.ranks[place].number, place))
-            found.append(_held_up(matched, waits, mine, ordered, wall))
+            held = _held_up(matched, waits, mine, ordered)
+            turns = () if held.straggler >= 0 else _in_turn(matched, waits, mine, ordered)
+            found.append(evolve(held, in_turn=turns))
     return tuple(found)
 
 
-def _held_up(
-    matched: MatchedCollectives, waits: Waits, rows: Ints, places: Sequence[int], wall: dict[int, int]
-) -> HeldUp:
+def _held_up(matched: MatchedCollectives, waits: Waits, rows: Ints, places: Sequence[int]) -> HeldUp:
     columns = matched.columns
     rank, wait, cause = columns["rank"][rows], columns["wait"][rows], waits.rank[rows]
     last = columns["last"][rows] == YES
@@ -216,14 +223,47 @@ def _held_up(
         )
         for place in places
     )
+    wall = [_wall(matched, rows[rank == place]) for place in places]
     worst = max(range(len(blames)), key=lambda one: blames[one].caused_ns)
-    others = sum(wall.get(place, 0) for place in places if place != blames[worst].place)
+    others = sum(wall) - wall[worst]
     pct = 100 * blames[worst].caused_ns / others if others else 0.0
     stretch = _stretches(columns["instance"][rows], columns["step"][rows], columns["collective"][rows])
     if pct >= NOTABLE_PCT and _stands_out(blames, worst) and _throughout(stretch, places, worst, cause, wait):
         return HeldUp(blames, worst, pct)
-    every = sum(wall.get(place, 0) for place in places)
-    return HeldUp(blames, -1, 100 * sum(one.waited_ns for one in blames) / every if every else 0.0)
+    return HeldUp(blames, -1, 100 * sum(one.waited_ns for one in blames) / sum(wall) if sum(wall) else 0.0)
+
+
+def _wall(matched: MatchedCollectives, rows: Ints) -> int:
+    """The wall time of the stages that some collectives of a rank are in."""
+    stages = at.distinct_in_any_order(matched.host_row[rows])
+    return int(matched.hosts["wall_ns"][stages[stages >= 0]].sum())
+
+
+def _in_turn(matched: MatchedCollectives, waits: Waits, rows: Ints, places: Sequence[int]) -> tuple[InTurn, ...]:
+    """The instances of a stage in which one rank holds the others up though none does in all, those in a row as one."""
+    collective = matched.columns["collective"][rows]
+    order = np.argsort(collective, kind="stable")
+    heads = rows[order[np.append(True, np.diff(collective[order]) > 0)]]  # one row of each speaks for all ranks
+    instance, host = matched.columns["instance"][heads], matched.host_row[heads]
+    found = list[InTurn]()
+    if not 1 < len(instances := at.distinct_in_any_order(instance)) <= _MOST_INSTANCES:
+        return ()
+    for number in instances.tolist():
+        mine = np.flatnonzero(instance == number)
+        some = np.isin(collective, matched.columns["collective"][heads[mine]])
+        one = _held_up(matched, waits, rows[some], places)
+        request = int(matched.hosts["request"][host[mine[0]]])
+        of, label = ("instance", number) if request == NULL else ("request", request)
+        if one.straggler < 0:
+            continue
+        before = found[-1] if found else None
+        if before and (before.straggler, before.reason, before.of, before.last + 1) == (
+            one.straggler, one.reason, of, label,
+        ):  # fmt: skip
+            found[-1] = evolve(before, last=label)
+        else:
+            found.append(InTurn(one.straggler, one.reason, of, label, label))
+    return tuple(found)
 
 
 def _stands_out(blames: Sequence[Blame], worst: int) -> bool:
