@@ -307,6 +307,36 @@ def test_a_request_of_two_recorded_ranks_is_one(together: Path) -> None:  # noqa
     assert not [one for one in analysis.findings if one.code == "requests-apart"]
 
 
+def test_reports_of_two_hosts_add_up_on_a_common_clock(tmp_path: Path) -> None:
+    """Clocks that differ, as the ends of collectives tell: each rank is busy as in its own report."""
+    reports = []
+    for pid, began in ((1, 10**18), (2, 10**18 + 50 * MS)):
+        one = made(0).split[pid]
+        one.sql("UPDATE TARGET_INFO_SESSION_START_TIME SET utcEpochNs = ?", began)
+        one.sql("DELETE FROM CUPTI_ACTIVITY_KIND_KERNEL WHERE streamId = 20 AND start > ?", (COLLECTIVES + 1.5) * EVERY)
+        reports.append(dsprof.analyze(one.write(tmp_path / f"host_rank{pid}.sqlite"), reuse=False))
+    found = Ranks.of(reports)
+    assert any(one.by_ends for one in found.matched.ranks)
+    table = found["rank_sum"]
+    assert (table["matched"] == table["collectives"]).all()
+    for _, row in table.iterrows():
+        own = reports[row["rank"]]["rank_sum"].set_index("stage").loc[row["stage"]]
+        assert sum(filled(row, column) for column in _OF_RANK.values()) == row["busy_ns"] == own["busy_ns"]
+        assert row["compute_busy_ns"] == own["compute_busy_ns"]
+    for verdict in found.verdicts:
+        assert verdict.wait_ns == table.loc[table["stage"] == verdict.stage, "wait_exposed_ns"].sum()
+    assert len(found.verdicts) == 2
+
+
+def test_reports_without_stages_or_collectives_have_no_verdicts(tmp_path: Path) -> None:
+    empty = dsprof.analyze(TraceBuilder().range("decode", 0, 10).write(tmp_path / "empty.sqlite"), reuse=False)
+    bare = TraceBuilder().kernel("gemm", at=(10, 50), call=(1, 5)).write(tmp_path / "bare.sqlite")
+    several = Ranks.of([empty, dsprof.analyze(bare, reuse=False)])
+    assert several.verdicts == ()
+    assert several.waits == {}
+    assert len(several["rank_sum"]) == 1
+
+
 # -- who holds the others up ----------------------------------------------------------------------------
 
 

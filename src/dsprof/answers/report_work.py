@@ -69,15 +69,16 @@ def waits_of_stages(matched: MatchedCollectives, works: Sequence[ReportWork]) ->
     """What the collectives of each report took beside all else, in each of its `StageRanges.rows`, and in none."""
     columns, found = matched.columns, list[Exposed]()
     ranks = matched.ranks
-    report = np.array([one.report for one in ranks], np.int64)[columns["rank"]]
+    report, shift = (
+        np.array([getattr(one, name) for one in ranks], np.int64)[columns["rank"]] for name in ("report", "shift_ns")
+    )
     for number, work in enumerate(works):
         mine = report == number
         count = int((matched.hosts["report"] == number).sum())
         row = columns["stage_row"][mine]
-        shift = next((one.shift_ns for one in ranks if one.report == number), 0)
-        hidden = work.hidden._replace(start=work.hidden.start + shift, end=work.hidden.end + shift)
-        some = {name: columns[name][mine] for name in ("start", "end", "transfer")}
-        found.append(exposed(some, np.where(row >= 0, row, count), hidden, count + 1))
+        some = {"transfer": columns["transfer"][mine]}
+        some |= {edge: (columns[edge] - shift)[mine] for edge in ("start", "end")}  # on the report's own clock
+        found.append(exposed(some, np.where(row >= 0, row, count), work.hidden, count + 1))
     return found
 
 
