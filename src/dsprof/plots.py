@@ -33,7 +33,7 @@ _NS_PER_MS = 1e6
 # Paul Tol's schemes "bright" and "muted", which stay apart for colour-blind readers.
 _COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377")
 _GREY = "#777777"
-_BUSY = "#332288"
+_BUSY, _WAITING = "#332288", "#AA7744"
 _STACKED = ("#332288", "#88CCEE", "#44AA99", "#DDCC77", "#CC6677", "#882255", "#117733", "#999933", "#AA4499")
 
 
@@ -209,14 +209,16 @@ def host_time(analysis: Tables, most: int = 6) -> Figure:
 
 
 def idle_causes(analysis: Tables) -> Figure:
-    """Wall time in ms of each prefill and decode of `stage_trace`: GPU busy, and the GPU idle by cause, stacked.
+    """Wall time in ms of each prefill and decode of `stage_trace`: GPU busy, waiting, and idle by cause, stacked.
 
     The legend leaves out what is too small to be seen. With more than `MOST_BARS` bars, each stage has one: its mean.
     """
-    parts = [("gpu_busy_ns", "GPU busy", _BUSY)]
+    parts = [("gpu_busy_ns", "GPU busy", _BUSY), ("wait_ns", "waiting for ranks", _WAITING)]
     parts += [(f"idle_{cause.name}_ns", cause.short, cause.colour) for cause in CAUSES.values()]
     columns = [column for column, _, _ in parts]
     trace = analysis["stage_trace"]
+    waited = trace["wait_ns"].fillna(0)
+    trace = trace.assign(gpu_busy_ns=trace["gpu_busy_ns"] - waited, wait_ns=waited)
     figure, axes = _figure()
     axes.set(title="Where the wall time went", xlabel="time (ms)")
     if trace.empty:
