@@ -499,14 +499,74 @@ def test_two_reports_of_one_host_are_on_one_clock(tmp_path: Path) -> None:
     assert table["rank_from"].astype(str).unique().tolist() == ["file name"]  # both have one device, number 0
     assert table.loc[10, "wait_ns"] == 30_000
     assert table["report"].astype(str).tolist() == ["run_rank_10.sqlite", "run_rank_2.sqlite"]
-    assert not any(one.by_ends for one in ranks.matched.ranks)
+    assert not any(one.clock.by_ends for one in ranks.matched.ranks)
 
 
 @pytest.mark.parametrize("began", [(10**18, 10**18 + 50_000_000), (None, 0), (10**18, 0), (1 << 62, -5)])
 def test_clocks_that_do_not_agree_are_put_together_by_ends(tmp_path: Path, began: tuple[int, int]) -> None:
     ranks = two(tmp_path, [ALL_REDUCE] * LEAST_FOR_A_CLOCK, 300_000, began)
-    assert [one.by_ends for one in ranks.matched.ranks] == [False, True]
+    assert [one.clock.by_ends for one in ranks.matched.ranks] == [False, True]
     assert ranks["rank_sum"]["last_pct"].tolist() == [0, 100]
+
+
+def moved(report: RankReport, shift: int, drift: float = 0.0, rows: slice = slice(None), **more: Any) -> RankReport:
+    """A rank's report as on another host's clock: `shift` ns later, and `drift` ns for each; or some of its rows."""
+    columns = {name: values[rows] for name, values in report.collectives.columns.items()}
+    for name in ("start", "end", "launched"):
+        columns[name] = columns[name] + shift + np.rint(columns[name] * drift).astype(np.int64)
+    return evolve(report, collectives=evolve(report.collectives, columns=columns), **more)
+
+
+def lasts(ranks: Ranks) -> tuple[np.ndarray, np.ndarray]:
+    """Of each collective with a match: who began last, and what each waited."""
+    columns = ranks.matched.columns
+    found = columns["collective"] != NULL
+    return columns["last"][found], columns["wait"][found]
+
+
+@pytest.mark.parametrize("began", [0, None])
+@pytest.mark.parametrize(
+    ("shift", "drift"), [(50_000_000, 2e-5), (-50_000_000, -2e-5), (7_200 * 10**9, 0.0), (0, 2e-4)]
+)
+def test_clocks_of_two_hosts_are_put_together_to_within_the_spread_of_ends(
+    ranks: Ranks, shift: int, drift: float, began: int | None
+) -> None:
+    """Two recorded ranks, the second as on a host whose clock is off and drifts (made): nothing else changes."""
+    one, other = ranks.reports
+    far = Ranks([one, moved(other, shift, drift, began_ns=began)])
+    assert far.matched.ranks[1].clock.by_ends
+    assert "by the ends of collectives (it drifts by" in far.clocks[0]
+    assert far.matched.ranks[1].clock.drift == pytest.approx(-drift, rel=0.01)
+    assert [rank.matched for rank in far.matched.ranks] == [rank.matched for rank in ranks.matched.ranks]
+    assert 0 < far.residual_ns[0] <= ranks.residual_ns[0] + 100  # type: ignore[operator]
+    (last, waits), (known, known_waits) = lasts(far), lasts(ranks)
+    np.testing.assert_allclose(waits, known_waits, atol=max(2, int(abs(drift) * 3e9)))  # what the clock itself changes
+    assert (last == known).mean() > 0.999
+
+
+@pytest.mark.parametrize("rows", [slice(300, None), slice(None, -300), slice(300, -300)])
+def test_a_host_that_recorded_less_is_found_by_the_times_between_ends(ranks: Ranks, rows: slice) -> None:
+    one, other = ranks.reports
+    far = Ranks([one, moved(other, 50_000_000, 2e-5, rows, began_ns=None)])
+    assert far.matched.ranks[1].matched == len(other.collectives.columns["end"][rows])
+    assert far.residual_ns[0] <= ranks.residual_ns[0] + 100  # type: ignore[operator]
+    pd.testing.assert_series_equal(
+        pd.Series(far.matched.columns["collective"][far.matched.columns["rank"] == 1]),
+        pd.Series(np.arange(len(other.collectives.columns["end"][rows]))), check_names=False,
+    )  # fmt: skip
+
+
+def test_a_host_that_recorded_less_of_what_repeats_exactly_is_not_guessed(tmp_path: Path) -> None:
+    """All ends are equally far apart, so any place would do."""
+    ranks = two(tmp_path, [ALL_REDUCE] * 100, 0, (None, None))
+    one, other = ranks.reports
+    found = Ranks([one, moved(other, 50_000_000, rows=slice(30, 80))]).matched
+    assert [rank.matched for rank in found.ranks] == [0, 0]
+
+
+def test_clocks_of_one_host_are_left_alone(ranks: Ranks) -> None:
+    assert "told by when its capture began; ends of one collective lie 0.8 us apart" in ranks.clocks[0]
+    assert [rank.clock.by_ends for rank in ranks.matched.ranks] == [False, False]
 
 
 def test_few_collectives_put_no_clocks_together(tmp_path: Path) -> None:
@@ -514,6 +574,7 @@ def test_few_collectives_put_no_clocks_together(tmp_path: Path) -> None:
     assert ranks.residual_ns == ()
     assert "they do not end together" in ranks.unmatched[0]
     assert "run_rank_10.sqlite" in ranks.unmatched[0]
+    assert "compared with no other host's" in ranks.clocks[0]
     assert ranks["collective_sum"]["matched"].tolist() == [0, 0]
 
 

@@ -684,6 +684,8 @@ def test_program_that_was_started_never_runs_twice(
         ("/b/ProcessWaiterImpl.cpp(166): Throw in function QuadDCommon::ProcessWaiter::ProcessWaiterImpl::"
          "ProcessWaiterImpl(QuadDCommon::ProcessId, bool)", True),
         ("Connection reset by peer", True),
+        ("End of file", True),
+        ("EOFError: End of file", False),
         ("requests: Connection reset by peer by the program's server", False),
         ("Connection to Agent lost. This is most likely a bug. Internal reason: 'End of file'.", False),
         ("unrecognised option '--no-such=1'", False),

@@ -316,7 +316,7 @@ def test_reports_of_two_hosts_add_up_on_a_common_clock(tmp_path: Path) -> None:
         one.sql("DELETE FROM CUPTI_ACTIVITY_KIND_KERNEL WHERE streamId = 20 AND start > ?", (COLLECTIVES + 1.5) * EVERY)
         reports.append(dsprof.analyze(one.write(tmp_path / f"host_rank{pid}.sqlite"), reuse=False))
     found = Ranks.of(reports)
-    assert any(one.by_ends for one in found.matched.ranks)
+    assert any(one.clock.by_ends for one in found.matched.ranks)
     table = found["rank_sum"]
     assert (table["matched"] == table["collectives"]).all()
     for _, row in table.iterrows():

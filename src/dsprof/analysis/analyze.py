@@ -28,6 +28,7 @@ from dsprof.findings import Finding
 from dsprof.ground.swap import clear_unfinished, replacing
 from dsprof.measures.rank_work import StageWork
 from dsprof.model.baseline import baseline_of
+from dsprof.model.launched import launched_of
 from dsprof.model.record import find_record, find_session
 from dsprof.nsys.inputs import Input
 from dsprof.nsys.locate import locate
@@ -108,10 +109,8 @@ def analyze_as(path: Path, options: AnalysisOptions, progress: Progress) -> Anal
     before = remembered(place, exported) if options.remembered else NamedRules()
     # A rules file is read each time, so what it says is not remembered: whoever takes a line out of it is rid of it.
     named, holding = options.named.over(before), options.named.over(file.named).over(before)
-    rules, wanted = (
-        holding.rules(find_record(report), baseline_of(find_session(report))),
-        options.wanted.over(file.wanted),
-    )
+    session, wanted = find_session(report), options.wanted.over(file.wanted)
+    rules = holding.rules(find_record(report), baseline_of(session), launched_of(session, report.name))
     told = (*holding.lines(options.named, file.named, file.label), *file.selecting(options.wanted))
     origin = Origin(report, place, options.tables, identity(exported.name, rules, wanted), exported, named, told)
     found = find(place, origin.made_from, exported, options.tables, named) if options.reuse else None

@@ -11,13 +11,16 @@ import pyarrow as pa
 from attrs import frozen
 
 from dsprof.analysis.analyze import Analysis, frame_of
-from dsprof.answers.collectives import MatchedCollectives, ReportCollectives, unmatched
+from dsprof.answers.collectives import MatchedCollectives, ReportCollectives, clocks, unmatched
+from dsprof.answers.identity import ENVIRONMENT, NCCL, Place
+from dsprof.answers.rank_checks import check_several
 from dsprof.answers.report_work import ReportWork, requests_of, verdicts_of
 from dsprof.answers.verdicts import Verdict
 from dsprof.answers.waits import HeldUp, StageWaits
 from dsprof.arrays import NULL
 from dsprof.errors import UnknownTable
 from dsprof.facts import Facts
+from dsprof.findings import Finding
 from dsprof.ground.versions import our_version
 from dsprof.tables import known_table
 from dsprof.tables._ranks import of_several
@@ -73,12 +76,16 @@ class Ranks(Mapping[str, "pd.DataFrame"]):
         """Of analyses; each report is read again unless it is in memory."""
         return cls(RankReport.of(one) for one in analyses)
 
+    @property
+    def _began(self) -> list[int]:
+        return [NULL if one.began_ns is None else one.began_ns for one in self.reports]
+
     @cached_property
     def matched(self) -> MatchedCollectives:
         """The collectives of all ranks."""
         return MatchedCollectives.of(
             [one.collectives for one in self.reports],
-            [NULL if one.began_ns is None else one.began_ns for one in self.reports],
+            self._began,
             [one.number for one in self.reports],
             tuple(one.file for one in self.reports),
         )
@@ -89,9 +96,22 @@ class Ranks(Mapping[str, "pd.DataFrame"]):
         return tuple(None if one == NULL else one for one in self.matched.residual_ns)
 
     @property
+    def clocks(self) -> tuple[str, ...]:
+        """A sentence for each report after the first: what tells its clock, and how well."""
+        return tuple(clocks(self.matched, self._began))
+
+    @property
     def unmatched(self) -> tuple[str, ...]:
         """A sentence for each rank some of whose collectives have no match."""
         return tuple(unmatched(self.matched))
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Ranks that are missing or there twice, and reports without a kernel."""
+        ranks, told = self.matched.ranks, [one.collectives.told for one in self.reports]
+        places = [Place(rank.report, rank.process, rank.device, rank.group) for rank in ranks]
+        numbers = [rank.number if rank.number_from in (NCCL, ENVIRONMENT) else NULL for rank in ranks]
+        return tuple(check_several(places, numbers, told, self.matched.reports))
 
     @property
     def waits(self) -> dict[str, tuple[HeldUp, ...]]:

@@ -16,6 +16,7 @@ from dsprof.analysis.parquet import RowsInFile, RowsInMemory, parquet, write_par
 from dsprof.analysis.work import ReportReader, Work
 from dsprof.answers.checks import check, requests_apart, warm_ups
 from dsprof.answers.engine_checks import check_engines
+from dsprof.answers.rank_checks import check_ranks
 from dsprof.answers.replay import Replay, SampleReplay
 from dsprof.answers.roofs import StageRoofs
 from dsprof.answers.what_if import Changes, WhatIf, what_if
@@ -138,7 +139,11 @@ class Fresh:
         """What the report lacks or hides, and whether the tables reconcile with it."""
         self._measure(_measures(()))
         found = (*self.facts.call(check), *self.facts.call(check_engines), *self.facts.call(warm_ups))
-        found = (*found, *self.facts.call(requests_apart))
+        found = (
+            *found,
+            *self.facts.call(requests_apart),
+            *self.facts.call(check_ranks, selected=self.report.selection),
+        )
         return (*found, *self.facts[StageRoofs].trouble, *self._unreconciled())
 
     def _unreconciled(self) -> list[Finding]:

@@ -141,11 +141,14 @@ def _tracing(rules: Rules, seen: Tally) -> list[Finding]:
 def _lost(seen: Tally) -> list[Finding]:
     """Launches without an operation and operations without a launch, by process."""
     found: list[Finding] = []
+    others = any(seen.lost.get(process, 0) < count for process, count in seen.expected.items())
     for process in sorted(seen.processes) if seen.calls else ():
         if len(found) >= _MOST_LOST:
             return [*found, findings.more_lost(len(seen.processes))]
         lost, expected = seen.lost.get(process, 0), seen.expected.get(process, 0)
-        if lost > _LOST_SHARE * expected:
+        if lost == expected > 0 and others:
+            found.append(findings.lost_rank(lost, pid_of(process)))
+        elif lost > _LOST_SHARE * expected:
             found.append(findings.lost_kernels(lost, expected, pid_of(process)))
         if orphans := seen.orphans.get(process, 0):
             found.append(findings.orphan_operations(orphans, pid_of(process)))

@@ -53,7 +53,7 @@ def exposed(columns: dict[str, Ints], group: Ints, hidden: Hidden, groups: int) 
         hidden           |---|
         counted        |~|   |~~~~~~|====|~~~|============|
     """
-    start, end, transfer = columns["start"], columns["end"], columns["transfer"]
+    start, end, transfer = columns["own_start"], columns["own_end"], columns["transfer"]
     known = transfer != NULL
     cut = np.where(known, end - transfer, start)
     layers = ((known, cut, end), (known, start, cut), (~known, start, end))

@@ -19,7 +19,7 @@ from attrs import frozen
 
 from dsprof import arrays as at
 from dsprof.answers.batches import Batches
-from dsprof.answers.collectives import MatchedCollectives
+from dsprof.answers.collectives import Clock, MatchedCollectives
 from dsprof.answers.painting import StageBusy
 from dsprof.answers.requests import Requests, RequestTokens, latest
 from dsprof.answers.stages import Stages
@@ -120,8 +120,11 @@ class RankRequests:
         for number, (rows, wait) in enumerate(zip(reports, waits, strict=True)):
             columns, count = rows.columns, len(rows.columns["number"])
             wait_ns = _sum(rows.of_stage, wait, count)
-            shift = _shift(matched, number)
-            moved = {name: np.where(columns[name] == NULL, NULL, columns[name] + shift) for name in _TIMES}
+            clock = _clock(matched, number)
+            moved = {
+                name: np.where(columns[name] == NULL, NULL, columns[name] + clock.shift(columns[name]))
+                for name in _TIMES
+            }
             parts.append({
                 **columns, **moved, "report": np.full(count, number), "wait_ns": wait_ns,
                 "work": columns["gpu_busy_ns"] - wait_ns,
@@ -133,9 +136,9 @@ class RankRequests:
         return cls(*_merged(every, leader), apart)
 
 
-def _shift(matched: MatchedCollectives, report: int) -> int:
-    """What the times of a report are shifted by on the common clock: as those of its ranks are."""
-    return next((rank.shift_ns for rank in matched.ranks if rank.report == report), 0)
+def _clock(matched: MatchedCollectives, report: int) -> Clock:
+    """How the times of a report are put on the common clock: as those of its ranks are."""
+    return next((rank.clock for rank in matched.ranks if rank.report == report), Clock())
 
 
 def _sum(of_stage: Ints, values: Ints, requests: int) -> Ints:

@@ -181,7 +181,8 @@ class SampleReplay:
 def _waits_of(ops: RecordedOps, matched: MatchedCollectives) -> Ints:
     """How long each operation waited for other ranks; 0 for what is no collective, or has no match."""
     keys, columns = ("process", "device", "stream", "start", "end"), matched.columns
-    group = at.group_rows(*(np.append(getattr(ops, key), columns[key]) for key in keys))[1]
+    of = {"start": "own_start", "end": "own_end"}
+    group = at.group_rows(*(np.append(getattr(ops, key), columns[of.get(key, key)]) for key in keys))[1]
     of_op, of_collective = np.split(group, [len(ops.start)])
     wait = np.zeros(int(group.max(initial=-1)) + 1, np.int64)
     wait[of_collective] = np.maximum(columns["wait"], 0)  # NULL without a match

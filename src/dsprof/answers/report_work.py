@@ -68,16 +68,12 @@ def _summed(rows: pa.Table) -> dict[str, int | None]:
 def waits_of_stages(matched: MatchedCollectives, works: Sequence[ReportWork]) -> list[Exposed]:
     """What the collectives of each report took beside all else, in each of its `StageRanges.rows`, and in none."""
     columns, found = matched.columns, list[Exposed]()
-    ranks = matched.ranks
-    report, shift = (
-        np.array([getattr(one, name) for one in ranks], np.int64)[columns["rank"]] for name in ("report", "shift_ns")
-    )
+    report = np.array([one.report for one in matched.ranks], np.int64)[columns["rank"]]
     for number, work in enumerate(works):
         mine = report == number
         count = int((matched.hosts["report"] == number).sum())
         row = columns["stage_row"][mine]
-        some = {"transfer": columns["transfer"][mine]}
-        some |= {edge: (columns[edge] - shift)[mine] for edge in ("start", "end")}  # on the report's own clock
+        some = {name: columns[name][mine] for name in ("own_start", "own_end", "transfer")}
         found.append(exposed(some, np.where(row >= 0, row, count), work.hidden, count + 1))
     return found
 

@@ -192,18 +192,15 @@ class StageWaits:
 
 def held_up(matched: MatchedCollectives, waits: Waits, rows: Bools) -> tuple[HeldUp, ...]:
     """How the ranks of each group waited in some rows."""
-    rank, groups = matched.columns["rank"], dict[int, list[int]]()
-    for place, one in enumerate(matched.ranks):
-        if one.group >= 0:
-            groups.setdefault(one.group, []).append(place)
-    found = []
-    for places in groups.values():
-        mine = np.flatnonzero(rows & np.isin(rank, places) & (matched.columns["collective"] != NULL))
-        if len(mine):
-            ordered = sorted(places, key=lambda place: (matched.ranks[place].number, place))
-            held = _held_up(matched, waits, mine, ordered)
-            turns = () if held.straggler >= 0 else _in_turn(matched, waits, mine, ordered)
-            found.append(evolve(held, in_turn=turns))
+    found, chosen = [], rows & (matched.columns["collective"] != NULL)
+    for group, mine in at.each(np.where(chosen, matched.columns["group"], -1)):
+        if group < 0:
+            continue
+        places = at.distinct_in_any_order(matched.columns["rank"][mine]).tolist()
+        ordered = sorted(places, key=lambda place: (matched.ranks[place].number, place))
+        held = _held_up(matched, waits, mine, ordered)
+        turns = () if held.straggler >= 0 else _in_turn(matched, waits, mine, ordered)
+        found.append(evolve(held, in_turn=turns))
     return tuple(found)
 
 

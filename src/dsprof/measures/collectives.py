@@ -9,6 +9,7 @@ from attrs import evolve, frozen
 
 from dsprof.arrays import NULL, Bools, Ints, used_codes
 from dsprof.attribute.launches import Launches
+from dsprof.attribute.nccl import NcclRanges
 from dsprof.facts import Measure
 from dsprof.measures.by_name import Words, united
 from dsprof.rules.collectives import COMMUNICATION
@@ -30,14 +31,15 @@ class Collectives(Measure):
 
     `names`: the kernels' names, each once. `columns`: `process` (globalPid), `device`, `stream`, `start` and `end` in
     ns of the report's clock, `launched` (when the API call began; NULL without one), `name` (place in `names`),
-    `stage_range` (row of the nearest stage range around the launch, -1), `step_range` (the same of the step).
+    `stage_range` (row of the nearest stage range around the launch, -1), `step_range` (the same of the step),
+    `nccl_call` (place in `NcclRanges.launching` of the call that launched it, -1).
     """
 
     names: Words
     columns: dict[str, Ints]
 
     @classmethod
-    def take(cls, launches: Launches, families: FamilyCodes) -> Self:
+    def take(cls, launches: Launches, families: FamilyCodes, nccl: NcclRanges) -> Self:
         """Of a part of a report."""
         trace, kernels = launches.trace, launches.trace.kernels
         chosen = communicates(launches, families)
@@ -55,6 +57,7 @@ class Collectives(Measure):
             "name": name,
             "stage_range": _at(launches.stage_range_of_call, call, -1),
             "step_range": _at(launches.step_range_of_call, call, -1) if len(rows) else rows,
+            "nccl_call": _at(nccl.around(launches), call, -1),
         }
         return cls(tuple(trace.names[code] for code in used.tolist()), columns)
 

@@ -31,6 +31,7 @@ from dsprof.nsys.about import report_of
 from dsprof.nsys.export import Columns, Export, is_null, nulls
 from dsprof.nsys.graph_nodes import NODE, graph_nodes_of, knows_modules, table_of
 from dsprof.nsys.inputs import Input
+from dsprof.nsys.nccl import nccl_of
 from dsprof.nsys.off_cpu import off_cpu_of
 from dsprof.nsys.python_samples import python_samples_of
 from dsprof.nsys.reader import Progress, nothing_recorded
@@ -180,7 +181,7 @@ class ReportInParts:
             progress("reading names and ranges")
             self._names, chosen = Names(), choose(export, wanted)
             ranges, overheads = ranges_of(export, self._names), overheads_of(export)
-            samples = python_samples_of(export, self._names)
+            samples, nccl = python_samples_of(export, self._names), nccl_of(export, ranges, self._names)
             if chosen is not None:
                 ranges, overheads, samples = chosen.ranges(ranges), chosen.overheads(overheads), chosen.samples(samples)
             off_cpu = off_cpu_of(export, distinct(ranges.thread))
@@ -202,7 +203,7 @@ class ReportInParts:
         none = _nothing()
         self.trace = Trace(
             report, self._names.all(), ranges, none.calls, none.kernels, none.memops, overheads, off_cpu,
-            impossible=found, samples=samples, graph_launches=launched, nodes=nodes,
+            impossible=found, samples=samples, graph_launches=launched, nodes=nodes, nccl=nccl,
         )  # fmt: skip
         self._moments = _Moments(ranges)
         self.cuts = self._survey.cuts(parts, BYTES_PER_CALL, BYTES_PER_OP, _SPARE)
