@@ -249,6 +249,22 @@ def test_of_several_kernels_of_one_call_no_size_is_known(tmp_path: Path) -> None
     assert table["bytes"].isna().all()
 
 
+def test_kernels_of_a_graph_are_of_the_calls_in_which_their_nodes_were_born(tmp_path: Path) -> None:
+    """Captured once, launched twice: each node of the launched graph is a copy of one that was captured."""
+    made = Made().reduce(0xA, 64, 1000).reduce(0xB, 4096, 2000)
+    for number, at in enumerate((1005, 2005), 1):
+        made.report.node(100 + number, at=at, pid=1).node(number, at=2500, original=100 + number, pid=1)
+    for at in (3000, 4000):
+        kernels = [(KERNEL, at + 100 * number, at + 100 * number + 50) for number in (1, 2)]
+        made.report.graph(*kernels, call=(at, at + 10), pid=1)
+    path = made.write(tmp_path / "x.sqlite")
+    for analysis in (dsprof.analyze(path), Analysis.of(ReportInParts(path, 2), path=path)):
+        table = analysis["collective_trace"].sort_values("start_ns")
+        assert table["communicator"].tolist() == ["0xa", "0xb"] * 2
+        assert table["bytes"].tolist() == [64, 4096] * 2
+    assert set(dsprof.analyze(path)["kern_sum"]["instances"]) == {4}
+
+
 def test_an_end_whose_start_came_before_the_recording_tells_nothing(tmp_path: Path) -> None:
     made = Made().reduce(0xB, 64, 900).call("ncclGroupEnd", 1000, 1020).kernel(1005, (1100, 1200))
     made.call("ncclGroupStart", 2000, 2005).reduce(0xA, 64, 2100).call("ncclGroupEnd", 2200, 2220)

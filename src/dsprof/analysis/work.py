@@ -73,7 +73,7 @@ class Work:
         staged = StageRanges(tree, rules)
         self._source, self._metadata = source, metadata
         families, modules = FamilyCodes(tree.names, rules.families), ModuleRanges(tree, staged, source.trace.nodes)
-        nccl = NcclRanges(tree, source.trace.nccl)
+        nccl = NcclRanges(tree, source.trace.nccl, source.trace.nodes)
         self._shared = (tree, staged, rules, families, modules, source.trace.samples, nccl)
         self.facts = Facts(*self._shared)
         self._only_part = Facts(source.trace, *self._shared) if isinstance(source, WholeReport) else None

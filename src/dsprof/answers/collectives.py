@@ -91,7 +91,7 @@ class ReportCollectives:
     ) -> Self:
         """Of a report."""
         columns = dict(found.columns)
-        columns |= _as_nccl_says(columns.pop("nccl_call"), nccl)
+        columns["communicator"], columns["bytes"] = nccl.said_of(columns.pop("nccl_call"), columns["launched"])
         stage_range, step_range = columns.pop("stage_range"), columns.pop("step_range")
         number = {operation: code for code, operation in enumerate(_OPERATIONS)}
         operation = np.array([number[one] for one in operations_of(found.names)], np.int64)
@@ -120,14 +120,6 @@ class ReportCollectives:
             "calls_ns": host.in_calls,
         }
         return cls(staged.names, found.names, columns, dict(work.columns), dict(work.hidden), hosts, told)
-
-
-def _as_nccl_says(call: Ints, nccl: NcclRanges) -> dict[str, Ints]:
-    """Communicator and size of kernels by the call that launched each; of several by one call no size is known."""
-    launching = nccl.launching
-    alone = np.append(np.bincount(call[call >= 0], minlength=len(launching.row)) == 1, False)[call]
-    size = np.append(launching.bytes, NULL)[call]
-    return {"communicator": np.append(launching.communicator, NULL)[call], "bytes": np.where(alone, size, NULL)}
 
 
 def _sequence(columns: dict[str, Ints], names: Words) -> Ints:

@@ -6,6 +6,8 @@
     ncclGroupStart []
     ncclSend         []   []               but of calls in a group the end of the outermost one does:
     ncclGroupEnd             [launch]      what they have in common is known, and whose kernel is whose is not
+
+A kernel that came through a CUDA graph is of the call in which its node was born, at each launch of the graph anew.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from dsprof import arrays as at
 from dsprof.arrays import NULL, Ints
 from dsprof.attribute.launches import Launches
 from dsprof.attribute.ranges import RangeTree
-from dsprof.trace import NcclCalls
+from dsprof.trace import GraphNodes, NcclCalls
 
 #: The calls that launch kernels, and those around a group of them, as their ranges are named.
 _LAUNCHING = frozenset(
@@ -42,8 +44,8 @@ class Launching(NamedTuple):
 class NcclRanges:
     """NCCL's calls of a report that says what they are; each index is made once, when it is asked for."""
 
-    def __init__(self, tree: RangeTree, calls: NcclCalls) -> None:
-        self._tree, self.calls = tree, calls
+    def __init__(self, tree: RangeTree, calls: NcclCalls, nodes: GraphNodes) -> None:
+        self._tree, self.calls, self._nodes = tree, calls, nodes
 
     @cached_property
     def _kind(self) -> Ints:
@@ -93,14 +95,44 @@ class NcclRanges:
             calls = own[(kind == _CALL) & (inside > 0)]
             yield np.stack([own[ends], *_in_common(said[:, calls], group, len(ends))])
 
-    def around(self, launches: Launches) -> Ints:
-        """The place in `launching` of the call in which each API call of a part is, -1 for none."""
-        found, calls = self.launching.row, launches.trace.calls
+    @cached_property
+    def _of_node(self) -> Ints:
+        """The place in `launching` of the call around each node's birth, -1 for none; and -1 more, for no node."""
+        return np.append(self._around(self._nodes.thread, self._nodes.start), -1)
+
+    def of_kernels(self, launches: Launches, rows: Ints) -> Ints:
+        """The place in `launching` of the call that each of some kernels of a part is of, -1 for none."""
+        trace, call = launches.trace, launches.call_of_op[rows]
+        found, called = np.full(len(rows), -1), np.flatnonzero(call >= 0)
+        found[called] = self._around(trace.calls.thread[call[called]], trace.calls.start[call[called]])
+        node = trace.kernels.graph_node[rows]
+        if not len(self._nodes) or not (node != NULL).any():
+            return found
+        known = self._nodes
+        nothing = np.zeros(len(known), np.int64)
+        born = at.join_calls(trace.kernels.process[rows], node, known.process, known.node, nothing)
+        return np.where((found < 0) & (node != NULL), self._of_node[born], found)
+
+    def _around(self, thread: Ints, time: Ints) -> Ints:
+        """The place in `launching` of the innermost range around some points in time of threads, -1 for none."""
+        found = self.launching.row
         if not len(found):
-            return np.full(len(calls), -1)
+            return np.full(len(time), -1)
         place = np.full(len(self._tree.ranges) + 1, -1)
         place[found] = np.arange(len(found))
-        return place[self._tree.enclosing(found, self._tree.place_of(calls.thread), calls.start)[0]]
+        return place[self._tree.enclosing(found, self._tree.place_of(thread), time)[0]]
+
+    def said_of(self, call: Ints, launched: Ints) -> tuple[Ints, Ints]:
+        """Communicator and size of all kernels by their calls; of several that one call launched no size is known.
+
+        `launched`: when the API call of each began: those of a graph, outside of NCCL's call, are of that launch alone.
+        """
+        known, ranges = self.launching, self._tree.ranges
+        begin, end = (np.append(edge[known.row], NULL)[call] for edge in (ranges.start, ranges.end))
+        heads, group = at.group_rows(call, np.where((launched >= begin) & (launched < end), NULL, launched))
+        alone = np.bincount(group, minlength=len(heads))[group] == 1
+        size = np.append(known.bytes, NULL)[call]
+        return np.append(known.communicator, NULL)[call], np.where(alone, size, NULL)
 
 
 def _in_common(said: Ints, group: Ints, groups: int) -> tuple[Ints, Ints]:

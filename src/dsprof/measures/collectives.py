@@ -32,7 +32,7 @@ class Collectives(Measure):
     `names`: the kernels' names, each once. `columns`: `process` (globalPid), `device`, `stream`, `start` and `end` in
     ns of the report's clock, `launched` (when the API call began; NULL without one), `name` (place in `names`),
     `stage_range` (row of the nearest stage range around the launch, -1), `step_range` (the same of the step),
-    `nccl_call` (place in `NcclRanges.launching` of the call that launched it, -1).
+    `nccl_call` (place in `NcclRanges.launching` of NCCL's call that it is of, -1).
     """
 
     names: Words
@@ -57,7 +57,7 @@ class Collectives(Measure):
             "name": name,
             "stage_range": _at(launches.stage_range_of_call, call, -1),
             "step_range": _at(launches.step_range_of_call, call, -1) if len(rows) else rows,
-            "nccl_call": _at(nccl.around(launches), call, -1),
+            "nccl_call": nccl.of_kernels(launches, rows),
         }
         return cls(tuple(trace.names[code] for code in used.tolist()), columns)
 

@@ -185,9 +185,9 @@ class ReportInParts:
             if chosen is not None:
                 ranges, overheads, samples = chosen.ranges(ranges), chosen.overheads(overheads), chosen.samples(samples)
             off_cpu = off_cpu_of(export, distinct(ranges.thread))
-            modules = knows_modules(self._names)
-            nodes = graph_nodes_of(export) if modules else no_nodes()
-            self._extra = {schema.KERNEL: (NODE,)} if modules and not details else {}
+            born = knows_modules(self._names) or len(nccl) > 0
+            nodes = graph_nodes_of(export) if born else no_nodes()
+            self._extra = {schema.KERNEL: (NODE,)} if born and not details else {}
             progress("looking where to cut")
             self._survey, self._chosen = Survey(export, chosen), chosen
             self._names.learn(export, self._survey.call_names)
