@@ -23,7 +23,7 @@ import typer
 from typer.models import ArgumentInfo
 
 from dsprof import errors, findings
-from dsprof.answers import overhead, roofs, steps, verdicts, warm_up
+from dsprof.answers import overhead, roofs, steps, verdicts, waits, warm_up
 from dsprof.capture.launchers import all_launchers
 from dsprof.cli import app
 from dsprof.measures.causes import CAUSES
@@ -107,6 +107,12 @@ def verdict_kinds() -> str:
     for kind, causes in KINDS.items():
         words = _or([f"{WORDS[cause]} (`{cause}`)" for cause in causes])
         rows.append(_kind(kind, f"most of the idle time goes to {words}{besides.get(kind, '')}"))
+    rows.append(_kind(verdicts.COMMUNICATION, "collectives transfer, or run without a match, for most of the time that "
+                      "is no other work, or for the better part of the work of a busy GPU"))  # fmt: skip
+    rows.append(_kind(verdicts.STRAGGLER, "most goes to waiting for one rank: it causes "
+                      f"{waits._TIMES_ITS_SHARE:g} times its share of the waiting, by odds, throughout"))  # fmt: skip
+    rows.append(_kind(verdicts.IMBALANCE, "most goes to waiting for ranks whose kernels or copies take longer in turn; "
+                      "where it is their hosts, the waiting counts as the host's"))  # fmt: skip
     rows.append(_kind(verdicts.GRAPH, "most of the idle time goes to launch latency (`latency`), and CUDA graphs run"))
     rows.append(_kind(verdicts.MIXED, "no kind has the better part of the idle time, or the GPU is busy for "
                       f"{verdicts._NOT_GPU_BOUND_PCT:g} to {verdicts._GPU_BOUND_PCT:g} %"))  # fmt: skip
@@ -129,6 +135,8 @@ def verdict_limits() -> str:
         "Share of the idle time that the causes of one kind must have": f"{100 * verdicts._MOST:g} %",
         "Host time outside of CUDA for a launch up to which launching takes it": f"{verdicts._PER_LAUNCH_US:g} us",
         "Launches per step from which on a launch-bound verdict tells a step's times": f"{verdicts._ONE_BY_ONE:g}",
+        "Share of the wall time that waiting for ranks must have to be told": f"{waits.NOTABLE_PCT:g} %",
+        "Steps, or instances without steps, from which on a straggler is named": f"{waits._LEAST:g}",
         "Utilization while busy from which on a roof is named as the limit": f"{verdicts._AT_ROOF_PCT:g} %",
     })  # fmt: skip
 

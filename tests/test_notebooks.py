@@ -143,7 +143,8 @@ def test_idle_causes_add_up_to_the_wall_time(analysis: Analysis, drawing) -> Non
     trace = analysis["stage_trace"].sort_values("start_ns")
     axes = drawing.idle_causes(analysis).axes[0]
     drawn = np.array([[bar.get_width() for bar in bars] for bars in axes.containers])
-    columns = ["gpu_busy_ns", *(f"idle_{cause}_ns" for cause in CAUSES)]
+    columns = ["gpu_busy_ns", "wait_ns", *(f"idle_{cause}_ns" for cause in CAUSES)]
+    trace["gpu_busy_ns"] -= trace["wait_ns"]
     np.testing.assert_allclose(drawn, trace[columns].to_numpy(float).T / MS)
     ends = [bar.get_x() + bar.get_width() for bar in axes.containers[-1]]
     np.testing.assert_allclose(ends, trace["wall_ns"].to_numpy(float) / MS)

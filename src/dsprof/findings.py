@@ -427,6 +427,16 @@ def _some(named: list[str]) -> str:
     return f"{', '.join(named[:_NAMED])}{more}"
 
 
+def requests_apart(requests: int) -> Finding:
+    """Requests of several ranks that share their collectives, while nothing tells whether they are one."""
+    return _finding(
+        "requests-apart",
+        f"{requests} requests share their collectives with those of other ranks, and nothing tells whether they are "
+        "the same ones: each rank has its own row in request_trace.",
+        "All-reduces tell tensor parallelism; ranks that share other collectives may serve requests of their own.",
+    )
+
+
 def _counts(rows: dict[str, int]) -> str:
     return ", ".join(f"{words}: {count}" for words, count in rows.items())
 

@@ -33,7 +33,7 @@ _NS_PER_MS = 1e6
 # Paul Tol's schemes "bright" and "muted", which stay apart for colour-blind readers.
 _COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377")
 _GREY = "#777777"
-_BUSY = "#332288"
+_BUSY, _WAITING = "#332288", "#AA7744"
 _STACKED = ("#332288", "#88CCEE", "#44AA99", "#DDCC77", "#CC6677", "#882255", "#117733", "#999933", "#AA4499")
 
 
@@ -45,7 +45,7 @@ def step_latency(analysis: Tables) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     steps = analysis["step_trace"]
-    steps = steps[steps["step"].notna() & steps["engine"].isna()]
+    steps = _with_work(steps[steps["step"].notna() & steps["engine"].isna()])
     figure, axes = _figure()
     axes.set(title="Latency of each step", xlabel="step", ylabel="time (ms)")
     if steps.empty:
@@ -58,12 +58,17 @@ def step_latency(analysis: Tables) -> Figure:
         label = (f"{len(lines)} decodes" if position == 0 else "_") if many else name
         style: dict[str, Any] = {"color": _COLOURS[0 if many else position], "alpha": 0.4 if many else 1.0}
         axes.plot(number, _ms(rows["duration_ns"]), "-o", markersize=3, label=label, **style)
-        axes.plot(number, _ms(rows["gpu_busy_ns"]), ":.", markersize=3, label="_", **style)
+        axes.plot(number, _ms(rows["gpu_work_ns"]), ":.", markersize=3, label="_", **style)
     axes.plot([], [], ":.", markersize=3, color=_GREY, label="GPU busy")
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside right upper", frameon=False)
     return figure
+
+
+def _with_work(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the time in which the GPU was busy and did not wait for other ranks."""
+    return rows.assign(gpu_work_ns=rows["gpu_busy_ns"] - rows["wait_ns"].fillna(0))
 
 
 def step_drift(analysis: Tables) -> Figure:
@@ -73,14 +78,14 @@ def step_drift(analysis: Tables) -> Figure:
     less than two standard errors cannot be told from none, and is not drawn.
     """
     steps = analysis["step_trace"]
-    steps = steps[steps["step"].notna() & steps["context_tokens"].notna() & steps["steady"]]
+    steps = _with_work(steps[steps["step"].notna() & steps["context_tokens"].notna() & steps["steady"]])
     figure, all_axes = _figures(2)
     if steps.empty:
         for axes in all_axes[1:]:
             axes.remove()
         all_axes[0].set(title="Steps by their context")
         return _nothing(figure, all_axes[0], "no steps of known context in this report")
-    for axes, (stem, word) in zip(all_axes, (("duration", "host"), ("gpu_busy", "GPU busy")), strict=True):
+    for axes, (stem, word) in zip(all_axes, (("duration", "host"), ("gpu_work", "GPU busy")), strict=True):
         whole = analysis["step_sum"]
         whole = whole[whole["instance"].isna() & (whole["stage"] == steps["stage"].iloc[0])].iloc[0]
         slope, error = (whole[f"{stem}_drift{part}_ns_per_token"] for part in ("", "_error"))
@@ -209,14 +214,15 @@ def host_time(analysis: Tables, most: int = 6) -> Figure:
 
 
 def idle_causes(analysis: Tables) -> Figure:
-    """Wall time in ms of each prefill and decode of `stage_trace`: GPU busy, and the GPU idle by cause, stacked.
+    """Wall time in ms of each prefill and decode of `stage_trace`: GPU busy, waiting, and idle by cause, stacked.
 
     The legend leaves out what is too small to be seen. With more than `MOST_BARS` bars, each stage has one: its mean.
     """
-    parts = [("gpu_busy_ns", "GPU busy", _BUSY)]
+    parts = [("gpu_work_ns", "GPU busy", _BUSY), ("wait_ns", "waiting for ranks", _WAITING)]
     parts += [(f"idle_{cause.name}_ns", cause.short, cause.colour) for cause in CAUSES.values()]
     columns = [column for column, _, _ in parts]
     trace = analysis["stage_trace"]
+    trace = _with_work(trace.assign(wait_ns=trace["wait_ns"].fillna(0)))
     figure, axes = _figure()
     axes.set(title="Where the wall time went", xlabel="time (ms)")
     if trace.empty:
@@ -231,7 +237,7 @@ def idle_causes(analysis: Tables) -> Figure:
             f"{for_plot(stage)} {instance}" for stage, instance in zip(trace["stage"], trace["instance"], strict=True)
         ]
         bars = trace[columns]
-    left = 0.0 * _ms(bars["gpu_busy_ns"])
+    left = 0.0 * _ms(bars["gpu_work_ns"])
     visible = _VISIBLE * _ms(bars.sum(axis=1)).max()
     for column, short, colour in parts:
         widths = _ms(bars[column])

@@ -18,12 +18,15 @@ from dsprof.analysis.rules_file import find_rules_file
 from dsprof.analysis.stored import RECORD, Stored, find, identity, remembered, store, strangers
 from dsprof.analysis.work import ReportReader, WholeReport
 from dsprof.answers.collectives import ReportCollectives
+from dsprof.answers.rank_requests import RequestRows
+from dsprof.answers.report_work import ReportWork
 from dsprof.answers.what_if import Changes, WhatIf
 from dsprof.arrays import backend
 from dsprof.attribute.stages import StageRanges
 from dsprof.errors import MemoryTooSmall, OutputRefused
 from dsprof.findings import Finding
 from dsprof.ground.swap import clear_unfinished, replacing
+from dsprof.measures.rank_work import StageWork
 from dsprof.model.baseline import baseline_of
 from dsprof.model.launched import launched_of
 from dsprof.model.record import find_record, find_session
@@ -244,6 +247,12 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
     def collectives(self) -> ReportCollectives:
         """Its collectives, to be matched with those of other reports (`dsprof.analysis.ranks`); can be pickled."""
         return self._from_report().fact(ReportCollectives)
+
+    @property
+    def rank_work(self) -> ReportWork:
+        """What its stages and requests did beside that; can be pickled as well."""
+        fresh = self._from_report()
+        return ReportWork.of(fresh.arrow("stage_trace"), fresh.fact(StageWork).hidden, fresh.fact(RequestRows))
 
     # -- what it says -----------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from dsprof import arrays as at
 from dsprof import findings
+from dsprof.answers.rank_requests import RankRequests
 from dsprof.answers.stages import Stages
 from dsprof.answers.warm_up import ColdTime
 from dsprof.attribute.ranges import RangeTree
@@ -50,6 +51,11 @@ def check(
     if across := int((straddling > 0).sum()):
         found.append(findings.straddling(int(straddling.sum()), across))
     return found
+
+
+def requests_apart(requests: RankRequests) -> list[Finding]:
+    """Requests of several ranks of which nothing tells whether they are one."""
+    return [findings.requests_apart(requests.apart)] if requests.apart else []
 
 
 def warm_ups(staged: StageRanges, stages: Stages, cold: ColdTime) -> list[Finding]:

@@ -10,7 +10,7 @@ one moment where a collective cannot end before all have begun::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -18,13 +18,16 @@ from attrs import field, frozen
 
 from dsprof import arrays as at
 from dsprof.answers.identity import Place, Told, numbered
+from dsprof.answers.stages import Stages
 from dsprof.arrays import NULL, Bools, Ints, group_rows
 from dsprof.attribute.nccl import NcclRanges
 from dsprof.attribute.stages import StageRanges
 from dsprof.measures.by_name import Words, united
-from dsprof.measures.collectives import Collectives, ComputeBusy
+from dsprof.measures.collectives import Collectives
+from dsprof.measures.host_time import HostInCalls
+from dsprof.measures.rank_work import RankProgress, RankWork
 from dsprof.rules.collectives import ENDS_TOGETHER, OPERATIONS, operations_of
-from dsprof.trace import pid_of
+from dsprof.trace import pid_of, process_of
 
 #: The ends of one collective lie no further apart than this on clocks of one host.
 TOGETHER_NS = 100_000
@@ -57,18 +60,35 @@ class ReportCollectives:
 
     It knows nothing of the report behind it and can be pickled. `columns`: `process`, `device`, `stream`, `start`,
     `end`, `launched` (NULL: not known), `name` (place in `names`), `operation` (in `OPERATIONS`), `stage` (in
-    `stages`), `instance` of the stage and `step` (NULL: none), `communicator` and `bytes` (as NCCL says, NULL: not
-    known). `compute`: as in `ComputeBusy`. `told`: which rank each process is.
+    `stages`), `instance` of the stage and `step` (NULL: none), `stage_row` and `step_row` (places in
+    `StageRanges.rows` and its `steps`, -1: none); how much its rank had computed and copied by when it began and
+    ended (`computed_before`, `copied_before`, `computed_until`, `copied_until`, as `RankProgress` has them);
+    `communicator` and `bytes` (as NCCL says, NULL: not known).
+    `compute`, `hidden`: as in `RankWork`. `hosts`: a row for each of `StageRanges.rows`: `stage`, `process`, `request`
+    (NULL: none), `steady`, `wall_ns`, `host_ns` (its time on the host), `calls_ns` (of that, in CUDA calls). `told`:
+    which rank each process is.
     """
 
     stages: Words
     names: Words
     columns: dict[str, Ints]
     compute: dict[str, Ints]
+    hidden: dict[str, Ints]
+    hosts: dict[str, Ints]
     told: Told = field(factory=Told)
 
     @classmethod
-    def take(cls, found: Collectives, compute: ComputeBusy, staged: StageRanges, nccl: NcclRanges, told: Told) -> Self:
+    def take(
+        cls,
+        found: Collectives,
+        work: RankWork,
+        progress: RankProgress,
+        staged: StageRanges,
+        stages: Stages,
+        host: HostInCalls,
+        nccl: NcclRanges,
+        told: Told,
+    ) -> Self:
         """Of a report."""
         columns = dict(found.columns)
         columns["communicator"], columns["bytes"] = nccl.said_of(columns.pop("nccl_call"), columns["launched"])
@@ -82,10 +102,24 @@ class ReportCollectives:
             "stage": staged.code_of(stage_range),
             "instance": instance,
             "step": step,
+            "stage_row": staged.row[stage_range],
+            "step_row": staged.step_row[step_range],
         }
+        for edge, word in (("start", "before"), ("end", "until")):
+            done = progress.at(columns["process"], columns["device"], columns[edge])
+            columns |= {f"computed_{word}": done[0], f"copied_{word}": done[1]}
         order = _sequence(columns, found.names)
-        ordered = {name: values[order] for name, values in columns.items()}
-        return cls(staged.names, found.names, ordered, dict(compute.columns), told)
+        columns = {name: values[order] for name, values in columns.items()}
+        hosts = {
+            "stage": stages.code,
+            "process": process_of(stages.thread),
+            "request": stages.request,
+            "steady": stages.steady.astype(np.int64),
+            "wall_ns": stages.wall,
+            "host_ns": stages.end - stages.start,
+            "calls_ns": host.in_calls,
+        }
+        return cls(staged.names, found.names, columns, dict(work.columns), dict(work.hidden), hosts, told)
 
 
 def _sequence(columns: dict[str, Ints], names: Words) -> Ints:
@@ -161,12 +195,13 @@ class Lane(NamedTuple):
 class MatchedCollectives:
     """The collectives of all ranks of one report or of several, in the order of `ranks`, a row each.
 
-    `columns`: those of `ReportCollectives`, times on the common clock, and `rank` (place in `ranks`), `lane` (place in
-    `lanes`, which are what is matched), `group` (-1 for none), `collective` (which of its group, from 0), `of` (how
-    many ranks it has), `transfer`, `wait`, `after` (how long after the first of them it started), each NULL where there
-    is no match, and `last` (place in `LAST`, -1 where there is none).
+    `columns`: those of `ReportCollectives`, times on the common clock (`own_start`, `own_end`: on the report's), and
+    `rank` (place in `ranks`), `lane` (place in `lanes`, which are what is matched), `group` (-1 for none), `collective`
+    (which of its group, from 0), `of` (how many ranks it has), `transfer`, `wait`, `after` (how long after the first of
+    them it started), each NULL where there is no match, and `last` (place in `LAST`, -1 where there is none).
     `residual_ns`: of each group, how far apart the ends of one collective lie (95 %), NULL where nothing tells it.
-    `compute`: as in `ReportCollectives`, with `rank`. `reports`: what each report is called.
+    `compute`: as in `ReportCollectives`, with `rank`; `hidden`: the same; `hosts`: the same, with `report`. `reports`:
+    what each report is called.
     """
 
     stages: Words
@@ -175,6 +210,8 @@ class MatchedCollectives:
     ranks: tuple[Rank, ...]
     residual_ns: tuple[int, ...]
     compute: dict[str, Ints]
+    hidden: dict[str, Ints]
+    hosts: dict[str, Ints]
     reports: Words = ("",)
     lanes: tuple[Lane, ...] = ()
 
@@ -205,6 +242,7 @@ class MatchedCollectives:
             lane[rows] = number
         group = np.array([one.told.group for one in found.lanes], np.int64)[lane]
         columns = joined.columns | {"rank": joined.rank, "lane": lane, "group": group}
+        columns |= {f"own_{edge}": columns[edge].copy() for edge in ("start", "end")}
         columns |= {name: np.full(len(joined.rank), NULL) for name in ("collective", "of", "transfer", "wait", "after")}
         columns["last"] = np.full(len(joined.rank), -1)
         for rank, own in zip(ranks, joined.rows, strict=True):
@@ -212,9 +250,27 @@ class MatchedCollectives:
         for members, matches in zip(found.groups, found.matches, strict=True):
             rows = np.stack([rows_of[member][own] for member, own in zip(members, matches, strict=True)])
             residual.append(_of_group(columns, rows))
+        hidden, hosts = _beside(reports, joined.stages, ranks)
         return cls(
-            joined.stages, joined.names, columns, ranks, tuple(residual), joined.compute, files, tuple(found.lanes)
-        )
+            joined.stages, joined.names, columns, ranks, tuple(residual), joined.compute, hidden, hosts, files,
+            tuple(found.lanes),
+        )  # fmt: skip
+
+    @property
+    def host_row(self) -> Ints:
+        """The row of `hosts` that each collective's stage is, -1 for none."""
+        report = np.array([one.report for one in self.ranks], np.int64)[self.columns["rank"]]
+        first = np.searchsorted(self.hosts["report"], np.arange(len(self.reports)))
+        row = self.columns["stage_row"]
+        return np.where(row >= 0, first[report] + row, -1)
+
+    def of_groups(self) -> Iterator[Ints]:
+        """The rows of the matches of each group, in order; shape (ranks, matches)."""
+        group, collective = self.columns["group"], self.columns["collective"]
+        for number, rows in at.each(np.where(collective == NULL, -1, group)):
+            if number >= 0:
+                order = rows[np.lexsort((collective[rows], self.columns["rank"][rows]))]
+                yield order.reshape(-1, int(collective[rows].max()) + 1)
 
 
 def _onto(clock: Clock, columns: dict[str, Ints], rows: Ints) -> None:
@@ -266,6 +322,24 @@ def _joined(reports: Sequence[ReportCollectives], began: Sequence[int]) -> _Join
         for (of, process, device, shift), own in zip(keys, rows, strict=True)
     ]
     return _Joined(stages, names, columns, compute, ranks, of_row, rows)
+
+
+def _beside(
+    reports: Sequence[ReportCollectives], stages: Words, ranks: Sequence[Rank]
+) -> tuple[dict[str, Ints], dict[str, Ints]]:
+    """What else ran beside collectives, and the stages on the hosts, of all reports behind each other."""
+    place = {(rank.report, rank.process, rank.device): number for number, rank in enumerate(ranks)}
+    hidden, hosts = [], []
+    for number, one in enumerate(reports):
+        code = united(stages, one.stages, last=1)[1][1]
+        pairs = zip(one.hidden["process"].tolist(), one.hidden["device"].tolist(), strict=True)
+        rank = np.array([place[number, *pair] for pair in pairs], np.int64)
+        times = {edge: one.hidden[edge] for edge in ("start", "end")}
+        hidden.append({"stage": code[one.hidden["stage"]], "rank": rank, **times})
+        report = np.full(len(one.hosts["stage"]), number)
+        hosts.append(one.hosts | {"stage": code[one.hosts["stage"]], "report": report})
+    found, told = ({name: np.concatenate([one[name] for one in some]) for name in some[0]} for some in (hidden, hosts))
+    return found, told
 
 
 def _lanes(joined: _Joined) -> tuple[list[Lane], list[Ints]]:
