@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from dsprof.workloads.timing import StageTiming
 
 __all__ = [
-    "Analysis", "DeepSeekOCRSession", "DsprofError", "ManyAnalysis", "Segmenter", "Session", "StageTiming", "Summary", "analyze",
-    "analyze_many", "capture_command", "capture_images", "converter", "decode_range", "mean_std", "mfu", "prefill_range", "run_once",
+    "Analysis", "DeepSeekOCRSession", "DsprofError", "ManyAnalysis", "Segmenter", "Session", "StageTiming", "Summary",
+    "analyze", "analyze_many", "capture_command", "capture_images", "converter", "decode_range", "mean_std", "mfu",
+    "prefill_range", "run_once",
 ]  # fmt: skip
 
 _MODULES = {

@@ -134,7 +134,9 @@ def check_folder(out: Path) -> None:
     try:
         inside = sorted(entry.name for entry in os.scandir(out)) if out.exists() else []
     except OSError as error:
-        raise OutputRefused(f"{out} cannot be written ({error.strerror}).", "Name another folder with --out.") from error
+        raise OutputRefused(
+            f"{out} cannot be written ({error.strerror}).", "Name another folder with --out."
+        ) from error
     others = [one for one in inside if one not in (TABLES, REPORTS) and not one.startswith((f".{TABLES}.", ".nfs"))]
     if others or strangers(out / TABLES):
         raise OutputRefused(

@@ -31,8 +31,8 @@ def keep_ranks(ranks: RankReport, path: Path, made_from: Mapping[str, Any]) -> N
     handle, name = tempfile.mkstemp(prefix=f".{path.name[:80]}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, **{_HEAD: head},
-                                **{str(place): array for place, array in enumerate(arrays)})  # fmt: skip
+            named: dict[str, Any] = {_HEAD: head, **{str(place): array for place, array in enumerate(arrays)}}
+            np.savez_compressed(file, **named)
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

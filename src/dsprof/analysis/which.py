@@ -1,4 +1,4 @@
-"""Which reports are meant where several are named: files, folders, patterns; and which run, node and rank each is of."""
+"""Which reports are meant where several are named, and by their names which run, node and rank each is of."""
 
 from __future__ import annotations
 

@@ -110,8 +110,9 @@ def _in_processes(tasks: Sequence[Task], workers: int) -> Iterator[tuple[int, Ro
                 with suppress(OSError):  # it died meanwhile, which is seen below
                     worker.pipe.send(tasks[place].within(memory, threads))
                 busy[worker.pipe] = worker, place
-            for pipe in wait(list(busy)):
-                worker, place = busy.pop(pipe)  # type: ignore[index]
+            ready = wait(list(busy))
+            for pipe in [one for one in busy if one in ready]:
+                worker, place = busy.pop(pipe)
                 try:
                     row = worker.pipe.recv()
                 except (EOFError, OSError):

@@ -48,9 +48,7 @@ ThreadsPerReport = Annotated[
 ]
 NamePattern = Annotated[
     str | None,
-    typer.Option(
-        metavar="REGEX", help="Of several reports, what their paths say, by the groups run, node and rank."
-    ),
+    typer.Option(metavar="REGEX", help="Of several reports, what their paths say, by the groups run, node and rank."),
 ]
 
 
@@ -66,7 +64,9 @@ class SummaryFormat(StrEnum):
 @with_flags
 def analyze(
     reports: Reports,
-    out: Annotated[Path | None, typer.Option(help="Folder for the tables; <report>.dsprof by default, of several reports.dsprof.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the tables; <report>.dsprof by default, of several reports.dsprof.")
+    ] = None,
     top: Top = 3,
     format_: Annotated[SummaryFormat, typer.Option("--format", help="How to print the summary.")] = SummaryFormat.RICH,
     strict: Annotated[bool, typer.Option("--strict", help="Fail where data is missing, lost or unreconciled.")] = False,

@@ -1,6 +1,6 @@
 """Each stage on each rank of a run beside the others: what it took, and which rank holds the others up.
 
-Two things tell that. Where collectives are matched: a rank for which the others wait, because it begins most collectives
+Two things tell that. Where collectives are matched: a rank for which the others wait, because it begins most of them
 last, and which itself waits that much less. Else: a rank that takes longer than the median rank, by so much and so far
 out of what the ranks differ by.
 """
@@ -8,11 +8,11 @@ out of what the ranks differ by.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import pyarrow as pa
-from attrs import frozen
+from attrs import evolve, frozen
 
 from dsprof.words import NO_STAGE
 
@@ -66,8 +66,9 @@ class RankLine:
 class StageOfRun:
     """A stage of a run on its ranks, and which of them holds the others up: a place in `lines`, None for nobody.
 
-    `by`: what tells it, a key of `QUANTITIES`, or ``"last"`` for the collectives that it began last. `held_ns`: how much
-    longer the others take or wait for it, in each instance. `label`: what each rank is called.
+    `by`: what tells it, a key of `QUANTITIES`, or ``"last"`` for the collectives that it began last. `held_ns`: how
+    long the others wait for it, or how much longer it takes, in each instance. `labels`: what each rank is called.
+    `turns`: of `compared` instances, in how many each rank holds the others up, by collectives: they may take turns.
     """
 
     run: str
@@ -77,6 +78,8 @@ class StageOfRun:
     holds: int | None = None
     by: str = ""
     held_ns: float | None = None
+    turns: tuple[int, ...] = ()
+    compared: int = 0
 
 
 def from_median(values: Sequence[float | None]) -> list[float | None]:
@@ -111,32 +114,68 @@ def stages_of(stage_trace: pa.Table, collectives: Iterable[pa.Table] = ()) -> li
 
     `stage_trace` has `STAGE_COLUMNS`, `collectives` some tables of `COLLECTIVE_COLUMNS`.
     """
-    lines = _lines(stage_trace, _waits(collectives))
-    found: dict[tuple[str, str], list[RankLine]] = {}
-    for line in lines:
-        found.setdefault((line.run, line.stage), []).append(line)
+    found: dict[tuple[str, str], list[_OfRank]] = {}
+    for one in _ranks(stage_trace, _waits(collectives)):
+        found.setdefault((one.line.run, one.line.stage), []).append(one)
     return [_judged(run, stage, of) for (run, stage), of in found.items() if len(of) > 1]
 
 
-def _judged(run: str, stage: str, lines: list[RankLine]) -> StageOfRun:
-    order = {line.report: place for place, line in reversed(list(enumerate(lines)))}
-    lines = sorted(lines, key=lambda line: (line.rank is None, line.rank or 0, order[line.report], line.pid))
-    labels = _labels(lines)
-    waits = [line.wait_ns for line in lines]
-    if all(one is not None for one in waits):
-        least = min(range(len(lines)), key=lambda place: waits[place] or 0.0)
-        held = statistics.median(wait for place, wait in enumerate(waits) if place != least and wait is not None)
-        held -= waits[least] or 0.0
-        wall = statistics.median(line.wall_ns for line in lines)
-        if (lines[least].last_pct or 0) >= LEAST_LAST_PCT and held >= (LEAST_FACTOR - 1) * wall:
-            return StageOfRun(run, stage, tuple(lines), labels, least, "last", held)
+class _Instance(NamedTuple):
+    """An instance of a stage on a rank whose collectives are matched, in ns and percent."""
+
+    wall: float
+    wait: float
+    last_pct: float
+
+
+class _OfRank(NamedTuple):
+    """A stage on a rank, and its steady instances by number, as far as their collectives are matched."""
+
+    line: RankLine
+    instances: dict[int, _Instance]
+
+
+def _judged(run: str, stage: str, ranks: list[_OfRank]) -> StageOfRun:
+    order = {one.line.report: place for place, one in reversed(list(enumerate(ranks)))}
+    ranks = sorted(ranks, key=lambda one: (one.line.rank is None, one.line.rank or 0, order[one.line.report],
+                                           one.line.pid))  # fmt: skip
+    lines = tuple(one.line for one in ranks)
+    turns, compared = _turns([one.instances for one in ranks])
+    found = StageOfRun(run, stage, lines, _labels(lines), turns=turns, compared=compared)
+    means = [
+        None if line.wait_ns is None or line.last_pct is None else _Instance(line.wall_ns, line.wait_ns, line.last_pct)
+        for line in lines
+    ]
+    if told := _late([one for one in means if one is not None], len(lines)):
+        return evolve(found, holds=told[0], by="last", held_ns=told[1])
+    least = (LEAST_FACTOR - 1) * statistics.median(line.wall_ns for line in lines)
     for quantity in ("own_ns", "wall_ns", "host_ns", "compute_ns"):
         values = [getattr(line, quantity) for line in lines]
         if (most := standing_out(values)) is not None:
             held = values[most] - statistics.median(values)
-            if held >= (LEAST_FACTOR - 1) * statistics.median(line.wall_ns for line in lines):
-                return StageOfRun(run, stage, tuple(lines), labels, most, quantity, held)
-    return StageOfRun(run, stage, tuple(lines), labels)
+            if held >= least:
+                return evolve(found, holds=most, by=quantity, held_ns=held)
+    return found
+
+
+def _late(ranks: Sequence[_Instance], count: int) -> tuple[int, float] | None:
+    """Which of so many ranks the others wait for, and how long; None where nobody, or not all are known."""
+    if len(ranks) < count:
+        return None
+    least = min(range(count), key=lambda place: ranks[place].wait)
+    held = statistics.median(one.wait for place, one in enumerate(ranks) if place != least) - ranks[least].wait
+    enough = held >= (LEAST_FACTOR - 1) * statistics.median(one.wall for one in ranks)
+    return (least, held) if enough and ranks[least].last_pct >= LEAST_LAST_PCT else None
+
+
+def _turns(ranks: Sequence[dict[int, _Instance]]) -> tuple[tuple[int, ...], int]:
+    """In how many of the instances that all ranks have each of them holds the others up, and how many those are."""
+    common = [number for number in ranks[0] if all(number in one for one in ranks)]
+    turns = [0] * len(ranks)
+    for number in common:
+        if told := _late([one[number] for one in ranks], len(ranks)):
+            turns[told[0]] += 1
+    return tuple(turns), len(common)
 
 
 def _labels(lines: Sequence[RankLine]) -> tuple[str, ...]:
@@ -150,7 +189,7 @@ def _labels(lines: Sequence[RankLine]) -> tuple[str, ...]:
     return tuple(f"{line.report}:{line.pid}" for line in lines)
 
 
-#: What is added up of the collectives of an instance of a stage: all, waiting, number, matched, begun last; and the rank.
+#: What is added up of the collectives of an instance of a stage: all, waiting, begun last, matched; and the rank.
 _Waits = dict[tuple[str, int, str, int], list[Any]]
 
 
@@ -168,7 +207,7 @@ def _waits(collectives: Iterable[pa.Table]) -> _Waits:
         values = [summed.column(f"{column}_{kind}").to_pylist() for column, kind in sums]
         for key, duration, wait, matched, late, rank in zip(_keys(summed, keys), *values, strict=True):
             before = found.setdefault(key, [0, 0, 0, 0, None])
-            for place, more in enumerate((duration, wait, matched, late)):
+            for place, more in enumerate((duration, wait, late, matched)):
                 before[place] += more or 0
             before[4] = rank if rank is not None else before[4]
     return found
@@ -180,30 +219,36 @@ def _keys(table: pa.Table, names: Sequence[str]) -> list[Any]:
 
 def _plain(table: pa.Table) -> pa.Table:
     """The table with texts in place of codes, which tables of their own may have otherwise."""
-    columns = [
-        column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column for column in table.columns
-    ]
+    columns = [column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column for column in table.columns]
     return pa.table(columns, names=table.column_names)
 
 
-def _lines(stage_trace: pa.Table, waits: _Waits) -> list[RankLine]:
-    """A line for each stage of each process; only steady instances count where there are some."""
+def _ranks(stage_trace: pa.Table, waits: _Waits) -> Iterator[_OfRank]:
+    """Each stage of each process; only steady instances count where there are some."""
     rows: dict[tuple[str, str, str, int], list[dict[str, Any]]] = {}
     for row in _plain(stage_trace.select(STAGE_COLUMNS)).to_pylist():
         if row["stage"] != NO_STAGE:
             rows.setdefault((row["run"], row["stage"], row["report"], row["pid"]), []).append(row)
-    return [_line(run, stage, report, pid, of, waits) for (run, stage, report, pid), of in rows.items()]
+    for (run, stage, report, pid), of in rows.items():
+        steady = [row for row in of if row["steady"]] or of
+        inside = {row["instance"]: waits.get((report, pid, stage, row["instance"])) for row in steady}
+        line = _line(run, stage, report, pid, steady, [one for one in inside.values() if one is not None])
+        matched = {number: one for number, one in inside.items() if one is not None and one[3]}
+        walls = {row["instance"]: float(row["wall_ns"]) for row in steady}
+        yield _OfRank(line, {
+            number: _Instance(walls[number], one[1], 100.0 * one[2] / one[3]) for number, one in matched.items()
+        })  # fmt: skip
 
 
-def _line(run: str, stage: str, report: str, pid: int, rows: list[dict[str, Any]], waits: _Waits) -> RankLine:
-    steady = [row for row in rows if row["steady"]] or rows
-    count = len(steady)
-    told = [waits[key] for row in steady if (key := (report, pid, stage, row["instance"])) in waits]
-    inside, wait, matched, late = (sum(one[place] for one in told) for place in range(4))
-    rank = next((one[4] for one in told if one[4] is not None), rows[0]["rank"])
+def _line(
+    run: str, stage: str, report: str, pid: int, rows: list[dict[str, Any]], collectives: list[list[Any]]
+) -> RankLine:
+    count = len(rows)
+    inside, wait, late, matched = (sum(one[place] for one in collectives) for place in range(4))
+    rank = next((one[4] for one in collectives if one[4] is not None), rows[0]["rank"])
 
     def mean(column: str) -> float:
-        return float(sum(row[column] or 0 for row in steady) / count)
+        return float(sum(row[column] or 0 for row in rows) / count)
 
     wall = mean("wall_ns")
     return RankLine(

@@ -1,4 +1,4 @@
-"""The first screen of several reports as data, and as tables of text: who holds the others up, what failed, each report."""
+"""The first screen of several reports, as data and as tables: who holds the others up, what failed, each report."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
-from attrs import frozen
+from attrs import fields, frozen
 
 from dsprof.show import units
 from dsprof.show.by_rank import QUANTITIES, RankLine, StageOfRun, from_median, stages_of
@@ -15,8 +15,8 @@ from dsprof.show.layout import Grid
 SCHEMA = "dsprof.reports-summary/1"
 #: So many stages of runs, ranks, failed reports and reports are shown; the tables hold them all.
 MOST_STAGES, MOST_RANKS, MOST_FAILED, MOST_REPORTS = 12, 16, 8, 20
-#: How quantities are called where there is little room.
-_SHORT = {"own_ns": "own", "wall_ns": "wall", "host_ns": "host", "compute_ns": "compute", "collective_ns": "comm"}
+#: So many ranks are named that hold the others up by turns.
+_MOST_TURNS = 3
 
 
 @frozen
@@ -67,7 +67,7 @@ class Heat:
 
 def summarize_reports(tables: Mapping[str, pa.Table], collectives: Iterable[pa.Table] = ()) -> ReportsSummary:
     """What tables over several reports say: ``reports``, and ``stage_trace`` where that is there."""
-    names = [one.name for one in ReportLine.__attrs_attrs__]  # type: ignore[attr-defined]
+    names = [one.name for one in fields(ReportLine)]
     lines = [ReportLine(**row) for row in tables["reports"].select(names).to_pylist()]
     stages = stages_of(tables["stage_trace"], collectives) if "stage_trace" in tables else []
     return ReportsSummary(tuple(lines), tuple(stages))
@@ -78,7 +78,7 @@ def headline_of(summary: ReportsSummary) -> list[tuple[str, str]]:
     status = Counter(line.status for line in summary.reports)
     told = ", ".join(f"{count} {_STATUS[word]}" for word, count in status.items())
     runs = len({line.run for line in summary.reports})
-    lines = [("reports", f"{len(summary.reports)} of {runs} run{'s' * (runs != 1)}: {told}")]
+    lines = [("reports", f"{len(summary.reports)}, of {runs} run{'s' * (runs != 1)}: {told}")]
     lengths = [line.duration_ns for line in summary.reports if line.duration_ns is not None]
     kernels = sum(line.kernels or 0 for line in summary.reports)
     if lengths:
@@ -117,24 +117,37 @@ def holders(summary: ReportsSummary) -> Grid | None:
     several = len({one.run for one in summary.stages}) > 1
     rows = [_holder(one, several) for one in shown]
     header = (*(["run"] if several else []), "stage", "held up by", "by", "ranks", "last", "own", "host", "compute")
-    notes = ["by: what the others wait for that rank, or what it takes longer, in each instance. last: of its collectives "
-             "those that it began last. own (wall time less waiting), host (less waiting for the GPU), compute (GPU "
-             "without collectives): from the median rank."]  # fmt: skip
+    notes = [_HOLDER]
     if len(summary.stages) > len(shown):
         notes.append(f"{len(summary.stages) - len(shown)} more stages of runs, in which less is held up.")
     return Grid("who holds the others up", header, tuple(rows), "rank_sum", names=3 if several else 2,
                 notes=tuple(notes), low=("compute", "host", "ranks"))  # fmt: skip
 
 
+_HOLDER = (
+    "by: what the others wait for that rank, or what it takes longer, in each instance. last: of its collectives those "
+    "that it began last. own (wall time less waiting), host (less waiting for the GPU), compute (GPU without "
+    "collectives): from the median rank."
+)
+
+
 def _holder(one: StageOfRun, several: bool) -> tuple[str, ...]:
     head = (*([one.run] if several else []), one.stage)
     if one.holds is None:
-        return (*head, "nobody", units.NONE, units.count(len(one.lines)), *[units.NONE] * 4)
+        return (*head, _by_turns(one) or "nobody", units.NONE, units.count(len(one.lines)), *[units.NONE] * 4)
     line = one.lines[one.holds]
     far = [_far(one.lines, quantity)[one.holds] for quantity in ("own_ns", "host_ns", "compute_ns")]
     last = units.percent(line.last_pct)
     return (*head, _rank(one, one.holds), units.time(one.held_ns), units.count(len(one.lines)), last,
             *(units.NONE if value is None else f"{value:+.0f} %" for value in far))  # fmt: skip
+
+
+def _by_turns(one: StageOfRun) -> str:
+    """Which ranks hold the others up in some instances, most often first, where none does all in all."""
+    found = sorted((-times, place) for place, times in enumerate(one.turns) if times)
+    named = [f"{_rank(one, place)} in {-times}" for times, place in found[:_MOST_TURNS]]
+    more = f" and {len(found) - _MOST_TURNS} others" if len(found) > _MOST_TURNS else ""
+    return f"{', '.join(named)}{more} of {one.compared}" if found else ""
 
 
 def _rank(one: StageOfRun, place: int) -> str:

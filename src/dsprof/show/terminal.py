@@ -76,7 +76,7 @@ def print_summary(summary: Summary, out: Console) -> None:
 
 
 def print_reports(summary: ReportsSummary, out: Console) -> None:
-    """The first screen of several reports: who holds the others up, as a table and in colours; what failed; each one."""
+    """The first screen of several reports: who holds the others up, a heat map, what failed, each of them."""
     labels = reports.headline_of(summary)
     room = max(len(label) for label, _ in labels) + _GAP
     for label, text in labels:
