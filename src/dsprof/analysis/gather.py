@@ -204,8 +204,7 @@ class _Gathering:
         """The rows of each report behind each other."""
         with _Joined(parquet(self._fresh, table), all_tables()[table]) as joined:
             for row in self._rows:
-                piece = read_parquet(parquet(self._folder[row.report], table))
-                joined.add(_told(piece, [row], np.zeros(len(piece), np.int64)))
+                joined.add(read_parquet(parquet(self._folder[row.report], table)), [row])
 
     def _match(self, tables: Sequence[str]) -> None:
         """Of each run, the tables of its ranks over all its reports."""
@@ -217,7 +216,7 @@ class _Gathering:
                 ranks = Ranks(self._rank_report(place, row) for place, row in enumerate(rows))
                 for table, file in files.items():
                     found = ranks.arrow(table)
-                    file.add(_told(found.drop_columns("report"), rows, _places(found)))
+                    file.add(found.drop_columns("report"), rows, _places(found))
                 self._tell_clocks(rows, ranks)
 
     def _rank_report(self, place: int, row: Row) -> RankReport:
@@ -264,7 +263,7 @@ def read_parquet(path: Path) -> pa.Table:
     import pyarrow.parquet as pq
 
     with path.open("rb") as file:
-        return pq.read_table(file)
+        return pq.ParquetFile(file).read(use_threads=False)  # quicker than what finds whole datasets
 
 
 def _places(found: pa.Table) -> Ints:
@@ -305,32 +304,36 @@ class _Joined(AbstractContextManager["_Joined"]):
 
     def __init__(self, path: Path, table: Table) -> None:
         self._path, self._table = path, table
-        self._waiting: list[pa.Table] = []
+        self._waiting: list[tuple[pa.Table, Sequence[Row], Ints]] = []
         self._count = 0
         self._file: BinaryIO | None = None
         self._writer: Any = None
 
-    def add(self, table: pa.Table) -> None:
-        """Take a table."""
-        self._waiting.append(table)
+    def add(self, table: pa.Table, rows: Sequence[Row], place: Ints | None = None) -> None:
+        """Take a table; `place`: of which of some reports each of its rows is, of the first unless given."""
+        self._waiting.append((table, rows, np.zeros(len(table), np.int64) if place is None else place))
         self._count += len(table)
         if self._count >= _AT_ONCE:
             self._write()
 
     def _write(self) -> None:
-        whole = pa.concat_tables(self._waiting).unify_dictionaries()
+        reports = [row for _, rows, _ in self._waiting for row in rows]
+        first = np.cumsum([0, *(len(rows) for _, rows, _ in self._waiting)])
+        place = [begin + own for begin, (_, _, own) in zip(first, self._waiting, strict=False)]
+        whole = pa.concat_tables(table for table, _, _ in self._waiting)
+        told = _told(whole.unify_dictionaries(), reports, np.concatenate(place))
         if self._writer is None:
             self._file = self._path.open("wb")
-            self._writer = writer(whole.schema, self._file)
-        if len(whole):
-            self._writer.write_table(whole)
+            self._writer = writer(told.schema, self._file)
+        if len(told):
+            self._writer.write_table(told)
         self._waiting, self._count = [], 0
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         try:
             if kind is None:
                 if not self._waiting and self._writer is None:  # no report: its columns all the same
-                    self._waiting = [_told(empty(self._table), [], np.zeros(0, np.int64))]
+                    self.add(empty(self._table), [])
                 if self._waiting:
                     self._write()
         finally:
