@@ -271,7 +271,7 @@ def _places(found: pa.Table) -> Ints:
     column = found.column("report").combine_chunks()
     column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
     named = np.array([int(text.partition(".")[0]) for text in column.dictionary.to_pylist()], np.int64)
-    return named[np.asarray(column.indices)] if len(column) else np.zeros(0, np.int64)
+    return named[np.from_dlpack(column.indices)] if len(column) else np.zeros(0, np.int64)
 
 
 def _told(table: pa.Table, rows: Sequence[Row], place: Ints) -> pa.Table:

@@ -55,7 +55,7 @@ class On:
     address: str = ""
 
     @classmethod
-    def of(cls, text: str, sizes: Sequence[int]) -> On:
+    def of(cls, text: str, sizes: Sequence[int] = ()) -> On:
         """What ``--on`` says, for reports of these sizes in bytes; packed ones negative. Raises ValueError."""
         processors = len(os.sched_getaffinity(0))
         if found := _PROCESSES.fullmatch(text):
@@ -204,7 +204,7 @@ def _on_dask(tasks: Sequence[Task], address: str) -> Iterator[tuple[int, Row]]:
         memory, threads = _of_workers(client)
         futures = client.map(one_report, [one.within(memory, threads) for one in tasks], pure=False, retries=_RETRIES)
         places = {future.key: place for place, future in enumerate(futures)}
-        for future in as_completed(futures):
+        for future in as_completed(futures, loop=client.loop):
             place = places[future.key]
             if future.status == "finished":
                 yield place, _seen_there(tasks[place], future.result())

@@ -118,6 +118,17 @@ class Several(NamedTuple):
     pattern: str | None
     out: Path | None
 
+    def check(self) -> None:
+        """Wrong words are usage errors."""
+        from dsprof.analysis.which import name_pattern
+        from dsprof.analysis.workers import On
+
+        try:
+            On.of(self.on)
+            name_pattern(self.pattern) if self.pattern is not None else None
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+
 
 def _analyze_several(
     files: list[Path], options: AnalysisOptions, several: Several, format_: SummaryFormat, strict: bool
@@ -125,11 +136,9 @@ def _analyze_several(
     from dsprof.analysis.many import analyze_files
     from dsprof.errors import ReportsFailed
 
+    several.check()
     with Progress(len(files)) as progress:
-        try:
-            many = analyze_files(files, options, **several._asdict(), progress=progress)
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from error
+        many = analyze_files(files, options, **several._asdict(), progress=progress)
         summary = many.summary()
     _show_several(summary, format_, many)
     failed = summary.failed

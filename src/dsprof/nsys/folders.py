@@ -31,7 +31,7 @@ def report_in(folder: Path, progress: Callable[[str], None] = lambda sentence: N
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     raise NoReportInFolder(
         f"The folder {folder} holds {len(names)} reports: {', '.join(names[:_NAMED])}{more}.",
-        "Name the one that is meant.",
+        "Name the one that is meant; `dsprof analyze` takes all of them as one analysis.",
     )
 
 
