@@ -110,6 +110,16 @@ def test_failed_reports_have_an_exit_code_of_their_own(
     assert len(ManyAnalysis(tmp_path / "out")["kern_sum"]) == 12 + 8
 
 
+def test_a_table_over_all_reports(many: ManyAnalysis, run: Callable[..., Ended]) -> None:
+    words = ("--where", "run == 'tp' and last_pct > 50", "--columns", "report,rank", "--format", "csv")
+    assert run("table", many.folder, "rank_sum", *words).out == "report,rank\ntp-rank2.sqlite,2\n"
+    assert run("table", many.folder, "reports", "--columns", "error", "--where", "status == 'failed'", "--format",
+               "csv").out == "error\nReportEmpty\n"  # fmt: skip
+    assert run("table", many.folder, "nothing").code == 14
+    assert run("table", many.folder, "kern_trace", "--limit", "1").out.startswith("kern_trace: 304 rows")
+    assert run("table", many.folder, "rank_sum", "--step", "x").code == 2
+
+
 def test_one_report_is_as_before(reports: Path, run: Callable[..., Ended], tmp_path: Path) -> None:
     path = tmp_path / "run.sqlite"
     shutil.copy(reports / "tp-rank0.sqlite", path)
