@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import resource
 import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -28,10 +30,11 @@ sys.path.insert(0, str(ROOT / "tests"))
 import machine  # noqa: E402
 import many_faults  # noqa: E402
 import pyarrow.compute as pc  # noqa: E402
-import pyarrow.parquet as pq  # noqa: E402
 
 import dsprof  # noqa: E402
+from dsprof.analysis.kept_ranks import kept_ranks  # noqa: E402
 from dsprof.analysis.many import ManyAnalysis, analyze_many  # noqa: E402
+from dsprof.analysis.ranks import Ranks  # noqa: E402
 from dsprof.errors import NsysMissing  # noqa: E402
 from dsprof.nsys.command import find_nsys  # noqa: E402
 from trace_builder import TraceBuilder  # noqa: E402
@@ -142,29 +145,112 @@ def _expected(path: Path, ranks: int) -> tuple[str, ...]:
     return ("ReportDamaged",) if number % _DAMAGED == _DAMAGED // 2 else ("",)
 
 
-def sizes(folder: Path, out: Path) -> list[tuple[str, float]]:
-    """Bytes of what is gathered, for each report."""
-    reports = max(sum(1 for _ in (out / "reports").glob("*/analysis.json")), 1)
-    gathered = [path for path in (out / "tables").iterdir() if path.is_file()]
-    kept = list((out / "reports").glob("*.npz"))
-    collectives = pq.read_metadata(out / "tables" / "collective_trace.parquet").num_rows
-    stages = pq.read_metadata(out / "tables" / "stage_trace.parquet").num_rows
-    events = sum(path.stat().st_size for path in (out / "reports").glob("*/*_trace.parquet"))
-    return [
-        ("tables over all reports, a report", sum(path.stat().st_size for path in gathered) / reports),
-        ("collective_trace, a collective", (out / "tables/collective_trace.parquet").stat().st_size / collectives),
-        ("stage_trace, a stage", (out / "tables/stage_trace.parquet").stat().st_size / max(stages, 1)),
-        ("collectives kept for matching, a report", sum(path.stat().st_size for path in kept) / reports),
-        ("tables of events in its folder, a report", events / reports),
-        ("the report itself", sum(path.stat().st_size for path in folder.glob("*.sqlite")) / reports),
+class PerRow(NamedTuple):
+    """What rows of recorded reports of two ranks take: bytes of files, seconds; and how many there are for a kernel.
+
+    `rest`: bytes of all tables that have neither a row for each step nor for each collective.
+    """
+
+    kernel: float
+    kept: float
+    collective: float
+    step: float
+    rest: float
+    match_s: float
+    collectives: float
+    steps: float
+
+
+#: Tables with a row for each step and collective; all others have as many rows as there are names and stages.
+_LONG = ("collective_trace", "step_trace")
+
+
+def recorded() -> PerRow:
+    """Of the recorded sample of two ranks."""
+    with tempfile.TemporaryDirectory() as folder:
+        reports = sorted((ROOT / "traces" / "samples").glob("h100x2-tp-rank*.sqlite.xz"))
+        many = analyze_many(reports, on="loop", out=folder)
+        tables, kept = Path(folder, "tables"), list(Path(folder, "reports").glob("*.npz"))
+        events = list(Path(folder, "reports").glob("*/kern_trace.parquet"))
+        rest = [path.stat().st_size for path in tables.glob("*.parquet") if path.stem not in _LONG]
+        kernels, collectives, steps = (len(many.arrow(name)) for name in ("kern_trace", *_LONG))
+        times = []
+        for _ in range(3):
+            begun = time.perf_counter()
+            Ranks(found for path in kept if (found := kept_ranks(path))).arrow("collective_trace")
+            times.append(time.perf_counter() - begun)
+        traces = [_bytes([tables / f"{name}.parquet"]) for name in _LONG]
+        return PerRow(
+            _bytes(events) / kernels, _bytes(kept) / collectives, traces[0] / collectives, traces[1] / steps,
+            sum(rest) / len(reports), min(times) / collectives, collectives / kernels, steps / kernels,
+        )  # fmt: skip
+
+
+def _bytes(files: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for path in files)
+
+
+#: What is told on paper: reports, kernels of each, on so many nodes, so many ranks of a run.
+_REPORTS, _EACH, _NODES, _OF_RUN = 10_000, 10_000_000, 100, 8
+#: Of reports of ten million kernels, in RESULTS.md: seconds of `dsprof analyze --no-fast`, and MB of memory.
+_LARGE = re.compile(
+    r"^## 10,009,830 kernels.*?^\| dsprof analyze --no-fast \| ([\d.,]+)[^|]*\|[^|]*\| ([\d.,]+)",
+    re.MULTILINE | re.DOTALL,
+)
+#: Bytes of a collective in memory: its columns, as matched, in int64.
+_COLUMN_BYTES = 8 * 20
+
+
+def on_paper(gather_s: float) -> list[str]:
+    """What 10,000 reports of ten million kernels on 100 nodes take, and what of it goes where, as Markdown.
+
+    `gather_s`: what the files of a small report take to be gathered.
+    """
+    row = recorded()
+    large = _LARGE.search((ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8"))
+    if large is None:
+        raise SystemExit("RESULTS.md has no report of ten million kernels")
+    seconds, peak = (float(text.replace(",", "")) for text in large.groups())
+    collectives, steps = _EACH * row.collectives, _EACH * row.steps
+    rows = [
+        ("`kern_trace`", "stays where the worker wrote it, on the shared disk", _EACH * row.kernel),
+        (
+            "collectives kept for matching",
+            "read by who gathers, the reports of a run at a time",
+            collectives * row.kept,
+        ),
+        ("`collective_trace`", "written by who gathers", collectives * row.collective),
+        ("`step_trace`", "read and written by who gathers", steps * row.step),
+        ("all other tables together", "read and written by who gathers", row.rest),
     ]
+    gather_min = (gather_s + collectives * row.match_s) * _REPORTS / 60
+    analyze_min = seconds * _REPORTS / _NODES / 60
+    told = (
+        f"{_REPORTS:,} reports of {_EACH:,} kernels on {_NODES} nodes, computed: a row takes as much as in the "
+        f"recorded sample of two ranks, where {row.collectives:.1%} of the kernels are collectives and there is a step "
+        f"for each {1 / row.steps:.0f} kernels. An analysis takes {seconds:.0f} s and {peak / 1000:.1f} GB, as "
+        f"RESULTS.md has it: one at a time on each node, all take {analyze_min:.0f} minutes. To gather takes "
+        f"{gather_s:.3f} s of CPU time for the files of a report, as measured above, and {row.match_s * 1e6:.1f} us for "
+        f"each collective to be matched, in one process: {gather_min:.0f} minutes, with "
+        f"{_size(collectives * _COLUMN_BYTES * _OF_RUN)} for the columns of a run of {_OF_RUN} ranks."
+    )
+    return [
+        *textwrap.wrap(told, 120), "", "| what | where | a report | all |", "|---|---|---:|---:|",
+        *(f"| {name} | {where} | {_size(each)} | {_size(each * _REPORTS)} |" for name, where, each in rows),
+    ]  # fmt: skip
 
 
-def page(options: argparse.Namespace, said: str, results: list[Measured], told: list[tuple[str, float]]) -> str:
+def _size(count: float) -> str:
+    units = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (0, "B"))
+    size, word = next(one for one in units if count >= one[0])
+    return f"{count / (size or 1):.3g} {word}"
+
+
+def page(options: argparse.Namespace, said: str, results: list[Measured], paper: list[str]) -> str:
     """The results as Markdown."""
     about = machine.describe(None) | {"date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
     command = f"python benchmarks/many.py --reports {options.reports} --workers {' '.join(map(str, options.workers))}"
-    lines = ["# Many small reports", "", f"`{command}`; what is in them is made. {said}", "",
+    lines = ["# Many small reports", "", f"`{command}`; what is in them is made. {said}", "", "## Measured", "",
              "|  | wall s | CPU s | largest process MB | analyzed | as before | failed |",
              "|---|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
     lines += [
@@ -172,8 +258,8 @@ def page(options: argparse.Namespace, said: str, results: list[Measured], told: 
         + " | ".join(str(one.status.get(word, 0)) for word in ("new", "before", "failed")) + " |"
         for one in results
     ]  # fmt: skip
-    lines += ["", "| size | bytes |", "|---|---:|", *(f"| {name} | {value:,.0f} |" for name, value in told), ""]
-    lines += ["| machine |  |", "|---|---|", *(f"| {word} | {value} |" for word, value in about.items())]
+    lines += ["", f"Load of the machine before: {options.load}.", "", "## On paper", "", *paper, "", "## Machine", ""]
+    lines += ["|  |  |", "|---|---|", *(f"| {word} | {value} |" for word, value in about.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -204,6 +290,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir(), "dsprof-many"))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    options.load = machine.load()
     folder = options.folder / f"reports-{options.reports}-{options.ranks}"
     make(folder, options.reports, options.ranks)
     results, out = list[Measured](), options.folder / "out"
@@ -215,7 +302,10 @@ def main() -> None:
         print(results[-1], file=sys.stderr)
         troubles += wrong(folder, out, options.ranks)
     results.append(measured("again, nothing changed", folder, out, kinds[-1][1]))
-    text = page(options, recipe(next(folder.glob("run0-*"))), results, sizes(folder, out))
+    shutil.rmtree(out / "tables")
+    results.append(measured("again, to gather alone", folder, out, kinds[-1][1]))
+    gather_s = max(results[-1].cpu_s - results[-2].cpu_s, 0.0) / options.reports
+    text = page(options, recipe(next(folder.glob("run0-*"))), results, on_paper(gather_s))
     if options.out:
         options.out.write_text(text, encoding="utf-8")
     print(text)

@@ -18,7 +18,7 @@ from dsprof.analysis.parquet import parquet
 from dsprof.analysis.which import Named, files_of, folder_of, named
 from dsprof.analysis.workers import AUTO, On, rows_of
 from dsprof.errors import OutputRefused, ReportMissing, UnknownTable
-from dsprof.show.by_rank import COLLECTIVE_COLUMNS
+from dsprof.show.by_rank import COLLECTIVE_COLUMNS, STAGE_COLUMNS
 from dsprof.show.reports import ReportsSummary, summarize_reports
 from dsprof.tables import known_table
 from dsprof.tables._table import EventTable
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 #: The folder of an analysis of several reports, in the one that holds them all.
 FOLDER = "reports.dsprof"
-#: Rows of collectives that are read at once for the first screen.
+#: Rows that are read at once for the first screen.
 _ROWS_AT_ONCE = 1 << 17
 _Path = str | os.PathLike[str]
 
@@ -156,17 +156,17 @@ class ManyAnalysis(Mapping[str, "pd.DataFrame"]):
 
     def summary(self) -> ReportsSummary:
         """The first screen as data: who holds the others up, what failed, a line for each report."""
-        tables = {name: self.arrow(name) for name in ("reports", "stage_trace") if name in self}
-        return summarize_reports(tables, self._collectives())
+        stages = self._pieces("stage_trace", STAGE_COLUMNS)
+        return summarize_reports(self.arrow("reports"), stages, self._pieces("collective_trace", COLLECTIVE_COLUMNS))
 
-    def _collectives(self) -> Iterator[pa.Table]:
-        """What the first screen wants of `collective_trace`, which may be large, piece by piece."""
+    def _pieces(self, name: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Columns of a table, which may be large, piece by piece; none where it was left out."""
         import pyarrow.parquet as pq
 
-        place = parquet(self.folder / TABLES, "collective_trace")
+        place = parquet(self.folder / TABLES, name)
         if place.exists():
             with place.open("rb") as file:
-                for batch in pq.ParquetFile(file).iter_batches(_ROWS_AT_ONCE, columns=list(COLLECTIVE_COLUMNS)):
+                for batch in pq.ParquetFile(file).iter_batches(_ROWS_AT_ONCE, columns=list(columns)):
                     yield pa.Table.from_batches([batch])
 
     def _repr_html_(self) -> str:

@@ -152,7 +152,7 @@ def name_pattern(pattern: str) -> re.Pattern[str]:
 
 def _order(one: Named) -> tuple[object, ...]:
     rank = -1 if one.rank is None else one.rank
-    return natural(one.run), rank, natural(one.node or ""), natural(one.name)
+    return natural(one.run), one.run, rank, natural(one.node or ""), natural(one.name)
 
 
 def _from(path: Path, base: Path) -> str:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 from attrs import evolve, frozen
 
@@ -35,7 +37,7 @@ QUANTITIES = {
 #: Columns of tables that lines are made of.
 STAGE_COLUMNS = ("report", "run", "rank", "stage", "instance", "pid", "steady", "wall_ns", "duration_ns", "sync_ns",
                  "gpu_busy_ns")  # fmt: skip
-COLLECTIVE_COLUMNS = ("report", "rank", "pid", "stage", "stage_instance", "duration_ns", "wait_ns", "last")
+COLLECTIVE_COLUMNS = ("report", "run", "rank", "pid", "stage", "stage_instance", "duration_ns", "wait_ns", "last")
 
 
 @frozen
@@ -109,15 +111,55 @@ def standing_out(values: Sequence[float | None]) -> int | None:
     return most if enough else None
 
 
-def stages_of(stage_trace: pa.Table, collectives: Iterable[pa.Table] = ()) -> list[StageOfRun]:
+def stages_of(stage_trace: Iterable[pa.Table], collectives: Iterable[pa.Table] = ()) -> list[StageOfRun]:
     """The stages of all runs that have several ranks, in the order of the tables.
 
-    `stage_trace` has `STAGE_COLUMNS`, `collectives` some tables of `COLLECTIVE_COLUMNS`.
+    `stage_trace` are the pieces of a table with `STAGE_COLUMNS`, `collectives` of one with `COLLECTIVE_COLUMNS`; the
+    runs come one after another, in both in the same order, and no more than one is looked at at a time.
     """
-    found: dict[tuple[str, str], list[_OfRank]] = {}
-    for one in _ranks(stage_trace, _waits(collectives)):
-        found.setdefault((one.line.run, one.line.stage), []).append(one)
-    return [_judged(run, stage, of) for (run, stage), of in found.items() if len(of) > 1]
+    return [found for run, stages, inside in _together(_by_run(stage_trace), _by_run(collectives))
+            for found in _of_run(run, stages, inside)]  # fmt: skip
+
+
+def _of_run(run: str, stage_trace: pa.Table, collectives: pa.Table | None) -> list[StageOfRun]:
+    found: dict[str, list[_OfRank]] = {}
+    for one in _ranks(stage_trace, {} if collectives is None else _waits(collectives)):
+        found.setdefault(one.line.stage, []).append(one)
+    return [_judged(run, stage, of) for stage, of in found.items() if len(of) > 1]
+
+
+_OfRun = Iterator[tuple[str, pa.Table]]
+
+
+def _together(first: _OfRun, second: _OfRun) -> Iterator[tuple[str, pa.Table, pa.Table | None]]:
+    """Each run of the first, and what the second has of it, which may have none of some runs."""
+    other = next(second, None)
+    for run, table in first:
+        same = other is not None and other[0] == run
+        yield run, table, other[1] if same and other is not None else None
+        other = next(second, None) if same else other
+
+
+def _by_run(pieces: Iterable[pa.Table]) -> _OfRun:
+    """The rows of each run, of pieces in which those of a run lie together."""
+    current, waiting = "", list[pa.Table]()
+    for piece in pieces:
+        table = _plain(piece)
+        codes = table.column("run").combine_chunks().dictionary_encode()
+        codes = codes.combine_chunks() if isinstance(codes, pa.ChunkedArray) else codes
+        numbers = np.from_dlpack(codes.indices) if len(table) else np.zeros(0, np.int32)
+        edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(table)]
+        for begin, end in pairwise(edges):
+            if begin == end:
+                continue
+            run = codes.dictionary[int(numbers[begin])].as_py()
+            if waiting and run != current:
+                yield current, pa.concat_tables(waiting)
+                waiting = []
+            current = run
+            waiting.append(table.slice(begin, end - begin))
+    if waiting:
+        yield current, pa.concat_tables(waiting)
 
 
 class _Instance(NamedTuple):
@@ -193,24 +235,19 @@ def _labels(lines: Sequence[RankLine]) -> tuple[str, ...]:
 _Waits = dict[tuple[str, int, str, int], list[Any]]
 
 
-def _waits(collectives: Iterable[pa.Table]) -> _Waits:
+def _waits(collectives: pa.Table) -> _Waits:
     import pyarrow.compute as pc
 
-    found: _Waits = {}
     keys = ["report", "pid", "stage", "stage_instance"]
-    for table in collectives:
-        table = _plain(table)
-        last = pc.equal(table.column("last"), "yes").cast(pa.int64())
-        table = table.set_column(table.column_names.index("last"), "last", last)
-        sums = [("duration_ns", "sum"), ("wait_ns", "sum"), ("wait_ns", "count"), ("last", "sum"), ("rank", "min")]
-        summed = table.group_by(keys).aggregate(sums)
-        values = [summed.column(f"{column}_{kind}").to_pylist() for column, kind in sums]
-        for key, duration, wait, matched, late, rank in zip(_keys(summed, keys), *values, strict=True):
-            before = found.setdefault(key, [0, 0, 0, 0, None])
-            for place, more in enumerate((duration, wait, late, matched)):
-                before[place] += more or 0
-            before[4] = rank if rank is not None else before[4]
-    return found
+    last = pc.equal(collectives.column("last"), "yes").cast(pa.int64())
+    table = collectives.set_column(collectives.column_names.index("last"), "last", last)
+    sums = [("duration_ns", "sum"), ("wait_ns", "sum"), ("last", "sum"), ("wait_ns", "count"), ("rank", "min")]
+    summed = table.group_by(keys).aggregate(sums)
+    values = [summed.column(f"{column}_{kind}").to_pylist() for column, kind in sums]
+    return {
+        key: [duration, wait or 0, late or 0, matched, rank]
+        for key, duration, wait, late, matched, rank in zip(_keys(summed, keys), *values, strict=True)
+    }
 
 
 def _keys(table: pa.Table, names: Sequence[str]) -> list[Any]:
@@ -226,7 +263,7 @@ def _plain(table: pa.Table) -> pa.Table:
 def _ranks(stage_trace: pa.Table, waits: _Waits) -> Iterator[_OfRank]:
     """Each stage of each process; only steady instances count where there are some."""
     rows: dict[tuple[str, str, str, int], list[dict[str, Any]]] = {}
-    for row in _plain(stage_trace.select(STAGE_COLUMNS)).to_pylist():
+    for row in stage_trace.select(STAGE_COLUMNS).to_pylist():
         if row["stage"] != NO_STAGE:
             rows.setdefault((row["run"], row["stage"], row["report"], row["pid"]), []).append(row)
     for (run, stage, report, pid), of in rows.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 from attrs import fields, frozen
@@ -65,12 +65,13 @@ class Heat:
     notes: tuple[str, ...] = ()
 
 
-def summarize_reports(tables: Mapping[str, pa.Table], collectives: Iterable[pa.Table] = ()) -> ReportsSummary:
-    """What tables over several reports say: ``reports``, and ``stage_trace`` where that is there."""
+def summarize_reports(
+    reports: pa.Table, stage_trace: Iterable[pa.Table] = (), collectives: Iterable[pa.Table] = ()
+) -> ReportsSummary:
+    """What tables over several reports say: a row for each, and of others pieces, run by run, where they are there."""
     names = [one.name for one in fields(ReportLine)]
-    lines = [ReportLine(**row) for row in tables["reports"].select(names).to_pylist()]
-    stages = stages_of(tables["stage_trace"], collectives) if "stage_trace" in tables else []
-    return ReportsSummary(tuple(lines), tuple(stages))
+    lines = [ReportLine(**row) for row in reports.select(names).to_pylist()]
+    return ReportsSummary(tuple(lines), tuple(stages_of(stage_trace, collectives)))
 
 
 def headline_of(summary: ReportsSummary) -> list[tuple[str, str]]:
