@@ -230,8 +230,8 @@ def on_paper(gather_s: float) -> list[str]:
         f"recorded sample of two ranks, where {row.collectives:.1%} of the kernels are collectives and there is a step "
         f"for each {1 / row.steps:.0f} kernels. An analysis takes {seconds:.0f} s and {peak / 1000:.1f} GB, as "
         f"RESULTS.md has it: one at a time on each node, all take {analyze_min:.0f} minutes. To gather takes "
-        f"{gather_s:.3f} s of CPU time for the files of a report, as measured above, and {row.match_s * 1e6:.1f} us for "
-        f"each collective to be matched, in one process: {gather_min:.0f} minutes, with "
+        f"{gather_s:.3f} s of CPU time for the files of a report, as measured above, and {row.match_s * 1e6:.1f} us "
+        f"for each collective to be matched, in one process: {gather_min:.0f} minutes, with "
         f"{_size(collectives * _COLUMN_BYTES * _OF_RUN)} for the columns of a run of {_OF_RUN} ranks."
     )
     return [

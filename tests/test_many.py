@@ -34,7 +34,9 @@ ALL_REDUCE = "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(…)"
 MS = 1_000_000
 
 
-def made(path: Path, late: int = 0, slow: float = 1.0, collectives: int = 8, requests: int = 4) -> Path:
+def made(
+    path: Path, late: int = 0, slow: float = 1.0, collectives: int = 8, requests: int = 4, device: int = 0
+) -> Path:
     """A made report of a rank: requests of one stage, in which each collective begins so much later on this rank.
 
     All ranks end a collective at one moment, 2 ms after the first could begin it, whatever it is late.
@@ -45,10 +47,11 @@ def made(path: Path, late: int = 0, slow: float = 1.0, collectives: int = 8, req
         begin = clock
         for number in range(collectives):
             at = clock + number * 3 * MS
-            report.kernel("gemm", at=(at, at + 100_000), call=(at - 0, at + 1_000))
-            report.kernel(ALL_REDUCE, at=(at + 200_000 + late, at + 2 * MS), call=(at + 2_000, at + 3_000))
+            report.kernel("gemm", at=(at, at + 100_000), call=(at, at + 1_000), device=device)
+            report.kernel(ALL_REDUCE, at=(at + 200_000 + late, at + 2 * MS), call=(at + 2_000, at + 3_000),
+                          device=device)  # fmt: skip
         if not collectives:
-            report.kernel("gemm", at=(begin, begin + int(10 * MS * slow)), call=(begin, begin + 1_000))
+            report.kernel("gemm", at=(begin, begin + int(10 * MS * slow)), call=(begin, begin + 1_000), device=device)
         length = max(collectives * 3 * MS, int(12 * MS * slow))
         report.range("prefill", begin, begin + length)
         clock += length + 50 * MS
@@ -193,9 +196,19 @@ def test_a_pattern_tells_ranks_of_names_that_say_none(reports: Path, tmp_path: P
     assert list(found["reports"].report) == [f"gpu{rank}_x.sqlite" for rank in range(4)]
     trace = found["collective_trace"]
     assert set(trace[trace["last"] == "yes"]["rank"]) == {1}, "the one that was rank 2"
-    assert set(found["rank_sum"].rank_from) == {"file name"}
+    assert set(found["rank_sum"].rank_from) == {"name pattern"}
     (stage,) = found.summary().stages
     assert stage.labels[stage.holds] == "1"
+
+
+def test_the_rank_of_a_report_goes_before_that_of_its_device(tmp_path: Path) -> None:
+    for rank in range(3):
+        made(tmp_path / f"x-rank{rank}.sqlite", late=1_000_000 * (rank == 1), device=2 - rank)
+        made(tmp_path / f"gpu-{'abc'[rank]}.sqlite", late=1_000_000 * (rank == 2), device=2 - rank)
+    found = analyze_many([tmp_path], on="loop", name_pattern=r"(?P<run>gpu)")["collective_trace"]
+    late = found[found["last"] == "yes"].groupby("run", observed=True)
+    assert late["rank"].unique().to_dict() == {"x": [1], "gpu": [0]}, "of those that no name tells, the device"
+    assert late["rank_from"].unique().map(list).to_dict() == {"x": ["file name"], "gpu": ["device"]}
 
 
 # -- what fails ----------------------------------------------------------------------------------------------
@@ -291,6 +304,7 @@ def test_a_killed_worker_costs_its_report_alone(tmp_path: Path, some: Path) -> N
         "of_one, work_on = workers.one_report, workers._work\n"
         "def one(task):\n"
         "    if 'rank1' in task.named.name:\n"
+        f"        open({str(tmp_path / 'tried')!r}, 'a').write('x')\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return of_one(task)\n"
         "def work(*given):\n"
@@ -301,6 +315,7 @@ def test_a_killed_worker_costs_its_report_alone(tmp_path: Path, some: Path) -> N
     assert done.returncode == 0, done.stderr
     found = {row["report"]: row for row in json.loads(done.stdout)}
     assert found["a-rank1.sqlite"]["error"] == "WorkersUnavailable"
+    assert (tmp_path / "tried").read_text() == "xx"
     assert "2 times (killed by SIGKILL)" in found["a-rank1.sqlite"]["sentence"]
     assert [found[f"a-rank{rank}.sqlite"]["status"] for rank in (0, 2)] == ["new", "new"]
     assert found["b.sqlite"]["error"] == "ReportEmpty"

@@ -279,11 +279,13 @@ def _told(table: pa.Table, rows: Sequence[Row], place: Ints) -> pa.Table:
 
     Its metadata are those of all reports.
     """
-    own = table.column("rank").combine_chunks().to_pylist() if "rank" in table.column_names else [None] * len(place)
-    table = table.drop_columns([one for one in ("rank",) if one in table.column_names])
+    own = table.column("rank").to_pylist() if "rank" in table.column_names else [None] * len(place)
     ranks = np.array([NULL if row.rank is None else row.rank for row in rows], np.int64)[place]
     told = np.array([NULL if one is None else one for one in own], np.int64)
-    values = {
+    if "rank_from" in table.column_names:
+        table = _with_what_told(table, rows, place)
+    table = table.drop_columns([one for one in ("rank",) if one in table.column_names])
+    values: dict[str, Any] = {
         key: CodedText(*_coded([getattr(row, key) for row in rows], place)) for key in ("report", "run", "node")
     } | {"rank": np.where(ranks == NULL, told, ranks)}  # fmt: skip
     front = Table("", "", WHO, lambda: values).arrow(Facts())
@@ -291,6 +293,16 @@ def _told(table: pa.Table, rows: Sequence[Row], place: Ints) -> pa.Table:
     about = {"dsprof.table": (table.schema.metadata or {}).get(b"dsprof.table", b"").decode(), **_METADATA}
     schema = pa.schema(fields, metadata={**about, "dsprof.version": our_version()})
     return pa.Table.from_arrays([*front.columns, *table.columns], schema=schema)
+
+
+def _with_what_told(table: pa.Table, rows: Sequence[Row], place: Ints) -> pa.Table:
+    """The table, whose `rank_from` says of a row what told the rank of its report, where that is known."""
+    own = table.column("rank_from").to_pylist()
+    by = [rows[report].rank_from or said for report, said in zip(place.tolist(), own, strict=True)]
+    column = name("rank_from", "", True)
+    made = Table("", "", (column,), lambda: {column.name: CodedText(*_coded(by, np.arange(len(by))))}).arrow(Facts())
+    where = table.column_names.index("rank_from")
+    return table.set_column(where, table.schema.field(where), made.column(0))
 
 
 def _coded(texts: Sequence[str | None], place: Ints) -> tuple[Ints, tuple[str, ...]]:
