@@ -97,7 +97,7 @@ def screen(name: str) -> str:
 def ranks() -> str:
     """What is printed of two reports before it comes to the reports, which say how long the work took."""
     shown = printed(SHOWN["ranks"])
-    return f"```\n{shown[shown.index('who holds') : shown.index('reports  ', len('reports  '))].rstrip()}\n```"
+    return f"```console\n$ dsprof {SHOWN['ranks']}\n…\n{shown[shown.index('who holds') : shown.index('reports  ', len('reports  '))].rstrip()}\n```"
 
 
 def reports_columns() -> str:
