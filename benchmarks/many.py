@@ -3,7 +3,7 @@
 usage: python benchmarks/many.py [--reports 1000] [--workers 1 2] [--folder FOLDER] [--out benchmarks/MANY.md]
 
 Reports are made: runs of some ranks, a few requests each with kernels and matched collectives. Among them are damaged
-ones (1 in 100), and beside them one that kills the worker that has it and one whose disk is full. That all others have
+ones, and beside them one that kills the worker that has it and one whose disk is full. That all others have
 the right tables is checked, each against an analysis of it alone.
 """
 
@@ -43,8 +43,6 @@ ALL_REDUCE = "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(…)"
 _US, _MS = 1_000, 1_000_000
 #: Collectives and other kernels of a request, and requests of a report.
 _COLLECTIVES, _KERNELS, _REQUESTS = 8, 10, 4
-#: One report in so many is damaged.
-_DAMAGED = 100
 #: Of so many reports, evenly chosen, the rows are compared with those of an analysis of it alone.
 _COMPARED = 25
 
@@ -75,7 +73,7 @@ def made(path: Path, late_ns: int) -> None:
     report.sql("UPDATE TARGET_INFO_SESSION_START_TIME SET utcEpochNs = 1000000000").write(path)
 
 
-def make(folder: Path, reports: int, ranks: int) -> None:
+def make(folder: Path, reports: int, ranks: int, damaged: int) -> None:
     """The reports, in a folder that is made once."""
     if (folder / "made").exists():
         return
@@ -85,7 +83,7 @@ def make(folder: Path, reports: int, ranks: int) -> None:
         run, rank = divmod(number, ranks)
         path = folder / f"run{run}-rank{rank}.sqlite"
         made(path, 500 * _US if rank == 3 else rank * 2 * _US)
-        if number % _DAMAGED == _DAMAGED // 2:
+        if number % damaged == damaged // 2:
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     for name in (many_faults.KILLS, many_faults.FULL):
         made(folder / f"{name}.sqlite", 0)
@@ -115,12 +113,12 @@ def measured(name: str, folder: Path, out: Path, on: str) -> Measured:
     return Measured(name, time.perf_counter() - before, cpu, peak, counted)
 
 
-def wrong(folder: Path, out: Path, ranks: int) -> Iterator[str]:
+def wrong(folder: Path, out: Path, ranks: int, damaged: int) -> Iterator[str]:
     """What is not as it should be in the results of all."""
     many = ManyAnalysis(out)
     rows = many.arrow("reports").to_pylist()
     for number, row in enumerate(rows):
-        expected = _expected(folder / row["report"], ranks)
+        expected = _expected(folder / row["report"], ranks, damaged)
         if (row["error"] or "") not in expected:
             yield f"{row['report']}: {row['error']} and not {' or '.join(expected) or 'none'}"
         if row["error"] is None and number % max(len(rows) // _COMPARED, 1) == 0:
@@ -134,7 +132,7 @@ def wrong(folder: Path, out: Path, ranks: int) -> Iterator[str]:
         yield f"held up by {late} and not by rank 3"
 
 
-def _expected(path: Path, ranks: int) -> tuple[str, ...]:
+def _expected(path: Path, ranks: int, damaged: int) -> tuple[str, ...]:
     """The errors that a report should end with; an empty one for none."""
     if many_faults.KILLS in path.name:
         return ("WorkersUnavailable",)
@@ -142,7 +140,7 @@ def _expected(path: Path, ranks: int) -> tuple[str, ...]:
         return ("OSError", "OutputRefused")
     run, rank = path.stem.removeprefix("run").split("-rank")
     number = int(run) * ranks + int(rank)
-    return ("ReportDamaged",) if number % _DAMAGED == _DAMAGED // 2 else ("",)
+    return ("ReportDamaged",) if number % damaged == damaged // 2 else ("",)
 
 
 class PerRow(NamedTuple):
@@ -286,13 +284,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reports", type=int, default=1000)
     parser.add_argument("--ranks", type=int, default=8)
+    parser.add_argument("--damaged", type=int, default=100, metavar="N", help="one in N is damaged")
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir(), "dsprof-many"))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     options.load = machine.load()
-    folder = options.folder / f"reports-{options.reports}-{options.ranks}"
-    make(folder, options.reports, options.ranks)
+    folder = options.folder / f"reports-{options.reports}-{options.ranks}-{options.damaged}"
+    make(folder, options.reports, options.ranks, options.damaged)
     results, out = list[Measured](), options.folder / "out"
     kinds = [("a loop", "loop"), *((f"{n} worker{'s' * (n != 1)}", f"processes:{n}") for n in options.workers)]
     troubles = list[str]()
@@ -300,7 +299,7 @@ def main() -> None:
         shutil.rmtree(out, ignore_errors=True)
         results.append(measured(name, folder, out, on))
         print(results[-1], file=sys.stderr)
-        troubles += wrong(folder, out, options.ranks)
+        troubles += wrong(folder, out, options.ranks, options.damaged)
     results.append(measured("again, nothing changed", folder, out, kinds[-1][1]))
     shutil.rmtree(out / "tables")
     results.append(measured("again, to gather alone", folder, out, kinds[-1][1]))

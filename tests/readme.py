@@ -97,7 +97,8 @@ def screen(name: str) -> str:
 def ranks() -> str:
     """What is printed of two reports before it comes to the reports, which say how long the work took."""
     shown = printed(SHOWN["ranks"])
-    return f"```console\n$ dsprof {SHOWN['ranks']}\n…\n{shown[shown.index('who holds') : shown.index('reports  ', len('reports  '))].rstrip()}\n```"
+    begin, end = shown.index("who holds"), shown.index("reports  ", len("reports  "))
+    return f"```console\n$ dsprof {SHOWN['ranks']}\n…\n{shown[begin:end].rstrip()}\n```"
 
 
 def reports_columns() -> str:

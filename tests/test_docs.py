@@ -41,7 +41,8 @@ OF_OTHERS = {"--wait", "--include-blobs", "--sample", "--cpuctxsw", "--long", "-
              "--functions", "--root", "--json", "--check", "--first-run", "--nsys-runs", "--against", "--folder",
              "--processes", "--kernels", "--size", "--requests", "--tokens", "--no-deps", "--record", "--uds",
              "--profile", "--profile-activities", "--profiler-config", "--trace-fork-before-exec", "--turns",
-             "--reports", "--workers", "--scheduler-file", "--enable-layerwise-nvtx-tracing", "--enable-layerwise-nvtx-marker"}  # fmt: skip
+             "--reports", "--workers", "--scheduler-file", "--enable-layerwise-nvtx-tracing",
+             "--enable-layerwise-nvtx-marker"}  # fmt: skip
 #: Names in the manner of tables and columns that are Nsight's.
 OF_NSIGHT = {"nvtx_kern_sum", "nvtx_gpu_proj_sum", "nvtx_gpu_proj_trace", "cuda_gpu_kern_sum", "nvtx_pushpop_trace"}
 

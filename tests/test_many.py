@@ -522,3 +522,20 @@ def test_stragglers_are_named_and_nobody_falsely(many: ManyAnalysis) -> None:
     assert dp.lines[10].wait_ns is None
     assert found["even"].holds is None
     assert found["even"].turns == (0, 0, 0, 0)
+
+
+# -- the benchmark -------------------------------------------------------------------------------------------
+
+
+def test_the_benchmark_checks_what_it_measures(tmp_path: Path) -> None:
+    command = [sys.executable, Path(__file__).parents[1] / "benchmarks" / "many.py", "--reports", "8", "--damaged", "8",
+               "--workers", "--folder", tmp_path, "--out", tmp_path / "MANY.md"]  # fmt: skip
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "MANY.md").read_text()
+    rows = {line.split("|")[1].strip(): line.split("|")[-4:-1] for line in page.splitlines() if line.startswith("| a")}
+    counted = {name: [cell.strip() for cell in cells] for name, cells in rows.items()}
+    assert counted["a loop"] == ["7", "0", "2"], "one is damaged, the disk is full for one"
+    assert counted["again, nothing changed"] == ["0", "7", "2"]
+    assert "| `collective_trace` | written by who gathers |" in page
+    assert str(tmp_path) not in page
