@@ -18,6 +18,7 @@ from typing import NamedTuple
 import matplotlib as mpl
 import pandas as pd
 import pytest
+from attrs import evolve
 from rich.console import Console
 
 from dsprof import plots
@@ -196,11 +197,9 @@ def test_ranks_are_in_natural_order_and_wrapped(summary: ReportsSummary) -> None
 
 
 def test_many_ranks_and_reports_are_cut_and_told(summary: ReportsSummary) -> None:
-    from attrs import evolve
-
     (dp,) = (one for one in summary.stages if one.run == "dp")
     lines = tuple(evolve(dp.lines[10 if rank == 37 else 0], rank=rank) for rank in range(100))
-    large = StageOfRun("large", "prefill", lines, tuple(map(str, range(100))))
+    large = StageOfRun("large", "prefill", lines, tuple(map(str, range(100))), 37, "wall_ns", 1.0)
     heat = heat_of([large])
     assert heat is not None
     assert len(heat.columns) == MOST_RANKS
@@ -213,6 +212,51 @@ def test_many_ranks_and_reports_are_cut_and_told(summary: ReportsSummary) -> Non
     held = holders(some)
     assert held is not None
     assert "18 more stages of runs" in held.notes[-1]
+
+
+def test_even_runs_are_a_sentence(summary: ReportsSummary) -> None:
+    (tp,) = (one for one in summary.stages if one.run == "tp")
+    even = [evolve(tp, run=f"run{number}", holds=None, turns=(0, 0, 0, 0)) for number in range(30)]
+    text = printed(ReportsSummary(summary.reports, tuple(even)), 80)
+    assert "Nobody holds the others up, in 30 stages of 30 runs." in text
+    assert "percent from the median rank" not in text
+    some = holders(ReportsSummary(summary.reports, (*even, tp)))
+    assert some is not None
+    assert [row[0] for row in some.rows] == ["tp"]
+    assert some.notes[-1] == "Nobody in 30 others."
+    alone = holders(ReportsSummary(summary.reports, (even[0],)))
+    assert alone is not None
+    assert alone.rows[0][:2] == ("prefill", "nobody")
+
+
+def test_ctrl_c_ends_the_workers(reports: Path, tmp_path: Path) -> None:
+    for number in range(40):
+        shutil.copytree(reports, tmp_path / f"job-{number}")
+    command = [sys.executable, "-m", "dsprof", "analyze", *tmp_path.glob("job-*"), "--on", "processes:2", "--out",
+               tmp_path / "out"]  # fmt: skip
+    running = subprocess.Popen(
+        [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("out/reports/*/analysis.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert (running.returncode, out) == (130, "")
+    assert "Traceback" not in err
+    assert len(children) >= 2
+    assert not any(_lives(pid) for pid in children)
+    assert not (tmp_path / "out" / "tables").exists()
+
+
+def _lives(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
 
 
 def test_in_text_and_html(summary: ReportsSummary, many: ManyAnalysis) -> None:

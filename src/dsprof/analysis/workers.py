@@ -202,15 +202,19 @@ def _on_dask(tasks: Sequence[Task], address: str) -> Iterator[tuple[int, Row]]:
         ) from error
     with client:
         memory, threads = _of_workers(client)
-        futures = client.map(one_report, [one.within(memory, threads) for one in tasks], pure=False, retries=_RETRIES)
-        places = {future.key: place for place, future in enumerate(futures)}
+        sent = [one.within(memory, threads) for one in tasks]
+        futures = client.map(one_report, sent, pure=False, retries=_RETRIES)
+        places, lost = {future.key: place for place, future in enumerate(futures)}, list[int]()
         for future in as_completed(futures, loop=client.loop):
-            place = places[future.key]
             if future.status == "finished":
-                yield place, _seen_there(tasks[place], future.result())
+                yield places[future.key], _seen_there(sent[places[future.key]], future.result())
             else:
-                yield place, _lost_on_dask(tasks[place], future)
+                lost.append(places[future.key])
             future.release()
+        for place in lost:  # each alone: Dask blames all that a killed worker had
+            future = next(as_completed([client.submit(one_report, sent[place], pure=False)], loop=client.loop))
+            done = future.status == "finished"
+            yield place, _seen_there(sent[place], future.result()) if done else _lost_on_dask(sent[place], future)
 
 
 def _of_workers(client: Any) -> tuple[int | None, int]:

@@ -104,10 +104,18 @@ def _clocks(lines: Sequence[ReportLine]) -> str:
 
 
 def shown_stages(summary: ReportsSummary) -> list[StageOfRun]:
-    """The stages that are shown: those in which somebody is held up most first, where there are too many."""
-    if len(summary.stages) <= MOST_STAGES:
+    """The stages that are shown: all of one run; of several those in which somebody is held up, or most is."""
+    if len(summary.stages) <= MOST_STAGES and len({one.run for one in summary.stages}) == 1:
         return list(summary.stages)
-    return sorted(summary.stages, key=lambda one: -(one.held_ns or 0.0))[:MOST_STAGES]
+    held = _held(summary)
+    if len(held) <= MOST_STAGES:
+        return held
+    return sorted(held, key=lambda one: -(one.held_ns or 0.0))[:MOST_STAGES]
+
+
+def _held(summary: ReportsSummary) -> list[StageOfRun]:
+    """The stages in which somebody holds the others up, all in all or by turns."""
+    return [one for one in summary.stages if one.holds is not None or any(one.turns)]
 
 
 def holders(summary: ReportsSummary) -> Grid | None:
@@ -119,8 +127,11 @@ def holders(summary: ReportsSummary) -> Grid | None:
     rows = [_holder(one, several) for one in shown]
     header = (*(["run"] if several else []), "stage", "held up by", "by", "ranks", "last", "own", "host", "compute")
     notes = [_HOLDER]
-    if len(summary.stages) > len(shown):
-        notes.append(f"{len(summary.stages) - len(shown)} more stages of runs, in which less is held up.")
+    held = _held(summary)
+    if len(held) > len(shown):
+        notes.append(f"{len(held) - len(shown)} more stages of runs, in which less is held up.")
+    if several and len(summary.stages) > len(held):
+        notes.append(f"Nobody in {len(summary.stages) - len(held)} others.")
     return Grid("who holds the others up", header, tuple(rows), "rank_sum", names=3 if several else 2,
                 notes=tuple(notes), low=("compute", "host", "ranks"))  # fmt: skip
 
@@ -227,7 +238,10 @@ def reports_grids(summary: ReportsSummary) -> list[Grid]:
 
 
 def nobody_compared(summary: ReportsSummary) -> str:
-    """Why nothing is said of who holds the others up; empty where something is."""
+    """Why no rank is named that holds the others up; empty where stages are shown."""
+    if summary.stages and not shown_stages(summary):
+        runs = len({one.run for one in summary.stages})
+        return f"Nobody holds the others up, in {len(summary.stages)} stages of {runs} runs."
     if summary.stages or not any(line.error is None for line in summary.reports):
         return ""
     return ("No run has several ranks with stages, so nobody is compared. --name-pattern says by their names which "
