@@ -23,6 +23,7 @@ import typer
 from typer.models import ArgumentInfo
 
 from dsprof import errors, findings
+from dsprof.analysis.gather import REPORT_COLUMNS
 from dsprof.answers import overhead, roofs, steps, verdicts, waits, warm_up
 from dsprof.capture.launchers import all_launchers
 from dsprof.cli import app
@@ -37,7 +38,9 @@ from dsprof.tables import all_tables
 from dsprof.trace import Gpu, Message, Report, Selection
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS, PLANTED, PREDICTED = (ROOT / "benchmarks" / f"{name}.md" for name in ("RESULTS", "PLANTED", "PREDICTED"))
+RESULTS, PLANTED, PREDICTED, MANY = (
+    ROOT / "benchmarks" / f"{name}.md" for name in ("RESULTS", "PLANTED", "PREDICTED", "MANY")
+)
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 #: The terminal of the screens that are shown, in columns.
@@ -59,6 +62,7 @@ SHOWN = {
     "output": "analyze traces/samples/h200-stages.sqlite.xz --top 0",
     "screen": "analyze traces/samples/h200-stages.sqlite.xz",
     "whatif": "whatif traces/samples/h200-stages.sqlite.xz --stage decode --cuda-graphs",
+    "ranks": "analyze traces/samples/h100x2-tp-rank0.sqlite.xz traces/samples/h100x2-tp-rank1.sqlite.xz",
 }
 
 
@@ -73,7 +77,7 @@ def printed(call: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         samples = Path(folder, "traces", "samples")
         samples.mkdir(parents=True)
-        for sample in (ROOT / "traces/samples").glob("h200-stages.*"):
+        for sample in (ROOT / "traces/samples").glob("h?00*-[st][tp]*"):  # stages, and ranks of tensor parallelism
             (samples / sample.name).symlink_to(sample)
         done = subprocess.run(
             [sys.executable, "-m", "dsprof", *shlex.split(call)],
@@ -88,6 +92,26 @@ def printed(call: str) -> str:
 def screen(name: str) -> str:
     """A command, and what it prints."""
     return f"```console\n$ dsprof {SHOWN[name]}\n{printed(SHOWN[name])}\n```"
+
+
+def ranks() -> str:
+    """What is printed of two reports before it comes to the reports, which say how long the work took."""
+    shown = printed(SHOWN["ranks"])
+    begin, end = shown.index("who holds"), shown.index("reports  ", len("reports  "))
+    return f"```console\n$ dsprof {SHOWN['ranks']}\n…\n{shown[begin:end].rstrip()}\n```"
+
+
+def reports_columns() -> str:
+    """The columns of the table with a row for each of several reports."""
+    rows = [f"| `{column.name}` | {column.text} |" for column in REPORT_COLUMNS]
+    return "\n".join(["| column | |", "|---|---|", *rows])
+
+
+def section(page: Path, title: str) -> str:
+    """What stands under a title of a page of results."""
+    found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    assert found is not None, f"{page.name} has no part {title}"
+    return found[1].strip()
 
 
 def verdict_kinds() -> str:
@@ -352,6 +376,10 @@ PARTS: dict[str, Callable[[], str]] = {
     "output": lambda: screen("output"),
     "screen": lambda: screen("screen"),
     "whatif": lambda: screen("whatif"),
+    "ranks": ranks,
+    "reports": reports_columns,
+    "many": lambda: section(MANY, "Measured"),
+    "paper": lambda: section(MANY, "On paper"),
     "options": options,
     "verdicts": verdict_kinds,
     "thresholds": verdict_limits,

@@ -27,6 +27,9 @@ RAISED_BY = {
     "nsys/selection.py": ["analyze", "table", "whatif"],  # a capture is analyzed as a whole
     "ground/swap.py": ["analyze", "capture"],  # tables are written
     "analysis/analyze.py": ["analyze", "capture"],
+    "analysis/gather.py": ["analyze"],  # several reports
+    "analysis/many.py": ["analyze"],
+    "analysis/workers.py": ["analyze"],
     "": ["analyze", "table", "capture"],
 }
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")

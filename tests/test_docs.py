@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 import readme
 from dsprof import findings
+from dsprof.analysis.gather import REPORT_COLUMNS
 from dsprof.analysis.rules_file import read_rules_file
 from dsprof.cli import _split, app
 from dsprof.errors import DsprofError
@@ -41,7 +42,8 @@ OF_OTHERS = {"--weights", "--plant", "--parallel", "--nproc-per-node",
              "--functions", "--root", "--json", "--check", "--first-run", "--nsys-runs", "--against", "--folder",
              "--processes", "--kernels", "--size", "--requests", "--tokens", "--no-deps", "--record", "--uds",
              "--profile", "--profile-activities", "--profiler-config", "--trace-fork-before-exec", "--turns",
-             "--enable-layerwise-nvtx-tracing", "--enable-layerwise-nvtx-marker"}  # fmt: skip
+             "--reports", "--workers", "--scheduler-file", "--enable-layerwise-nvtx-tracing",
+             "--enable-layerwise-nvtx-marker"}  # fmt: skip
 #: Names in the manner of tables and columns that are Nsight's.
 OF_NSIGHT = {"nvtx_kern_sum", "nvtx_gpu_proj_sum", "nvtx_gpu_proj_trace", "cuda_gpu_kern_sum", "nvtx_pushpop_trace"}
 
@@ -284,6 +286,7 @@ def known_names() -> set[str]:
     """Tables, columns, fields of the summary, causes and reports of Nsight."""
     tables = all_tables()
     columns = {column.name for table in tables.values() for column in table.columns}
+    columns |= {column.name for column in REPORT_COLUMNS}
     return {*tables, *columns, *fields(Summary), *readme.MEANINGS, *OF_NSIGHT}
 
 

@@ -39,7 +39,9 @@
     ├── UnknownEngine          47   no engine of that name
     ├── SelectionEmpty         48   the report holds nothing of the window, devices or processes asked for
     ├── ServerFailed           50   a server ended before it was ready, was not ready in time, or was not recorded
-    └── RanksMissing           51   a program of several ranks was recorded, and some left no report
+    ├── RanksMissing           51   a program of several ranks was recorded, and some left no report
+    ├── ReportsFailed          52   of several reports some could not be analyzed; the others are there
+    └── WorkersUnavailable     53   the workers that were asked for cannot be had, or were lost
 
 Exit code 2 is the command line's own (a wrong option); 20 and above are findings under ``--strict``,
 see `dsprof.findings`.
@@ -292,3 +294,15 @@ class RanksMissing(DsprofError):
     """Of a program of several ranks, some were recorded and others left no report."""
 
     exit_code = 51
+
+
+class ReportsFailed(DsprofError):
+    """Of several reports some could not be analyzed; the results of all others are there."""
+
+    exit_code = 52
+
+
+class WorkersUnavailable(DsprofError):
+    """The workers that should analyze several reports cannot be had, or those that had one were lost."""
+
+    exit_code = 53

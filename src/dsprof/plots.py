@@ -7,10 +7,12 @@ the last line of a notebook's cell shows it, ``figure.savefig("steps.png")`` or 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dsprof.answers.steps import drift_is_told
 from dsprof.measures.causes import CAUSES
+from dsprof.show.by_rank import QUANTITIES
+from dsprof.show.reports import ReportsSummary, heat_cell, heat_of
 from dsprof.show.safe import for_plot
 from dsprof.words import NO_STAGE, OUTSIDE_CUDA
 
@@ -20,6 +22,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     Tables = Mapping[str, pd.DataFrame]
+
+
+class Ranked(Protocol):
+    """What knows its ranks: an analysis of several reports."""
+
+    def summary(self) -> ReportsSummary:
+        """What is shown of it."""
+
 
 #: Width and height in inches.
 _SIZE = (8.0, 4.0)
@@ -279,6 +289,40 @@ def family_bars(analysis: Tables, most: int = 8) -> Figure:
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     figure.legend(loc="outside right upper", frameon=False)
+    return figure
+
+
+#: Percent from the median rank at which the colours of `rank_heatmap` are full.
+_FULL_PCT = 25.0
+
+
+def rank_heatmap(analysis: Ranked, value: str | None = None, run: str | None = None) -> Figure:
+    """How far each rank is from the median rank in each stage, in percent: as a colour and a number.
+
+    `analysis`: of several reports (`dsprof.analyze_many`). `value`: ``"own_ns"`` (wall time without waiting for other
+    ranks), ``"wall_ns"``, ``"host_ns"``, ``"compute_ns"`` or ``"collective_ns"``; unless given, the first where waiting
+    is known, else the second. `run`: of this run alone.
+    """
+    if value is not None and value not in QUANTITIES:
+        raise ValueError(f"'{value}' is none of {', '.join(QUANTITIES)}")
+    stages = [one for one in analysis.summary().stages if run in (None, one.run)]
+    figure, axes = _figure()
+    axes.grid(visible=False)
+    heat = heat_of(stages, value, most=max((len(one.lines) for one in stages), default=0))
+    if heat is None:
+        axes.set(title="Stages by rank")
+        return _nothing(figure, axes, "no run has several ranks with stages")
+    nothing = float("nan")
+    rows = [[nothing if cell is None else cell for cell in row] for row in heat.rows]
+    image = axes.imshow(rows, cmap="RdBu_r", vmin=-_FULL_PCT, vmax=_FULL_PCT, aspect="auto")
+    for y, row in enumerate(heat.rows):
+        for x, cell in enumerate(row):
+            strong = cell is not None and abs(cell) > _FULL_PCT * 0.6
+            axes.text(x, y, heat_cell(cell), ha="center", va="center", color="white" if strong else "black")
+    axes.set_xticks(range(len(heat.columns)), list(map(for_plot, heat.columns)))
+    axes.set_yticks(range(len(heat.names)), list(map(for_plot, heat.names)))
+    axes.set(title=f"{heat.title[:1].upper()}{heat.title[1:]}", xlabel="rank")
+    figure.colorbar(image, ax=axes, label="% from the median rank")
     return figure
 
 

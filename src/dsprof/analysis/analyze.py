@@ -101,8 +101,11 @@ def analyze(
     return analyze_as(Path(path), options, progress)
 
 
-def analyze_as(path: Path, options: AnalysisOptions, progress: Progress) -> Analysis:
-    """As `analyze`, with its options in one. Raises a `DsprofError` that says what to do."""
+def analyze_as(path: Path, options: AnalysisOptions, progress: Progress, threads: int | None = None) -> Analysis:
+    """As `analyze`, with its options in one. Raises a `DsprofError` that says what to do.
+
+    `threads`: in how many it may work on a report in parts; as many as there are processors unless given.
+    """
     report, exported = locate(path, options.nsys, progress, anew=not options.reuse)
     place = Path(options.folder) if options.folder is not None else report.with_suffix(".dsprof")
     file = find_rules_file(report) if options.rules is None else options.rules
@@ -116,16 +119,18 @@ def analyze_as(path: Path, options: AnalysisOptions, progress: Progress) -> Anal
     found = find(place, origin.made_from, exported, options.tables, named) if options.reuse else None
 
     def read_again() -> Fresh:
-        return _fresh(exported, rules, wanted, options, progress)
+        return _fresh(exported, rules, wanted, options, progress, threads)
 
     return Analysis(found or read_again(), origin, read_again)
 
 
-def _fresh(exported: Input, rules: Rules, wanted: Wanted, options: AnalysisOptions, progress: Progress) -> Fresh:
+def _fresh(
+    exported: Input, rules: Rules, wanted: Wanted, options: AnalysisOptions, progress: Progress, threads: int | None
+) -> Fresh:
     """Read what is wanted of the export, in as many parts as the limit asks for."""
     details = any(isinstance(all_tables()[name], EventTable) for name in options.tables)
     limit = allowed() if options.memory is None else options.memory
-    chosen, plan = _plan(size_of(exported), limit, options.compiled)
+    chosen, plan = _plan(size_of(exported), limit, options.compiled, threads)
     with backend.using(chosen):
         source: ReportReader
         if plan.parts == 1:
@@ -156,16 +161,18 @@ def _check_stages(staged: StageRanges, plan: Plan, limit: int | None) -> None:
         )
 
 
-def _plan(size: Size, limit: int | None, compiled: bool | None) -> tuple[backend.Backend, Plan]:
+def _plan(
+    size: Size, limit: int | None, compiled: bool | None, threads: int | None = None
+) -> tuple[backend.Backend, Plan]:
     """How to work on a report; without compiled loops where they do not fit, unless they are asked for."""
     chosen = backend.choose(compiled, size.rows)
     if chosen != backend.NUMPY:
         try:
-            return chosen, evolve(size, compiled=True).plan(limit)
+            return chosen, evolve(size, compiled=True).plan(limit, threads)
         except MemoryTooSmall:
             if compiled:
                 raise
-    return backend.NUMPY, size.plan(limit)
+    return backend.NUMPY, size.plan(limit, threads)
 
 
 @frozen
@@ -214,6 +221,11 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
     def path(self) -> Path:
         """The report."""
         return self._origin.report
+
+    @property
+    def made_from(self) -> Mapping[str, Any]:
+        """What its results depend on, beside what is in the report."""
+        return self._origin.made_from
 
     @property
     def rules(self) -> tuple[RuleLine, ...]:

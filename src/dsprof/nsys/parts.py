@@ -94,11 +94,11 @@ class Size:
     def plan(self, limit: int | None, workers: int | None = None) -> Plan:
         """In how many parts it is quick to work on, and stays below so many bytes. Raises `MemoryTooSmall`.
 
-        `workers`: how many parts may be worked on at once, as many as there are processors unless given.
+        `workers`: how many parts may be worked on at once, as many as there are processors for us unless given.
         """
         if self.rows <= _ROWS_AT_ONCE and (limit is None or self.fixed_bytes + self.events_bytes <= limit):
             return Plan(1, 1, self.fixed_bytes + self.events_bytes)
-        for at_once in range(min(_AT_ONCE, workers or os.cpu_count() or 1), 0, -1):
+        for at_once in range(min(_AT_ONCE, workers or len(os.sched_getaffinity(0))), 0, -1):
             parts = max(-(-self.rows * at_once // _ROWS_AT_ONCE), self._parts(limit, at_once))
             if self.rows >= parts * _LEAST_ROWS or at_once == 1:
                 break
