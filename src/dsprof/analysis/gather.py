@@ -67,6 +67,7 @@ REPORT_COLUMNS = (
     integer("findings", "How many things there are to know of its data.", True),
     integer("strict_exit", "What --strict ends with for it.", True),
     integer("clock_shift_ns", "What its times are shifted by in collective_trace; missing without a match.", True),
+    real("clock_drift_ppm", "What the ends of collectives say that its clock drifts, in us a second.", True),
     name("clock_from", "What tells that: capture begin, or ends of collectives.", True),
     integer("residual_ns", "How far apart the ends of one collective then lie in 95 % of them.", True),
     name("folder", "The folder of its tables in reports/.", True),
@@ -86,6 +87,7 @@ class Clock:
     """
 
     clock_shift_ns: int | None = None
+    clock_drift_ppm: float | None = None
     clock_from: str | None = None
     residual_ns: int | None = None
 
@@ -231,7 +233,8 @@ class _Gathering:
     def _tell_clocks(self, rows: Sequence[Row], ranks: Ranks) -> None:
         for rank in ranks.matched.ranks:
             residual = ranks.residual_ns[rank.group] if rank.group >= 0 else None
-            clock = Clock(rank.shift_ns, _BY_ENDS if rank.by_ends else _BY_START, residual)
+            by_ends = rank.clock.by_ends
+            clock = Clock(rank.clock.shift_ns, rank.clock.drift * 1e6, _BY_ENDS if by_ends else _BY_START, residual)
             if rank.group >= 0:
                 self.clocks[rows[rank.report].report] = clock
 

@@ -72,6 +72,7 @@ class Row:
     strict_exit: int | None = None
     folder: str | None = None
     clock_shift_ns: int | None = None
+    clock_drift_ppm: float | None = None
     clock_from: str | None = None
     residual_ns: int | None = None
     worker: str | None = None

@@ -51,7 +51,8 @@ class OpsOfRanks:
         return at.union_length(group[rows], self.start[rows], self.end[rows], groups)
 
 
-class Hidden(NamedTuple):
+@frozen(eq=False)
+class Hidden:
     """Where collectives of a group and other operations of it run at once: disjoint pieces of time, by group."""
 
     group: Ints
@@ -82,7 +83,8 @@ class Hidden(NamedTuple):
 
     def and_(self, other: Hidden) -> Hidden:
         """Those of two parts."""
-        return Hidden(*map(np.concatenate, zip(self, other, strict=True)))
+        edges = ((self.group, other.group), (self.start, other.start), (self.end, other.end))
+        return Hidden(*map(np.concatenate, edges))
 
 
 @frozen(eq=False)
