@@ -309,10 +309,12 @@ def test_recorded_plants_are_named_in_the_requests_in_which_they_are(plant: str)
     hidden = table["transfer_hidden_ns"].sum() + table["wait_hidden_ns"].sum()
     assert (hidden > 0) == (plant == "overlap")
     assert ranks["request_trace"]["ranks"].tolist() == [2] * 4
-    trace = ranks["collective_trace"].query("stage == 'decode' and operation == 'all-reduce'").dropna(subset=["bytes"])
+    trace = ranks["collective_trace"].query("stage == 'decode' and stage_instance > 0").dropna(subset=["bytes"])
     rates = trace.groupby("group")[["bytes", "transfer_ns"]].sum()
     fastest = max(group.bus_bytes / group.bus_ns for group in ranks.waits["decode"])
-    assert fastest == pytest.approx((rates["bytes"] / rates["transfer_ns"]).max(), rel=0.25)  # of two ranks: bytes once
+    assert fastest == pytest.approx(
+        (rates["bytes"] / rates["transfer_ns"]).max()
+    )  # of two ranks the bytes once; the first warms up
     turns = [turn for group in ranks.waits["decode"] for turn in group.in_turn]
     expected = PLANTED[plant]
     late = {"host": 1, "gpu": 0, "copy": 1}
