@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from attrs import evolve, field, frozen
 from dsprof.analysis.memory import allowed
 from dsprof.analysis.named_rules import NamedRules
 from dsprof.analysis.options import AnalysisOptions
+from dsprof.analysis.parquet import Condition
 from dsprof.analysis.results import Fresh, Results
 from dsprof.analysis.rules_file import find_rules_file
 from dsprof.analysis.stored import RECORD, Stored, find, identity, remembered, store, strangers
@@ -243,6 +244,13 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
         """The table `name` as Arrow, units and sentences in its fields' metadata. Raises `UnknownTable`."""
         return self.results.arrow(name)
 
+    def rows_where(self, name: str, columns: Sequence[str], conditions: Sequence[Condition]) -> pa.Table:
+        """Columns of those rows of a table for which all conditions like ``("start_ns", "<", 7)`` hold.
+
+        So of a table with a row per event no more is held than is asked for. Raises `UnknownTable`.
+        """
+        return self.results.rows_where(name, columns, conditions)
+
     def __getitem__(self, name: str) -> pd.DataFrame:
         return frame_of(self.arrow(name))
 
@@ -311,6 +319,12 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
         if not isinstance(self.results, Fresh):
             self.results = self._read_again()
         return self.results
+
+    def page(self) -> str:
+        """All of it as one HTML file, which needs nothing else to be read."""
+        from dsprof.page.document import page
+
+        return page(self.summary(), self)
 
     def _repr_html_(self) -> str:
         from dsprof.show.html import summary_html

@@ -14,7 +14,7 @@ import os
 import shutil
 import stat
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -24,7 +24,7 @@ from attrs import evolve
 
 import dsprof
 from dsprof.analysis.named_rules import NamedRules, rules_of
-from dsprof.analysis.parquet import parquet
+from dsprof.analysis.parquet import Condition, parquet, read_rows_that
 from dsprof.errors import RulesUnreadable
 from dsprof.findings import Finding
 from dsprof.ground.documents import json_pieces
@@ -198,6 +198,12 @@ class Stored:
         known_table(name)
         with self._file(name).open("rb") as file:
             return pq.read_table(file)
+
+    def rows_where(self, name: str, columns: Sequence[str], conditions: Sequence[Condition]) -> pa.Table:
+        """Columns of those rows of a table for which all conditions hold, read alone. Raises `UnknownTable`."""
+        known_table(name)
+        with self._file(name).open("rb") as file:
+            return read_rows_that(file, columns, conditions)
 
     def _file(self, name: str) -> Path:
         return Path(f"/proc/self/fd/{self._handles[name]}")

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from dsprof.cli import analyze, table, whatif, tables, capture, doctor, scrub, workloads, completion  # isort: skip  (as --help lists them)
+from dsprof.cli import analyze, report, table, whatif, tables, capture, doctor, scrub, workloads, completion  # isort: skip  (as --help lists them)
 from dsprof.cli import completing
 from dsprof.cli.options import app, say
 from dsprof.errors import DsprofError, OutputRefused
@@ -27,6 +27,7 @@ __all__ = [
     "completion",
     "doctor",
     "main",
+    "report",
     "scrub",
     "table",
     "tables",
