@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import tempfile
-import operator
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal

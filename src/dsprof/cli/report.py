@@ -30,7 +30,10 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", metavar="FILE", help="The file to write; <report>.html in this folder by default.",
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="The file to write; <report>.html in this folder by default.",
             autocompletion=completing.files,
         ),
     ] = None,

@@ -17,7 +17,7 @@ _FAMILIES = {
     "cat": "p9", "activation": "p8", "topk": "p2", "norm": "p7", "softmax": "p11", "rope": "p12", "moe": "p13",
     "sampling": "p14", COMMUNICATION: "waiting", "conv": "p15", "graph": "p12", "memory": "p11",
 }  # fmt: skip
-#: Of threads' and modes' bars, one after another.
+#: Of stages, and modes of an engine's steps, one after another.
 STEPS = ("p1", "p2", "p0", "p3", "p5", "p6")
 
 

@@ -48,7 +48,9 @@ def document(title: str, head: Html, sections: Sequence[Section], version: str) 
     """A whole file of some sections. It may load nothing and run nothing but its own script, by that script's hash."""
     style, script = _resource("style.css"), _resource("script.js")
     data = {name: value for one in sections for name, value in one.data.items()}
-    policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
+    policy = (
+        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
+    )
     meta = [
         element("meta", charset="utf-8"),
         element("meta", http_equiv="Content-Security-Policy", content=Html(policy)),
@@ -56,8 +58,8 @@ def document(title: str, head: Html, sections: Sequence[Section], version: str) 
         element("meta", name="referrer", content="no-referrer"),
     ]
     top = element("head", *meta, element("title", title), Html(f"<style>{style}</style>"))
-    foot = element("footer", f"Made by dsprof {version}. Numbers are those of its tables. This file asks for nothing from any "
-                             "network.")  # fmt: skip
+    made = f"Made by dsprof {version}. Numbers are those of its tables. This file asks for nothing from any network."
+    foot = element("footer", made)
     main = element("main", *map(_section, sections), id="main", tabindex=-1)
     scripts = Html(f'<script type="application/json" id="data">{script_json(data)}</script><script>{script}</script>')
     skip = element("a", "to the content", class_="skip", href="#main")
@@ -102,5 +104,3 @@ def _resource(name: str) -> str:
 
 def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-

@@ -44,7 +44,9 @@ def element(tag: str, *parts: str | Iterable[str], **attributes: Any) -> Html:
     >>> element("p", "1 < 2", class_="dim", data_of=3, hidden=True)
     '<p class="dim" data-of="3" hidden>1 &lt; 2</p>'
     """
-    inside = "".join(_attribute(name, value) for name, value in attributes.items() if not (value is None or value is False))
+    inside = "".join(
+        _attribute(name, value) for name, value in attributes.items() if not (value is None or value is False)
+    )
     if tag in _VOID or (tag in _SHAPES and not parts):
         return Html(f"<{tag}{inside}{'/' if tag in _SHAPES else ''}>")
     return Html(f"<{tag}{inside}>{joined(*parts)}</{tag}>")

@@ -13,6 +13,8 @@ from dsprof.rules.names import short_kernel_name
 from dsprof.show import units
 from dsprof.tables import all_tables
 
+#: A text of more characters may be broken into lines.
+_LONG = 28
 #: A row of a table, by the names of its columns.
 Row = Mapping[str, Any]
 
@@ -49,10 +51,10 @@ class Col:
 
     def meaning(self, table: str) -> str:
         """What a value says."""
-        return _column(table, self.name).text
+        return str(_column(table, self.name).text)
 
 
-def cols(**heads: str) -> tuple[Col, ...]:
+def cols(heads: Mapping[str, str]) -> tuple[Col, ...]:
     """Columns by their names, with the words above them."""
     return tuple(Col(name, head) for name, head in heads.items())
 
@@ -95,7 +97,7 @@ def _head(table: str, column: Col, sortable: bool) -> Html:
     words: str = element("button", column.head, type="button") if sortable else column.head
     left = "l" if column.is_text(table) else None
     sort = "none" if sortable else None
-    return element("th", words, scope="col", class_=left, data_column=column.name, title=column.meaning(table), 
+    return element("th", words, scope="col", class_=left, data_column=column.name, title=column.meaning(table),
                    aria_sort=sort)  # fmt: skip
 
 
@@ -105,9 +107,10 @@ def _row(row: Row, formats: Sequence[tuple[Col, Callable[[Any], str], bool]]) ->
 
 def _cell(value: Any, column: Col, shown: Callable[[Any], str], is_text: bool) -> Html:
     if column.name == "kernel":
-        return element("td", _kernel(value), class_="l name")
+        return element("td", _kernel(value), class_="l long name")
     if is_text:
-        return element("td", short(shown(value)), class_="l")
+        text = shown(value)
+        return element("td", short(text), class_="l long" if len(text) > _LONG else "l")
     return element("td", shown(value), data_v=value)
 
 

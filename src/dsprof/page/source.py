@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 import pyarrow as pa
 from attrs import frozen
 
+from dsprof.page import colours
 from dsprof.show.summary import Summary
 
 #: A column, how it is compared, and with which number.
@@ -43,12 +44,13 @@ class Source:
 
     def events(self, name: str, columns: Sequence[str], *conditions: Condition) -> list[dict[str, Any]]:
         """The rows of a table with a row per event that fulfil conditions like ``("start_ns", "<", 7)``."""
-        return plain(self.tables.rows_where(name, columns, conditions)).to_pylist()
+        rows: list[dict[str, Any]] = plain(self.tables.rows_where(name, columns, conditions)).to_pylist()
+        return rows
 
-    @property
-    def on_gpu(self) -> bool:
-        """Did kernels run?"""
-        return bool(self.summary.counts.kernels)
+    def stage_colour(self, stage: str) -> str:
+        """The colour of what belongs to a stage, wherever it is drawn."""
+        stages = list(dict.fromkeys(line.stage for line in self.summary.stages))
+        return colours.STEPS[stages.index(stage) % len(colours.STEPS)] if stage in stages else colours.QUIET
 
 
 def plain(table: pa.Table) -> pa.Table:

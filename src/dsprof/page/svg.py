@@ -70,14 +70,18 @@ class Scale:
     log: bool = False
 
     def __call__(self, value: float) -> float:
+        """Where a value is drawn."""
         low, high, value = (math.log10(one) if self.log else one for one in (self.low, self.high, value))
         return self.first + (value - low) / ((high - low) or 1.0) * (self.last - self.first)
 
 
 def time_axis(y: Scale) -> list[Html]:
     """Lines of a vertical axis of times in ns, with their words."""
-    return [part for value in round_numbers(y.high) for part in
-            (line(LEFT, y(value), WIDTH, y(value)), words(LEFT - 8, y(value) + 4, units.time(value), "end"))]  # fmt: skip
+    return [
+        part
+        for value in round_numbers(y.high)
+        for part in (line(LEFT, y(value), WIDTH, y(value)), words(LEFT - 8, y(value) + 4, units.time(value), "end"))
+    ]
 
 
 @frozen

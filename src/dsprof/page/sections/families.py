@@ -10,14 +10,14 @@ from dsprof.page.svg import Part, bar
 from dsprof.words import NO_STAGE
 
 _HOW = (
-    "A family is what a kernel does as far as its name says: gemm are products of matrices, elementwise what goes over "
-    "a tensor once. A share is of the sum of the durations of a stage's kernels. Many small families beside gemm and "
-    "attention are what fusing kernels would save."
+    "A family is what a kernel does as far as its name says: gemm are products of matrices, elementwise what goes "
+    "over a tensor once. A share is of the sum of the durations of a stage's kernels. Many small families beside "
+    "gemm and attention are what fusing kernels would save."
 )
-_COLUMNS = cols(
-    stage="stage", family="family", share_pct="share", total_ns="total", instances="kernels", avg_ns="mean",
-    med_ns="median", min_ns="shortest", max_ns="longest",
-)  # fmt: skip
+_COLUMNS = cols({
+    "stage": "stage", "family": "family", "share_pct": "share", "total_ns": "total", "instances": "kernels",
+    "avg_ns": "mean", "med_ns": "median", "min_ns": "shortest", "max_ns": "longest",
+})  # fmt: skip
 
 
 def section(source: Source) -> Section | None:
@@ -34,7 +34,9 @@ def section(source: Source) -> Section | None:
     for stage in stages:
         share = {row["family"]: row["share_pct"] for row in rows if row["stage"] == stage}
         bars.append(bar(stage, [Part(share.get(one, 0.0), one, of_family(one)) for one in order]))
-    plot = figure("Share of the kernel time of each stage", joined(bars), legend((one, of_family(one)) for one in order))
+    plot = figure(
+        "Share of the kernel time of each stage", joined(bars), legend((one, of_family(one)) for one in order)
+    )
     table = folded("As a table", table_of("stage_family_sum", _COLUMNS, rows, "Kernel families by stage",
                                           sortable=True))  # fmt: skip
     return Section("families", "Kernel families", joined(plot, table), _HOW)

@@ -9,25 +9,26 @@ from dsprof.page.parts import Col, Section, cols, folded, table_of
 from dsprof.page.source import Source, largest
 
 _HOW = (
-    "Host time is a thread's own: each instant counts for the innermost call, so the rows of a stage add up to its time on "
-    "the host; total counts each call from begin to end. Samples of Python are there where they were recorded."
+    "Host time is a thread's own: each instant counts for the innermost call, so the rows of a stage add up to its "
+    "time on the host; total counts each call from begin to end. Samples of Python are there where they were "
+    "recorded."
 )
-_CALLS = cols(
-    stage="stage", api_name="call", host_pct="of the host's time", host_ns="host time", instances="n", total_ns="total",
-    avg_ns="mean", max_ns="longest",
-)  # fmt: skip
-_PYTHON = cols(
-    stage="stage", function="function", self_samples="samples in it", self_pct="share",
-    self_outside_cuda_samples="outside of CUDA", samples_pct="with callees",
-)  # fmt: skip
-_COPIES = cols(
-    kind="kind", share_pct="share", total_ns="total", instances="n", avg_ns="mean", max_ns="longest",
-    total_bytes="bytes", avg_bytes="mean size",
-)  # fmt: skip
-_RANGES = cols(
-    name="range", domain="domain", instances="n", total_ns="total", avg_ns="mean", gpu_busy_ns="GPU busy",
-    kernels="kernels", api_calls="calls",
-)  # fmt: skip
+_CALLS = cols({
+    "stage": "stage", "api_name": "call", "host_pct": "of the host's time", "host_ns": "host time",
+    "instances": "n", "total_ns": "total", "avg_ns": "mean", "max_ns": "longest",
+})  # fmt: skip
+_PYTHON = cols({
+    "stage": "stage", "function": "function", "self_samples": "samples in it", "self_pct": "share",
+    "self_outside_cuda_samples": "outside of CUDA", "samples_pct": "with callees",
+})  # fmt: skip
+_COPIES = cols({
+    "kind": "kind", "share_pct": "share", "total_ns": "total", "instances": "n", "avg_ns": "mean",
+    "max_ns": "longest", "total_bytes": "bytes", "avg_bytes": "mean size",
+})  # fmt: skip
+_RANGES = cols({
+    "name": "range", "domain": "domain", "instances": "n", "total_ns": "total", "avg_ns": "mean",
+    "gpu_busy_ns": "GPU busy", "kernels": "kernels", "api_calls": "calls",
+})  # fmt: skip
 MOST = 80
 
 

@@ -7,14 +7,14 @@ from dsprof.page.parts import Section, cols, search, table_of
 from dsprof.page.source import Source, largest
 
 _HOW = (
-    "A row is a kernel's name in a stage; a share is of the kernel time of that stage. A name opens to the full, demangled "
-    "one. Headers sort: the largest first, and by a second press the smallest. Words are searched for in stage, family "
-    "and name."
+    "A row is a kernel's name in a stage; a share is of the kernel time of that stage. A name opens to the full, "
+    "demangled one. Headers sort: the largest first, and by a second press the smallest. Words are searched for in "
+    "stage, family and name."
 )
-_COLUMNS = cols(
-    stage="stage", kernel="kernel", family="family", share_pct="share", total_ns="total", instances="n", avg_ns="mean",
-    med_ns="median", min_ns="shortest", max_ns="longest",
-)  # fmt: skip
+_COLUMNS = cols({
+    "stage": "stage", "kernel": "kernel", "family": "family", "share_pct": "share", "total_ns": "total",
+    "instances": "n", "avg_ns": "mean", "med_ns": "median", "min_ns": "shortest", "max_ns": "longest",
+})  # fmt: skip
 #: So many are written out.
 MOST = 200
 

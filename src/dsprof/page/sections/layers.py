@@ -8,13 +8,14 @@ from dsprof.page.source import Source, largest
 from dsprof.words import NO_MODULE
 
 _HOW = (
-    "A row is a module of the model in a stage: what it launched by itself, and with the modules within it. Layers that "
-    "are alike take the same time; one that does not is worth a look."
+    "A row is a module of the model in a stage: what it launched by itself, and with the modules within it. Layers "
+    "that are alike take the same time; one that does not is worth a look."
 )
-_COLUMNS = cols(
-    stage="stage", module="module", calls="calls", exclusive_pct="by itself", exclusive_total_ns="time",
-    share_pct="with inner", total_ns="time with inner", kernels="kernels", graph_kernels="in graphs",
-)  # fmt: skip
+_COLUMNS = cols({
+    "stage": "stage", "module": "module", "calls": "calls", "exclusive_pct": "by itself",
+    "exclusive_total_ns": "time", "share_pct": "with inner", "total_ns": "time with inner", "kernels": "kernels",
+    "graph_kernels": "in graphs",
+})  # fmt: skip
 MOST = 200
 
 

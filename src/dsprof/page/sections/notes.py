@@ -8,8 +8,8 @@ from dsprof.page.source import Source
 from dsprof.show.layout import coverage
 
 _HOW = (
-    "A finding is what the report lacks or hides, or a number that two sources tell otherwise. Its code is the name by "
-    "which the documents and programs know it."
+    "A finding is what the report lacks or hides, or a number that two sources tell otherwise. Its code is the name "
+    "by which the documents and programs know it."
 )
 
 

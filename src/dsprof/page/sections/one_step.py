@@ -11,16 +11,16 @@ from attrs import field, frozen
 from dsprof.page.colours import of_family
 from dsprof.page.html import Html, element, joined, short
 from dsprof.page.parts import Section, figure, folded, legend, scrolling
-from dsprof.page.source import Source, plain
+from dsprof.page.source import Condition, Source, plain
 from dsprof.page.svg import LEFT, WIDTH, drawing, path, words
 from dsprof.rules.names import short_kernel_name
 from dsprof.show import units
 from dsprof.words import NO_STAGE
 
 _HOW = (
-    "Above are the ranges that the step's thread was in, then its launches, then what ran on each stream of the GPU. "
-    "Where the lane of the GPU is empty it waited. Choose the plot, then + and - or the wheel zoom, arrows or dragging "
-    "move, 0 shows all. With the keys n and p, or the pointer, one operation after another is told."
+    "Above are the ranges that the step's thread was in, then its launches, then what ran on each stream of the "
+    "GPU. Where the lane of the GPU is empty it waited. Choose the plot, then + and - or the wheel zoom, arrows or "
+    "dragging move, 0 shows all. With the keys n and p, or the pointer, one operation after another is told."
 )
 #: So many operations of a step are drawn: the longest.
 MOST_EVENTS = 3000
@@ -28,9 +28,19 @@ _MOST_LEVELS, _MOST_STREAMS = 6, 6
 _HEAD, _GAP = 28, 8
 #: In a plot without a script, what is nearer than this to the one before it is left out.
 _APART = 0.4
-_KERNEL = ("kernel", "family", "start_ns", "duration_ns", "device_id", "stream_id", "api_name", "api_start_ns", "api_ns", 
-           "tid")  # fmt: skip
-_COPY = ("kind", "bytes", "start_ns", "duration_ns", "device_id", "stream_id", "api_name", "api_start_ns", "api_ns", 
+_KERNEL = (
+    "kernel",
+    "family",
+    "start_ns",
+    "duration_ns",
+    "device_id",
+    "stream_id",
+    "api_name",
+    "api_start_ns",
+    "api_ns",
+    "tid",
+)
+_COPY = ("kind", "bytes", "start_ns", "duration_ns", "device_id", "stream_id", "api_name", "api_start_ns", "api_ns",
          "tid")  # fmt: skip
 _RANGE = ("name", "level", "start_ns", "end_ns", "tid")
 
@@ -69,6 +79,7 @@ class Names:
     places: dict[str, int] = field(factory=dict)
 
     def __call__(self, name: str) -> int:
+        """The place of a name."""
         return self.places.setdefault(short(name), len(self.places))
 
 
@@ -102,7 +113,7 @@ def moments_of(source: Source) -> list[Moment]:
     middle = median(row["wall_ns"] for row in usual)
     found = [_moment("the median", min(usual, key=lambda row: abs(row["wall_ns"] - middle)))]
     out = [row for row in steps if row["outlier"]]
-    return found + [_moment("the slowest outlier", max(out, key=lambda row: row["wall_ns"]))] if out else found
+    return [*found, *(_moment("the slowest outlier", max(out, key=lambda row: row["wall_ns"])) for _ in out[:1])]
 
 
 def _total(steps: Sequence[Mapping[str, Any]]) -> Callable[[str], int]:
@@ -110,17 +121,17 @@ def _total(steps: Sequence[Mapping[str, Any]]) -> Callable[[str], int]:
 
 
 def _moment(which: str, row: Mapping[str, Any]) -> Moment:
-    of = f" of request {row['request']}" if row["request"] is not None else f" {row['instance']}"
-    step = f", step {row['step']}" if row["step"] is not None else ""
-    return Moment(f"{row['stage']}{of}{step}: {units.time(row['wall_ns'])}, {which}", row)
+    of = f" {row['instance']}" if row["step"] is None else f" step {row['step']}"
+    request = f" of request {row['request']}" if row["request"] is not None else ""
+    return Moment(f"{row['stage']}{of}{request}: {units.time(row['wall_ns'])}, {which}", row)
 
 
 def _drawn(source: Source, moment: Moment, names: Names, number: int) -> tuple[Html, dict[str, Any]]:
     gpu, left_out = _most(_operations(source, moment))
     lanes = [*_ranges(source, moment, names), _launches(gpu, moment, names), *_streams(gpu, moment, names)]
     data = {"span": moment.high - moment.low, "lanes": [(one.title, one.height, one.events) for one in lanes]}
-    label = (f"Timeline of {moment.title}; {len(gpu)} operations. Plus and minus zoom, arrows move, 0 shows all, n and p "
-             "go through the operations.")  # fmt: skip
+    keys = "Plus and minus zoom, arrows move, 0 shows all, n and p go through the operations."
+    label = f"Timeline of {moment.title}; {len(gpu)} operations. {keys}"
     picture = drawing(label, _height(lanes), *_static(lanes, moment.high - moment.low), tabindex=0, class_="zooms")
     plot = element("div", scrolling(picture, "Timeline"), class_="plot", data_plot="line", data_number=number)
     families = dict.fromkeys(row["family"] for row in gpu)
@@ -132,10 +143,11 @@ def _drawn(source: Source, moment: Moment, names: Names, number: int) -> tuple[H
 
 def _operations(source: Source, moment: Moment) -> list[dict[str, Any]]:
     """What the process ran on the GPU then: kernels by their short names, copies as the family of that name."""
-    when = (("start_ns", ">=", moment.low), ("start_ns", "<", moment.high), ("pid", "=", moment.row["pid"]))
+    when: tuple[Condition, ...] = (("start_ns", ">=", moment.low), ("start_ns", "<", moment.high),
+                                   ("pid", "=", moment.row["pid"]))  # fmt: skip
     found = [{**row, "name": short_kernel_name(row["kernel"])} for row in source.events("kern_trace", _KERNEL, *when)]
-    for row in source.events("mem_trace", _COPY, *when):
-        found.append({**row, "family": "copy", "name": f"{row['kind']}, {units.size(row['bytes'])}"})
+    found += [{**row, "family": "copy", "name": f"{row['kind']}, {units.size(row['bytes'])}"}
+              for row in source.events("mem_trace", _COPY, *when)]  # fmt: skip
     return sorted(found, key=lambda row: row["start_ns"])
 
 
@@ -224,5 +236,3 @@ def _paths(lane: Lane, y: int, span: int) -> list[Html]:
             paths.setdefault(colour, []).append(f"M{first:.1f} {y}h{last - first:.1f}v{lane.height}H{first:.1f}z")
             ends[colour] = last
     return [path(commands, colour) for colour, commands in paths.items()]
-
-

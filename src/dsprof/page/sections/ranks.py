@@ -13,20 +13,22 @@ from dsprof.show.reports import heat_cell
 from dsprof.show.summary import RankLine
 
 _HOW = (
-    "Ranks that make their collectives together are compared. Waiting is a rank's own time in a collective less the time of "
-    "its shortest match: no work. The rank that waits least is the one that the others wait for: last says of how many "
-    "collectives it began last. The map shows how far a rank is from the median rank in percent: red takes longer."
+    "Ranks that make their collectives together are compared. Waiting is a rank's own time in a collective less the "
+    "time of its shortest match: no work. The rank that waits least is the one that the others wait for: last says "
+    "of how many collectives it began last. The map shows how far a rank is from the median rank in percent: red "
+    "takes longer."
 )
-_SUM = cols(
-    stage="stage", rank="rank", pid="pid", device_id="device", collectives="collectives", matched="matched",
-    compute_busy_ns="compute", transfer_exposed_ns="transfer", wait_exposed_ns="waiting",
-    unmatched_exposed_ns="unmatched", other_busy_ns="other", busy_ns="busy", wall_ns="wall", last_pct="last",
-    transfer_hidden_ns="hidden", launches="launches",
-)  # fmt: skip
-_OPERATIONS = cols(
-    stage="stage", operation="operation", rank="rank", pid="pid", device_id="device", collectives="n", matched="matched",
-    total_ns="total", transfer_ns="transfer", wait_ns="waiting", last_pct="last",
-)  # fmt: skip
+_SUM = cols({
+    "stage": "stage", "rank": "rank", "pid": "pid", "device_id": "device", "collectives": "collectives",
+    "matched": "matched", "compute_busy_ns": "compute", "transfer_exposed_ns": "transfer",
+    "wait_exposed_ns": "waiting", "unmatched_exposed_ns": "unmatched", "other_busy_ns": "other", "busy_ns": "busy",
+    "wall_ns": "wall", "last_pct": "last", "transfer_hidden_ns": "hidden", "launches": "launches",
+})  # fmt: skip
+_OPERATIONS = cols({
+    "stage": "stage", "operation": "operation", "rank": "rank", "pid": "pid", "device_id": "device",
+    "collectives": "n", "matched": "matched", "total_ns": "total", "transfer_ns": "transfer", "wait_ns": "waiting",
+    "last_pct": "last",
+})  # fmt: skip
 #: Percent from the median rank at which the colour of a cell is full, and the steps until there.
 FULL_PCT, SHADES = 25.0, 5
 _HEATED = (("wall_vs_median_pct", "wall"), ("compute_vs_median_pct", "compute"), ("host_vs_median_pct", "host"))
@@ -66,7 +68,8 @@ def _parts(line: RankLine) -> list[Part]:
 def _heat(rows: Sequence[dict[str, object]]) -> Html:
     """Stages by ranks, percent from the median rank, of what is known."""
     ranks = list(dict.fromkeys(_label(row) for row in rows))
-    head = [element("th", word, scope="col") for word in ("stage", "of", *ranks)]
+    head = [element("th", word, scope="col", class_="l" if at < 2 else None)
+            for at, word in enumerate(("stage", "of", *ranks))]  # fmt: skip
     body = []
     for stage in dict.fromkeys(row["stage"] for row in rows):
         of = {_label(row): row for row in rows if row["stage"] == stage}
@@ -74,7 +77,9 @@ def _heat(rows: Sequence[dict[str, object]]) -> Html:
             values = [of[rank][column] if rank in of else None for rank in ranks]
             if any(value is not None for value in values):
                 cells = [heat(value) for value in values]
-                body.append(element("tr", element("td", str(stage), class_="l"), element("td", word, class_="l"), *cells))
+                body.append(
+                    element("tr", element("td", str(stage), class_="l"), element("td", word, class_="l"), *cells)
+                )
     if not body:
         return Html("")
     table = element("table", element("caption", "Percent from the median rank"), element("thead", element("tr", *head)),
@@ -93,5 +98,3 @@ def heat(value: object) -> Html:
 
 def _label(row: dict[str, object]) -> str:
     return f"{row['pid']} on {row['device_id']}" if row["rank"] is None else f"rank {row['rank']}"
-
-

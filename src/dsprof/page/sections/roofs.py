@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 from dsprof.answers.roofs import StageRoof
-from dsprof.page import colours
 from dsprof.page.html import Html, element, joined
 from dsprof.page.parts import Section, cols, figure, folded, legend, scrolling, table_of
 from dsprof.page.source import Source, largest
@@ -14,16 +13,18 @@ from dsprof.page.svg import BOTTOM, LEFT, TOP, WIDTH, Scale, drawing, line, path
 from dsprof.show import units
 
 _HOW = (
-    "To the right is more work for each byte that has to be moved, upwards more work in a second; both axes go by powers "
-    "of ten. The line is the most that this GPU can do: to the left what its memory gives, to the right its units for "
-    "dense products. A full dot is a stage over its wall time, an open one over the time in which the GPU was busy: from "
-    "one to the other goes who removes all waiting, from there to the line who makes the kernels perfect."
+    "To the right is more work for each byte that has to be moved, upwards more work in a second; both axes go by "
+    "powers of ten. The line is the most that this GPU can do: to the left what its memory gives, to the right its "
+    "units for dense products. A full dot is a stage over its wall time, an open one over the time in which the GPU "
+    "was busy: from one to the other goes who removes all waiting, from there to the line who makes the kernels "
+    "perfect."
 )
-_COLUMNS = cols(
-    stage="stage", instance="#", request="request", batch="batch", tokens="tokens", model_flops="FLOPs",
-    model_bytes="bytes", flops_per_byte="FLOPs/byte", mfu_pct="MFU", busy_mfu_pct="busy MFU", bandwidth_pct="bandwidth",
-    busy_bandwidth_pct="busy bandwidth", roof="roof", wall_ns="wall", gpu_busy_ns="GPU busy",
-)  # fmt: skip
+_COLUMNS = cols({
+    "stage": "stage", "instance": "#", "request": "request", "batch": "batch", "tokens": "tokens",
+    "model_flops": "FLOPs", "model_bytes": "bytes", "flops_per_byte": "FLOPs/byte", "mfu_pct": "MFU",
+    "busy_mfu_pct": "busy MFU", "bandwidth_pct": "bandwidth", "busy_bandwidth_pct": "busy bandwidth",
+    "roof": "roof", "wall_ns": "wall", "gpu_busy_ns": "GPU busy",
+})  # fmt: skip
 MOST = 60
 _HEIGHT = 340
 
@@ -35,10 +36,12 @@ def section(source: Source) -> Section | None:
     if not roofs or not len(table):
         return None
     shown = (table if len(table) <= MOST else largest(table, "wall_ns", MOST)).to_pylist()
-    said = "; ".join(f"{one.stage} {units.percent(one.mfu_pct)} of the compute roof and {units.percent(one.bandwidth_pct)} "
-                     "of the memory roof" for one in roofs)  # fmt: skip
-    picture = drawing(f"Roofline: {said}", _HEIGHT, *_roofline(roofs))
-    seen = [(one.stage, colours.STEPS[at % len(colours.STEPS)]) for at, one in enumerate(roofs)]
+    said = "; ".join(
+        f"{one.stage} {units.percent(one.mfu_pct)} of compute, {units.percent(one.bandwidth_pct)} of bandwidth"
+        for one in roofs
+    )
+    seen = [(one.stage, source.stage_colour(one.stage)) for one in roofs]
+    picture = drawing(f"Roofline: {said}", _HEIGHT, *_roofline(roofs, [colour for _, colour in seen]))
     peak = f"{units.flops(roofs[0].peak_flops_per_s)}/s {roofs[0].unit}, {units.size(roofs[0].peak_bytes_per_s)}/s"
     plot = figure(f"FLOP/s of each stage over its FLOPs for each byte; {roofs[0].gpu}: {peak}",
                   element("div", scrolling(picture, "Roofline"), class_="plot"), legend(seen))  # fmt: skip
@@ -65,16 +68,19 @@ def _power(value: float, rounded: object) -> float:
     return float(10.0 ** rounded(math.log10(value)))  # type: ignore[operator]
 
 
-def _roofline(roofs: Sequence[StageRoof]) -> list[Html]:
+def _roofline(roofs: Sequence[StageRoof], colours: Sequence[str]) -> list[Html]:
     x, y = _scales(roofs)
     first = roofs[0]
     corner = first.peak_flops_per_s / first.peak_bytes_per_s
     floor = max(y.low, x.low * first.peak_bytes_per_s)
-    roof = [f"M{x(floor / first.peak_bytes_per_s):.1f} {y(floor):.1f}", f"L{x(corner):.1f} {y(first.peak_flops_per_s):.1f}",
-            f"L{x.last} {y(first.peak_flops_per_s):.1f}"]  # fmt: skip
+    roof = [
+        f"M{x(floor / first.peak_bytes_per_s):.1f} {y(floor):.1f}",
+        f"L{x(corner):.1f} {y(first.peak_flops_per_s):.1f}",
+        f"L{x.last} {y(first.peak_flops_per_s):.1f}",
+    ]
     parts = [*_grid(x, y), path(roof, "line roof")]
-    for at, one in enumerate(roofs):
-        parts += _points(one, x, y, colours.STEPS[at % len(colours.STEPS)])
+    for one, colour in zip(roofs, colours, strict=True):
+        parts += _points(one, x, y, colour)
     return parts
 
 

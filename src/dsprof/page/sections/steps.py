@@ -16,20 +16,22 @@ from dsprof.page.svg import BOTTOM, LEFT, TOP, WIDTH, Scale, drawing, line, path
 from dsprof.show import units
 
 _HOW = (
-    "A dot is a step, from its begin to that of the next one, one request after another; the line below is the time in "
-    "which the GPU worked. The gap between them is what the GPU waited. A grey dot is of a warm-up, a red one an outlier: "
-    "out of its decode's steps by far and by a fifth at least. What lies above the scale has a mark at its upper edge."
+    "A dot is a step, from its begin to that of the next one, one request after another; the line below is the time "
+    "in which the GPU worked. The gap between them is what the GPU waited. A grey dot is of a warm-up, a red one an "
+    "outlier: out of its decode's steps by far and by a fifth at least. What lies above the scale has a mark at its "
+    "upper edge."
 )
-_SUM = cols(
-    stage="stage", request="request", instance="#", batch_min="batch from", batch_max="to", steps="steps",
-    warm_up_steps="warm-up", outliers="outliers", duration_p50_ns="p50", duration_p90_ns="p90", duration_p99_ns="p99",
-    duration_max_ns="max", gpu_work_p50_ns="GPU p50", gpu_work_p99_ns="GPU p99", launches_p50="launches",
-    kernels_p50="kernels",
-)  # fmt: skip
-_OUTLIERS = cols(
-    stage="stage", request="request", instance="#", step="step", duration_ns="took", duration_by_median="by the median",
-    excess_in="more in", excess_ns="more", wall_ns="wall", gpu_busy_ns="GPU busy",
-)  # fmt: skip
+_SUM = cols({
+    "stage": "stage", "request": "request", "instance": "#", "batch_min": "batch from", "batch_max": "to",
+    "steps": "steps", "warm_up_steps": "warm-up", "outliers": "outliers", "duration_p50_ns": "p50",
+    "duration_p90_ns": "p90", "duration_p99_ns": "p99", "duration_max_ns": "max", "gpu_work_p50_ns": "GPU p50",
+    "gpu_work_p99_ns": "GPU p99", "launches_p50": "launches", "kernels_p50": "kernels",
+})  # fmt: skip
+_OUTLIERS = cols({
+    "stage": "stage", "request": "request", "instance": "#", "step": "step", "duration_ns": "took",
+    "duration_by_median": "by the median", "excess_in": "more in", "excess_ns": "more", "wall_ns": "wall",
+    "gpu_busy_ns": "GPU busy",
+})  # fmt: skip
 _IDLE = tuple(f"idle_{name}_ns" for name in CAUSES)
 _TAKEN = ("stage", "instance", "request", "step", "pid", "tid", "steady", "outlier", "engine", "pause", "wall_ns",
           "gpu_busy_ns", "wait_ns")  # fmt: skip
@@ -48,7 +50,7 @@ STEADY, WARM, OUT = 0, 1, 2
 
 
 class Step(NamedTuple):
-    """A step as it is drawn: `state` is steady, warm-up or outlier; `causes` are idle times by their place in CAUSES."""
+    """A step as it is drawn: `state` is steady, warm-up or outlier; `causes` are idle times, ordered as CAUSES is."""
 
     stage: str
     label: str
@@ -66,15 +68,18 @@ def section(source: Source) -> Section | None:
     if not taken:
         return None
     top = _top(taken)
-    drawn, data = (_dots(taken, top), _each(taken)) if len(taken) <= MOST_DOTS else _envelope(taken, top)
+    drawn, data = (_dots(source, taken, top), _each(taken)) if len(taken) <= MOST_DOTS else _envelope(taken, top)
     middle = median(one.wall for one in taken)
     label = f"Wall time of {len(taken)} steps, median {units.time(middle)}; arrow keys walk through them"
     mark = element("circle", class_="mark", r=6, hidden=True)
     picture = drawing(label, _HEIGHT, *_axes(taken, top), *drawn, mark, tabindex=0)
     plot = element("div", scrolling(picture, "Steps"), class_="plot", data_plot="steps")
-    seen = _legend(taken)
-    body = joined(figure("Wall time of each step, and the time in which the GPU worked", plot, legend(seen)),
-                  folded("As a table", element("div", data_rows="steps"), class_="scripted"), *_tables(source))  # fmt: skip
+    seen = _legend(source, taken)
+    body = joined(
+        figure("Wall time of each step, and the time in which the GPU worked", plot, legend(seen)),
+        folded("As a table", element("div", data_rows="steps"), class_="scripted"),
+        *_tables(source),
+    )
     return Section("steps", "Steps", body, _HOW, {"steps": {"top": top, "n": len(taken), **data}})
 
 
@@ -130,23 +135,23 @@ def _axes(taken: Sequence[Step], top: int) -> list[Html]:
     return parts
 
 
-def _colour(one: Step, stages: Sequence[str]) -> str:
+def _colour(source: Source, one: Step) -> str:
     if one.state == WARM:
         return colours.QUIET
-    return colours.OUTLIER if one.state == OUT else colours.STEPS[stages.index(one.stage) % len(colours.STEPS)]
+    return colours.OUTLIER if one.state == OUT else source.stage_colour(one.stage)
 
 
 def _stages(taken: Sequence[Step]) -> list[str]:
     return list(dict.fromkeys(one.stage for one in taken))
 
 
-def _dots(taken: Sequence[Step], top: int) -> list[Html]:
+def _dots(source: Source, taken: Sequence[Step], top: int) -> list[Html]:
     """A dot for each step, and the line of the GPU."""
-    y, count, stages = _y(top), len(taken), _stages(taken)
+    y, count = _y(top), len(taken)
     dots: dict[str, list[str]] = {}
     for place, one in enumerate(taken):
         if one.wall <= top:
-            dots.setdefault(_colour(one, stages), []).append(f"M{_x(place, count):.1f} {y(one.wall):.1f}h0")
+            dots.setdefault(_colour(source, one), []).append(f"M{_x(place, count):.1f} {y(one.wall):.1f}h0")
     worked = [(_x(place, count), y(min(one.work, top)), one.group) for place, one in enumerate(taken)]
     ordered = sorted(dots.items(), key=lambda item: item[0] == colours.OUTLIER)
     return [_polyline(worked), *(path(commands, f"dots s-{colour}") for colour, commands in ordered),
@@ -205,12 +210,12 @@ def _envelope(taken: Sequence[Step], top: int) -> tuple[list[Html], dict[str, An
     return drawn, {"pieces": pieces}
 
 
-def _legend(taken: Sequence[Step]) -> list[tuple[str, str]]:
+def _legend(source: Source, taken: Sequence[Step]) -> list[tuple[str, str]]:
     states = {one.state for one in taken}
     if len(taken) > MOST_DOTS:
         found = [(f"median of {-(-len(taken) // PIECES)} steps, from shortest to longest", colours.STEPS[0])]
     else:
-        found = [(stage, colours.STEPS[at % len(colours.STEPS)]) for at, stage in enumerate(_stages(taken))]
+        found = [(stage, source.stage_colour(stage)) for stage in _stages(taken)]
     found.append(("GPU works", colours.BUSY))
     found += [("outlier", colours.OUTLIER)] if OUT in states else []
     return found + ([("warm-up, or above the scale", colours.QUIET)] if WARM in states else [])

@@ -14,9 +14,10 @@ from dsprof.show.layout import verdicts
 from dsprof.show.summary import RequestLine
 
 _HOW = (
-    "A verdict is on the steady instances of a stage; what a program does once, its warm-up, is left out. Its word says "
-    "what most of the time goes to that the GPU does not work in: GPU-bound is a stage in which it works nearly all the "
-    "time. The times in a card are sums over these instances, or of a step, where the stage has steps."
+    "A verdict is on the steady instances of a stage; what a program does once, its warm-up, is left out. Its word "
+    "says what most of the time goes to that the GPU does not work in: GPU-bound is a stage in which it works "
+    "nearly all the time. The times in a card are sums over these instances, or of a step, where the stage has "
+    "steps."
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
 
@@ -15,10 +15,10 @@ from dsprof.page.svg import Part, bar
 from dsprof.show import units
 
 _HOW = (
-    "The wall time of a stage is from its begin on the host until host and GPU are both done with it. It is split without "
-    "rest: each instant counts for the first of these that covers it. The GPU works; it waits for other ranks within a "
-    "collective; it is idle, and then the cause is what the stage's thread was in. The host outside of CUDA is Python, "
-    "sampling, tokenization: all that is no CUDA call."
+    "The wall time of a stage is from its begin on the host until host and GPU are both done with it. It is split "
+    "without rest: each instant counts for the first of these that covers it. The GPU works; it waits for other "
+    "ranks within a collective; it is idle, and then the cause is what the stage's thread was in. The host outside "
+    "of CUDA is Python, sampling, tokenization: all that is no CUDA call."
 )
 #: What is smaller in all stages is not in the legend.
 _SEEN_PCT = 0.05
@@ -60,10 +60,15 @@ def parts_of(row: Mapping[str, int]) -> list[Part]:
 
 def _table(stages: Mapping[str, Mapping[str, int]]) -> Html:
     header = ("of the wall time", *(word for stage in stages for word in (stage, "share")))
-    kinds = [("wall time", lambda row: row["wall_ns"]), ("GPU works", lambda row: row["gpu_busy_ns"] - row["wait_ns"]),
-             ("waiting for ranks", lambda row: row["wait_ns"])]  # fmt: skip
-    kinds += [(f"idle: {cause.words}", lambda row, name=name: row[f"idle_{name}_ns"]) for name, cause in CAUSES.items()]
-    rows = [(word, *(text for row in stages.values() for text in (units.time(of(row)),
-                                                                  units.percent(100 * of(row) / row["wall_ns"]))))
-            for word, of in kinds]  # fmt: skip
+    named = [list(_named(row)) for row in stages.values()]
+    rows = [(of[0][0], *(text for _, time, pct in of for text in (units.time(time), units.percent(pct))))
+            for of in zip(*named, strict=True)]  # fmt: skip
     return element("div", plain_table(header, rows, "Wall time by stage and cause"))
+
+
+def _named(row: Mapping[str, int]) -> Iterator[tuple[str, int, float]]:
+    """The parts of a wall time in words, with ns and percent."""
+    times = {"wall time": row["wall_ns"], "GPU works": row["gpu_busy_ns"] - row["wait_ns"],
+             "waiting for ranks": row["wait_ns"]}  # fmt: skip
+    times |= {f"idle: {cause.words}": row[f"idle_{name}_ns"] for name, cause in CAUSES.items()}
+    return ((words, time, 100 * time / row["wall_ns"]) for words, time in times.items())
