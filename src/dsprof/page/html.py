@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from dsprof.show.safe import for_html
+from dsprof.show.safe import for_html, visible
 
 #: Elements that have no end.
 _VOID = frozenset(("meta", "input"))
@@ -58,5 +58,5 @@ def _attribute(name: str, value: Any) -> str:
 
 
 def short(text: str) -> str:
-    """A name that is not longer than `LONGEST`, with its length where something is cut off."""
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text)} characters)"
+    """A name as it is seen, not longer than `LONGEST`, with its length where something is cut off."""
+    return visible(text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text)} characters)")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from dsprof.measures.causes import CAUSES
 from dsprof.page import colours
-from dsprof.page.html import Html, element, joined
+from dsprof.page.html import Html, element, joined, short
 from dsprof.page.parts import Section, cols, figure, folded, legend, scrolling, table_of
 from dsprof.page.source import Source
 from dsprof.page.svg import BOTTOM, LEFT, TOP, WIDTH, Scale, drawing, line, path, time_axis, words
@@ -180,7 +180,8 @@ def _each(taken: Sequence[Step]) -> dict[str, Any]:
     told = len(taken) <= _MOST_WITH_CAUSES
     rows = [(stages.index(one.stage), labels.index(one.label), one.step, one.state, one.wall, one.work,
              *(_most(one.causes) if told else ())) for one in taken]  # fmt: skip
-    return {"stages": stages, "labels": labels, "causes": [cause.short for cause in CAUSES.values()], "rows": rows}
+    shown = {"stages": [*map(short, stages)], "labels": [*map(short, labels)]}
+    return {**shown, "causes": [cause.short for cause in CAUSES.values()], "rows": rows}
 
 
 def _most(causes: Sequence[int]) -> list[int]:
