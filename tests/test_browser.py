@@ -82,7 +82,7 @@ def test_axe_is_heard(browser: Browser, tmp_path: Path) -> None:
     """The check itself: an image without words, and grey on white."""
     path = tmp_path / "bad.html"
     path.write_text(
-        '<html lang="en"><title>bad</title><main><h1>x</h1><img src="data:,"><p style="color:#ccc">y</p></main>'
+        '<html lang="en"><title>bad</title><main><h1>x</h1><img src="data:,"><p style="color:#ccc">hardly seen</p></main>'
     )
     browser.show(path)
     assert {one.split(":")[0] for one in browser.violations()} == {"color-contrast", "image-alt"}

@@ -90,7 +90,7 @@ def table_of(
 
 def scrolling(inner: Html, label: str, class_: str = "scroll") -> Html:
     """What may be wider than the screen; by the keyboard it can be scrolled, too."""
-    return element("div", inner, class_=class_, tabindex=0, role="region", aria_label=label)
+    return element("div", inner, class_=class_, tabindex=0, role="group", aria_label=label)
 
 
 def _head(table: str, column: Col, sortable: bool) -> Html:

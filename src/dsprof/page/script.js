@@ -240,7 +240,7 @@ function filters(table) {
 // The numbers of a plot, made when somebody asks for them.
 const MOST_ROWS = 2000;
 const stepRows = () => data.steps.rows
-  ? [["stage", "of", "step", "", "wall", "GPU works"], data.steps.rows.map(([stage, label, step, state, wall, work]) =>
+  ? [["stage", "of", "step", "kind", "wall", "GPU works"], data.steps.rows.map(([stage, label, step, state, wall, work]) =>
     [data.steps.stages[stage], data.steps.labels[label], step, STATES[state], time(wall), time(work)])]
   : [["first step", "last", "shortest", "median", "longest", "GPU works"], data.steps.pieces.map(([first, last, ...times]) =>
     [first + 1, last + 1, ...times.map(time)])];
@@ -259,7 +259,7 @@ function fill(place) {
   }
   const scroll = element("div", undefined, "scroll");
   scroll.tabIndex = 0;
-  scroll.setAttribute("role", "region");
+  scroll.setAttribute("role", "group");
   scroll.setAttribute("aria-label", "Numbers of the plot");
   scroll.append(table);
   place.replaceChildren(scroll, ...(rows.length > MOST_ROWS ? [element("p", `The first ${MOST_ROWS} of ${rows.length}.`, "dim")] : []));

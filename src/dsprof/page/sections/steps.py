@@ -160,7 +160,7 @@ def _dots(source: Source, taken: Sequence[Step], top: int) -> list[Html]:
 
 def _polyline(points: Sequence[tuple[float, float, Any]], class_: str = f"line s-{colours.BUSY}") -> Html:
     """A line through points, which begins anew with each group."""
-    commands, before = [], None
+    commands, before = list[str](), object()
     for x, y, group in points:
         commands.append(f"{'L' if group == before else 'M'}{x:.1f} {y:.1f}")
         before = group
