@@ -14,7 +14,9 @@ import browser as browsers
 import dsprof
 from browser import PHONE, WIDE, Browser
 from dsprof.analysis.analyze import Analysis
+from dsprof.analysis.many import ManyAnalysis
 from dsprof.page.sections import steps
+from test_many import made as made_rank
 from test_page import BAD, hostile, many_steps
 
 SAMPLES = Path(__file__).resolve().parents[1] / "traces" / "samples"
@@ -36,7 +38,10 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The page of a sample, or of a made report, each made once."""
     folder, made = tmp_path_factory.mktemp("pages"), dict[str, Path]()
 
-    def analysis(name: str) -> Analysis:
+    def analysis(name: str) -> Analysis | ManyAnalysis:
+        if name == "ranks":
+            several = [made_rank(folder / f"tp-rank{rank}.sqlite", late=1_000_000 * (rank == 2)) for rank in range(4)]
+            return dsprof.analyze_many(several, on="loop", out=folder / "all.dsprof")
         if name in ("hostile", "many"):
             return {"hostile": hostile, "many": many_steps}[name](folder)
         export = folder / f"{name}.sqlite"
@@ -61,7 +66,7 @@ def well(browser: Browser, page: Path) -> None:
     assert [url for url in browser.asked if not url.startswith("about:")] == [page.as_uri()]
 
 
-@pytest.mark.parametrize("name", [*SHOWN, "hostile", "many"])
+@pytest.mark.parametrize("name", [*SHOWN, "hostile", "many", "ranks"])
 def test_a_page_asks_for_nothing_and_fits(browser: Browser, page: Callable[[str], Path], name: str) -> None:
     for width in (WIDE, PHONE):
         browser.show(page(name), width)
@@ -71,7 +76,7 @@ def test_a_page_asks_for_nothing_and_fits(browser: Browser, page: Callable[[str]
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("name", [*SHOWN, "hostile"])
+@pytest.mark.parametrize("name", [*SHOWN, "hostile", "ranks"])
 def test_axe_finds_nothing(browser: Browser, page: Callable[[str], Path], name: str, dark: bool) -> None:
     browser.show(page(name), dark=dark)
     browser.run("document.querySelectorAll('details').forEach(one => { one.open = true; })")
@@ -81,9 +86,8 @@ def test_axe_finds_nothing(browser: Browser, page: Callable[[str], Path], name: 
 def test_axe_is_heard(browser: Browser, tmp_path: Path) -> None:
     """The check itself: an image without words, and grey on white."""
     path = tmp_path / "bad.html"
-    path.write_text(
-        '<html lang="en"><title>bad</title><main><h1>x</h1><img src="data:,"><p style="color:#ccc">hardly seen</p></main>'
-    )
+    bad = '<img src="data:,"><p style="color:#ccc">hardly seen</p>'
+    path.write_text(f'<html lang="en"><title>bad</title><main><h1>x</h1>{bad}</main>')
     browser.show(path)
     assert {one.split(":")[0] for one in browser.violations()} == {"color-contrast", "image-alt"}
 
@@ -163,7 +167,7 @@ def test_many_steps_are_an_envelope(browser: Browser, page: Callable[[str], Path
 
 def test_it_is_read_without_a_script_and_printed(browser: Browser, page: Callable[[str], Path]) -> None:
     browser.show(page("h200-stages"), script=False)
-    assert [text for text in browser.texts("main h2")] == browser.texts("nav a")
+    assert browser.texts("main h2") == browser.texts("nav a")
     assert browser.texts(".scripted") == []
     assert browser.texts("[data-plot=line] .events path") != []
     browser.show(page("h200-stages"))

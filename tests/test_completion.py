@@ -21,7 +21,7 @@ from dsprof.tables import all_tables
 
 BASH = shutil.which("bash")
 needs_bash = pytest.mark.skipif(BASH is None, reason="there is no bash here")
-COMMANDS = {"analyze", "table", "whatif", "tables", "capture", "doctor", "scrub", "completion", "workloads"}
+COMMANDS = {"analyze", "table", "whatif", "tables", "capture", "doctor", "scrub", "completion", "workloads", "report"}
 #: Says what bash would offer; `compopt`, which only a completion at a real tab may call, is told.
 ASK = r"""
 source completion.bash
@@ -91,7 +91,7 @@ def test_bash_completes_commands_options_choices_tables_and_reports(here: Path) 
         ("analyze", "--model-config", "r"), ("analyze", "--families", "r"), ("analyze", "--rules", "r"),
         ("analyze", "--nsys", "r"), ("analyze", "--out", "r"), ("analyze", "~/r"), ("analyze", "nowhere/r"),
         ("scrub", "r"), ("capture", "r"), ("capture", "--", "python", "r"), ("analyze", "--window", "3"),
-        ("nonsense", "r"), ("analyze", "--nonsense", "--threads", "x"),
+        ("nonsense", "q"), ("analyze", "--nonsense", "--threads", "x"),
     ],
 )  # fmt: skip
 def test_bash_completes_what_it_knows_better(words: tuple[str, ...], here: Path) -> None:

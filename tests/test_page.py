@@ -20,7 +20,7 @@ import pytest
 
 import dsprof
 from dsprof.analysis.analyze import Analysis
-from dsprof.errors import OutputExists, OutputRefused
+from dsprof.errors import NoReportInFolder, OutputExists, OutputRefused
 from dsprof.ground.whole import write_whole
 from dsprof.page import document
 from dsprof.page.html import LONGEST, Html, element, joined, short
@@ -427,6 +427,21 @@ def test_the_command(tmp_path: Path) -> None:
     assert run(report, "-o", tmp_path / "no" / "x.html", folder=tmp_path).returncode == OutputRefused.exit_code
     assert run(report, "-o", tmp_path, "--force", folder=tmp_path).returncode == OutputRefused.exit_code
     assert sorted(path.name for path in tmp_path.iterdir()) == ["h", "run.html", "run.sqlite"]
+
+
+def test_a_folder_of_tables_has_a_page(tmp_path: Path) -> None:
+    """As their report has, which need not be there; with other rules or of another dsprof they are refused."""
+    analysis = dsprof.analyze(hostile(tmp_path).path, stages={"vision": "^look"})
+    folder = analysis.write(tmp_path / "tables")
+    (tmp_path / "h").rename(tmp_path / "away")
+    assert run(folder, "-o", "x.html", folder=tmp_path).returncode == 0
+    assert (tmp_path / "x.html").read_text(encoding="utf-8").replace("remembered beside the tables: ", "").replace(
+        " (or --default-rules)", "") == analysis.page()  # fmt: skip
+    wrong = run(folder, "-o", "y.html", "--stage", "a=b", folder=tmp_path)
+    assert wrong.returncode == 2 and "name their report" in wrong.stderr
+    (folder / "stage_sum.parquet").unlink()
+    assert run(folder, "-o", "y.html", folder=tmp_path).returncode == NoReportInFolder.exit_code
+    assert not (tmp_path / "y.html").exists()
 
 
 def test_pandas_is_not_loaded(tmp_path: Path) -> None:

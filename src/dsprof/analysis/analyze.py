@@ -16,7 +16,7 @@ from dsprof.analysis.options import AnalysisOptions
 from dsprof.analysis.parquet import Condition
 from dsprof.analysis.results import Fresh, Results
 from dsprof.analysis.rules_file import find_rules_file
-from dsprof.analysis.stored import RECORD, Stored, find, identity, remembered, store, strangers
+from dsprof.analysis.stored import RECORD, Stored, find, identity, open_folder, remembered, store, strangers
 from dsprof.analysis.work import ReportReader, WholeReport
 from dsprof.answers.collectives import ReportCollectives
 from dsprof.answers.rank_requests import RequestRows
@@ -24,7 +24,7 @@ from dsprof.answers.report_work import ReportWork
 from dsprof.answers.what_if import Changes, WhatIf
 from dsprof.arrays import backend
 from dsprof.attribute.stages import StageRanges
-from dsprof.errors import MemoryTooSmall, OutputRefused
+from dsprof.errors import MemoryTooSmall, OutputRefused, ReportMissing
 from dsprof.findings import Finding
 from dsprof.ground.swap import clear_unfinished, replacing
 from dsprof.measures.rank_work import StageWork
@@ -174,6 +174,24 @@ def _plan(
             if compiled:
                 raise
     return backend.NUMPY, size.plan(limit, threads)
+
+
+def analysis_in(folder: Path, tables: Iterable[str]) -> Analysis | None:
+    """The analysis whose tables lie in a folder, whose report need not be there; None where the folder has none.
+
+    Raises `NoReportInFolder` where they are of another dsprof, or not all of `tables` are there.
+    """
+    opened = open_folder(folder, tables)
+    if opened is None:
+        return None
+    found, named = opened
+
+    def read_again() -> Fresh:
+        raise ReportMissing(f"{folder} holds the tables of {found.report.file} alone.", "Name the report itself.")
+
+    told = named.lines(NamedRules(), NamedRules(), "")
+    origin = Origin(folder / found.report.file, folder, tuple(tables), named=named, rules=told)
+    return Analysis(found, origin, read_again)
 
 
 @frozen

@@ -25,7 +25,7 @@ from attrs import evolve
 import dsprof
 from dsprof.analysis.named_rules import NamedRules, rules_of
 from dsprof.analysis.parquet import Condition, parquet, read_rows_that
-from dsprof.errors import RulesUnreadable
+from dsprof.errors import NoReportInFolder, RulesUnreadable
 from dsprof.findings import Finding
 from dsprof.ground.documents import json_pieces
 from dsprof.ground.swap import locked
@@ -287,6 +287,32 @@ def _find(
         found = Stored(_summary(_unsealed(summary)["summary"]), handles)
         opened.pop_all()
         return found
+
+
+def open_folder(folder: Path, tables: Iterable[str]) -> tuple[Stored, NamedRules] | None:
+    """The results in a folder whose report nobody asks for, and the rules that were named for them; None without any.
+
+    Raises `NoReportInFolder` where another dsprof made them, or a table is missing.
+    """
+    try:
+        with locked(folder, exclusive=False) as place, contextlib.ExitStack() as opened:
+            with _opened(place) as file:
+                document = _unsealed(file.read())
+            if document["made_from"]["code"] != _code() or not set(tables) <= set(document["tables"]):
+                raise NoReportInFolder(
+                    f"The tables in {folder} are of another dsprof, or not all are there.", "Name their report instead."
+                )
+            handles = {}
+            for name in document["tables"]:
+                handles[name] = os.open(f"{name}{_SUFFIX}", _OPEN, dir_fd=place)
+                opened.callback(os.close, handles[name])
+            text = document.get("rules", "")
+            rules = rules_of(_unsealed(text)) if text else NamedRules()
+            found = Stored(_summary(document["summary"]), handles)
+            opened.pop_all()
+            return found, rules
+    except _UNREADABLE:
+        return None
 
 
 def _summary(document: Any) -> Summary:

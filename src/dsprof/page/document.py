@@ -75,15 +75,19 @@ def script_json(data: Mapping[str, Any]) -> str:
     return text.encode(errors="replace").decode()  # halves of surrogates are no UTF-8
 
 
-def _head(summary: Summary) -> Html:
-    facts = [part for word, text in headline(summary)[1:] for part in (element("dt", word), element("dd", text))]
-    (_, report), *_ = headline(summary)
-    described = report.removeprefix(summary.report.file).removeprefix(", ")
+def head(title: str, about: str, facts: Sequence[tuple[str, str]]) -> Html:
+    """What stands above: what it is of, facts in words, and two buttons."""
+    told = [part for word, text in facts for part in (element("dt", word), element("dd", text))]
     buttons = element("div", element("button", "Light or dark", id="theme", type="button"),
                       element("button", "Print", id="print", type="button"), class_="controls scripted")  # fmt: skip
-    names = element("div", element("h1", summary.report.file), element("p", described, class_="dim"),
-                    element("dl", *facts, class_="facts"), class_="grow")  # fmt: skip
-    return element("header", names, buttons)
+    said = element("p", about, class_="dim") if about else ""
+    return element("header", element("div", element("h1", title), said, element("dl", *told, class_="facts"),
+                                     class_="grow"), buttons)  # fmt: skip
+
+
+def _head(summary: Summary) -> Html:
+    (_, report), *facts = headline(summary)
+    return head(summary.report.file, report.removeprefix(summary.report.file).removeprefix(", "), facts)
 
 
 def _contents(sections: Sequence[Section]) -> Html:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -59,6 +60,15 @@ def _whole(value: float) -> float:
     return int(value) if value == int(value) else value
 
 
+def tick(text: str) -> str:
+    """A round number of an axis without the zeros behind its point.
+
+    >>> tick("5.000 ms"), tick("0.500 s")
+    ('5 ms', '0.5 s')
+    """
+    return re.sub(r"(\.\d*?)0+(?= |$)", r"\1", text).replace(". ", " ").removesuffix(".")
+
+
 @frozen
 class Scale:
     """From values to places: `low` and `high` are drawn at `first` and `last`; `log`: by powers of ten."""
@@ -80,7 +90,10 @@ def time_axis(y: Scale) -> list[Html]:
     return [
         part
         for value in round_numbers(y.high)
-        for part in (line(LEFT, y(value), WIDTH, y(value)), words(LEFT - 8, y(value) + 4, units.time(value), "end"))
+        for part in (
+            line(LEFT, y(value), WIDTH, y(value)),
+            words(LEFT - 8, y(value) + 4, tick(units.time(value)), "end"),
+        )
     ]
 
 

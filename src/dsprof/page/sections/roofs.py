@@ -9,7 +9,7 @@ from dsprof.answers.roofs import StageRoof
 from dsprof.page.html import Html, element, joined
 from dsprof.page.parts import Section, cols, figure, folded, legend, scrolling, table_of
 from dsprof.page.source import Source, largest
-from dsprof.page.svg import BOTTOM, LEFT, TOP, WIDTH, Scale, drawing, line, path, words
+from dsprof.page.svg import BOTTOM, LEFT, TOP, WIDTH, Scale, drawing, line, path, tick, words
 from dsprof.show import units
 
 _HOW = (
@@ -60,7 +60,7 @@ def _scales(roofs: Sequence[StageRoof]) -> tuple[Scale, Scale]:
     corner = roofs[0].peak_flops_per_s / roofs[0].peak_bytes_per_s
     across = [one.flops_per_byte for one in roofs if one.flops_per_byte > 0] + [corner]
     up = [achieved(one)[0] for one in roofs if one.model_flops > 0] + [roofs[0].peak_flops_per_s]
-    x = Scale(_power(min(across), math.floor), _power(3 * max(across), math.ceil), LEFT + 40, WIDTH - 10, log=True)
+    x = Scale(_power(min(across), math.floor), _power(3 * max(across), math.ceil), LEFT + 40, WIDTH - 26, log=True)
     return x, Scale(_power(min(up) / 2, math.floor), _power(max(up), math.ceil), _HEIGHT - BOTTOM - 16, TOP, log=True)
 
 
@@ -88,7 +88,10 @@ def _grid(x: Scale, y: Scale) -> list[Html]:
     parts = []
     for exponent in range(round(math.log10(y.low)), round(math.log10(y.high)) + 1):
         at = y(10.0**exponent)
-        parts += [line(x.first, at, x.last, at), words(x.first - 8, at + 4, f"{units.flops(10.0**exponent)}/s", "end")]
+        parts += [
+            line(x.first, at, x.last, at),
+            words(x.first - 8, at + 4, f"{tick(units.flops(10.0**exponent))}/s", "end"),
+        ]
     for exponent in range(round(math.log10(x.low)), round(math.log10(x.high)) + 1):
         at = x(10.0**exponent)
         parts += [line(at, y.first, at, y.last), words(at, y.first + 18, f"{10.0**exponent:g}", "middle")]

@@ -15,7 +15,7 @@ _SUM = cols({
     "stage": "stage", "warm_up": "warm-up", "instances": "n", "tokens": "tokens", "tokens_per_s": "tokens/s",
     "wall_total_ns": "wall", "wall_mean_ns": "mean", "wall_p50_ns": "median", "gpu_busy_total_ns": "GPU busy",
     "busy_pct": "busy", "work_pct": "without waiting", "kernels_total": "kernels", "launches_total": "launches",
-    "memcpy_total_ns": "copies", "sync_total_ns": "synchronizing",
+    "memcpy_total_ns": "copies", "sync_total_ns": "sync",
 })  # fmt: skip
 _TRACE = cols({
     "stage": "stage", "instance": "#", "request": "request", "steady": "steady", "tokens": "tokens",
