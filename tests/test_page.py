@@ -7,7 +7,6 @@ import hashlib
 import html.parser
 import json
 import lzma
-import os
 import re
 import subprocess
 import sys
@@ -467,7 +466,11 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monkey
     link.symlink_to(path)
     write_whole(link, "d", replace=True)
     assert link.is_symlink() and path.read_text() == "d"
-    monkeypatch.setattr(os, "fchmod", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OutputRefused, match="No space left"):
         write_whole(path, "e", replace=True)
     assert path.read_text() == "d"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 from dsprof.errors import OutputExists, OutputRefused
+from dsprof.ground.leftovers import clear_leftovers, own_folder
 
 
 def check_free(path: Path, replace: bool) -> None:
@@ -22,23 +21,22 @@ def check_free(path: Path, replace: bool) -> None:
 
 
 def write_whole(path: Path, text: str, replace: bool) -> None:
-    """Write a file beside its place and move it there when it is complete.
+    """Write a file in a folder beside its place and move it there when it is complete.
 
     Raises `OutputExists` where there is one and it is not to be replaced, `OutputRefused` where it cannot be written.
     A link is followed, so that what it stands for is replaced.
     """
     check_free(path, replace)
     target = Path(os.path.realpath(path))
+    prefix = f".{target.name[:80]}.writing-"
     try:
-        handle, name = tempfile.mkstemp(".writing", f".{target.name[:80]}.", target.parent)
-        try:
-            with open(handle, "w", encoding="utf-8", newline="\n") as file:  # noqa: PTH123  it is open already
-                file.write(text)
-                os.fchmod(file.fileno(), _mode(target))
-            _move(Path(name), target, replace)
-        finally:
-            with suppress(FileNotFoundError):
-                Path(name).unlink()
+        clear_leftovers(prefix, target.parent)
+        with own_folder(prefix, target.parent) as folder:
+            written = folder / "whole"
+            written.write_text(text, encoding="utf-8", newline="\n")
+            if target.exists():
+                written.chmod(target.stat().st_mode & 0o777)
+            _move(written, target, replace)
     except FileExistsError as error:  # somebody wrote one in between
         raise _there(path) from error
     except OSError as error:
@@ -60,12 +58,3 @@ def _move(written: Path, target: Path, replace: bool) -> None:
         raise
     except OSError:  # a file system without links
         written.replace(target)
-
-
-def _mode(target: Path) -> int:
-    """That of the file that is there, or what a new one would have."""
-    if target.exists():
-        return target.stat().st_mode & 0o777
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
