@@ -39,7 +39,9 @@
     ├── UnknownEngine          47   no engine of that name
     ├── SelectionEmpty         48   the report holds nothing of the window, devices or processes asked for
     ├── ServerFailed           50   a server ended before it was ready, was not ready in time, or was not recorded
-    └── RanksMissing           51   a program of several ranks was recorded, and some left no report
+    ├── RanksMissing           51   a program of several ranks was recorded, and some left no report
+    ├── NothingToCompare       52   a side of a comparison is empty, or is not there
+    └── TablesUnreadable       53   a folder of tables, or a baseline, is damaged, or lacks what a comparison needs
 
 Exit code 2 is the command line's own (a wrong option); 20 and above are findings under ``--strict``,
 see `dsprof.findings`.
@@ -292,3 +294,15 @@ class RanksMissing(DsprofError):
     """Of a program of several ranks, some were recorded and others left no report."""
 
     exit_code = 51
+
+
+class NothingToCompare(DsprofError):
+    """A side of a comparison is empty, or is not there."""
+
+    exit_code = 52
+
+
+class TablesUnreadable(DsprofError):
+    """A folder of tables, or a baseline, is damaged, or lacks what a comparison needs."""
+
+    exit_code = 53

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +26,13 @@ _FOREVER = int(np.iinfo(np.int64).max)
 def parquet(folder: str | os.PathLike[str], table: str) -> Path:
     """The file of a table."""
     return Path(folder, f"{table}.parquet")
+
+
+def read_parquet(source: BinaryIO | pa.NativeFile, columns: Sequence[str] | None = None) -> pa.Table:
+    """A table, or some of its columns, from what is open. Arrow's `read_table` would do, but loads pandas."""
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(source).read(columns=columns)
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:

@@ -28,6 +28,12 @@ TABLES = ("collective_sum", "collective_trace", "rank_sum")
 _NAMED = re.compile(r"(?:^|[._-])(?:r|rank[._-]?)(\d{1,9})(?=[._-]|$)", re.IGNORECASE)
 
 
+def rank_in(file: str) -> int | None:
+    """The rank that a file is named after; None where it is named after none."""
+    found = _NAMED.search(file)
+    return int(found[1]) if found else None
+
+
 @frozen(eq=False)
 class RankReport:
     """What several reports need of each: its file's name, its clock (None: not known), its collectives; pickles."""
@@ -45,8 +51,7 @@ class RankReport:
     @property
     def number(self) -> int:
         """The rank that the file is named after, NULL where it is named after none."""
-        found = _NAMED.search(self.file)
-        return int(found[1]) if found else NULL
+        return NULL if (found := rank_in(self.file)) is None else found
 
 
 class Ranks(Mapping[str, "pd.DataFrame"]):

@@ -14,7 +14,7 @@ import os
 import shutil
 import stat
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -23,7 +23,7 @@ from attrs import evolve
 
 import dsprof
 from dsprof.analysis.named_rules import NamedRules, rules_of
-from dsprof.analysis.parquet import parquet
+from dsprof.analysis.parquet import parquet, read_parquet
 from dsprof.errors import RulesUnreadable
 from dsprof.findings import Finding
 from dsprof.ground.documents import json_pieces
@@ -53,7 +53,7 @@ _BEFORE_SUMMARY, _AT_ONCE, _LONGEST_HEAD = ', "summary": ', 1 << 14, 1 << 28
 #: Opens what should be a file, and does not wait where somebody put a pipe in its place.
 _OPEN = os.O_RDONLY | os.O_NONBLOCK
 #: What reading a record that somebody changed may end with.
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ExceptionGroup)
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ExceptionGroup)
 
 
 def identity(name: str, rules: Rules, wanted: Wanted = ALL) -> dict[str, Any]:
@@ -89,14 +89,14 @@ def store(
         "made_from": made_from, "report": report, "tables": files, "rules": _text(named), "summary": summary,
     }  # fmt: skip
     with (folder / RECORD).open("w", encoding="ascii") as file:  # a file's name may be no UTF-8
-        file.writelines(_sealed(json_pieces(document)))
+        file.writelines(sealed(json_pieces(document)))
 
 
 def _text(named: NamedRules) -> str:
-    return "".join(_sealed(json_pieces(named))) if named != NamedRules() else ""
+    return "".join(sealed(json_pieces(named))) if named != NamedRules() else ""
 
 
-def _sealed(pieces: Iterable[str]) -> Iterator[str]:
+def sealed(pieces: Iterable[str]) -> Iterator[str]:
     """The pieces of a JSON object with a last member: the hash of all that stands before it."""
     digest, last = hashlib.sha256(), ""
     for piece in pieces:
@@ -106,8 +106,8 @@ def _sealed(pieces: Iterable[str]) -> Iterator[str]:
     yield f'{_SEAL}{digest.hexdigest()}"{last}'
 
 
-def _unsealed(text: str) -> Any:
-    """The object whose pieces `_sealed` was given. Raises ValueError where it is another now."""
+def unsealed(text: str) -> Any:
+    """The object whose pieces `sealed` was given. Raises ValueError where it is another now."""
     before, _, seal = text.rpartition(_SEAL)
     if seal != hashlib.sha256(before.encode()).hexdigest() + '"}':
         raise ValueError("somebody changed what dsprof wrote")
@@ -149,7 +149,7 @@ def _head(record: TextIO) -> dict[str, Any]:
 
 def _recorded(path: Path) -> set[str]:
     """The files of the results that a record names, with itself; none where it is no record of dsprof."""
-    with contextlib.suppress(*_UNREADABLE):
+    with contextlib.suppress(*UNREADABLE):
         if stat.S_ISREG(path.lstat().st_mode):
             with path.open(encoding="ascii") as file:
                 document = _head(file)
@@ -187,13 +187,14 @@ class Stored:
         """What the report lacks or hides."""
         return self._summary.findings
 
-    def arrow(self, name: str) -> pa.Table:
-        """The table `name` as Arrow, from its file, also if that has no name any more. Raises `UnknownTable`."""
-        import pyarrow.parquet as pq
+    def arrow(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """The table `name` as Arrow, from its file, also if that has no name any more. Raises `UnknownTable`.
 
+        `columns`: some of its columns alone.
+        """
         known_table(name)
         with self._file(name).open("rb") as file:
-            return pq.read_table(file)
+            return read_parquet(file, columns)
 
     def _file(self, name: str) -> Path:
         return Path(f"/proc/self/fd/{self._handles[name]}")
@@ -222,12 +223,12 @@ def remembered(folder: Path, report: Input) -> NamedRules:
     Raises `RulesUnreadable` where somebody changed them, or another dsprof wrote them otherwise.
     """
     text = ""
-    with contextlib.suppress(*_UNREADABLE), locked(folder, exclusive=False) as place, _opened(place) as file:
+    with contextlib.suppress(*UNREADABLE), locked(folder, exclusive=False) as place, _opened(place) as file:
         document = _head(file)
         if document.get("rules") and report.is_of(document["report"]):
             text = str(document["rules"])
     try:
-        return rules_of(_unsealed(text)) if text else NamedRules()
+        return rules_of(unsealed(text)) if text else NamedRules()
     except ValueError as error:
         raise RulesUnreadable(
             f"The rules that the tables in {folder} were made with cannot be used again: {error}.",
@@ -249,7 +250,7 @@ def find(
             return _find(folder, made_from, report, set(tables), named) if (folder / RECORD).exists() else None
         except FileNotFoundError:  # a folder that is replaced while it is opened
             continue
-        except _UNREADABLE:
+        except UNREADABLE:
             break
     return None
 
@@ -274,7 +275,7 @@ def _find(
                 return None
         if not report.is_of(document["report"]):
             return None
-        found = Stored(_summary(_unsealed(summary)["summary"]), handles)
+        found = Stored(_summary(unsealed(summary)["summary"]), handles)
         opened.pop_all()
         return found
 

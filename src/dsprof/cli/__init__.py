@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from dsprof.cli import analyze, table, whatif, tables, capture, doctor, scrub, workloads, completion  # isort: skip  (as --help lists them)
+from dsprof.cli import analyze, table, whatif, diff, tables, capture, doctor, scrub, workloads, completion  # isort: skip  (as --help lists them)
 from dsprof.cli import completing
 from dsprof.cli.options import app, say
 from dsprof.errors import DsprofError, OutputRefused
@@ -25,6 +25,7 @@ __all__ = [
     "app",
     "capture",
     "completion",
+    "diff",
     "doctor",
     "main",
     "scrub",
@@ -99,7 +100,12 @@ def _refuse(error: Any) -> NoReturn:
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """What is ours, and the command behind ``--`` of a capture, which the parser would mix with the images."""
+    """What is ours, and the command behind ``--`` of a capture, which the parser would mix with the images.
+
+    Of a comparison ``--`` stands between the sides, and options may come after it, too.
+    """
+    if arguments[:1] == ["diff"]:
+        return [diff.BETWEEN if word == "--" else word for word in arguments], []
     if arguments[:1] != ["capture"]:
         return arguments, []
     at = arguments.index("--") if "--" in arguments else len(arguments)

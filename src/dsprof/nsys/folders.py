@@ -26,7 +26,7 @@ def report_in(folder: Path, progress: Callable[[str], None] = lambda sentence: N
     """
     found = _reports(folder)
     if not found:
-        sessions = [path for path in _entries(folder) if os.path.isfile(path / _SESSION) and _reports(path)]  # noqa: PTH113  Path raises where it may not look
+        sessions = sessions_in(folder)
         if not sessions:
             kinds = ", ".join(_SUFFIXES)
             raise NoReportInFolder(f"The folder {folder} holds no report ({kinds}) and no session.", _RECORD)
@@ -43,6 +43,16 @@ def report_in(folder: Path, progress: Callable[[str], None] = lambda sentence: N
         f"The folder {folder} holds {len(names)} reports: {', '.join(names[:_NAMED])}{more}.",
         "Name the one that is meant.",
     )
+
+
+def reports_in(folder: Path) -> list[Path]:
+    """The reports of a folder, each of several exports once. Raises `NoReportInFolder` where it cannot be read."""
+    return list(_reports(folder).values())
+
+
+def sessions_in(folder: Path) -> list[Path]:
+    """The folders of sessions in a folder that hold a report. Raises as above."""
+    return [path for path in _entries(folder) if os.path.isfile(path / _SESSION) and _reports(path)]  # noqa: PTH113  Path raises where it may not look
 
 
 def _reports(folder: Path) -> dict[str, Path]:
