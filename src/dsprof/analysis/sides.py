@@ -43,6 +43,8 @@ from dsprof.show.summary import RuleLine
 #: What has no value of its own in the records of earlier versions.
 _MADE = (OPERATIONS.name, SEQUENCE.name)
 _SUFFIX = ".dsprof"
+#: How sessions call the report in them.
+_ANY = "run"
 #: Reads a table, or some of its columns.
 _Read = Callable[[str, Sequence[str] | None], pa.Table]
 
@@ -168,7 +170,7 @@ def recording_of(analysis: Analysis) -> Recording:
 
     tables = _Tables(read, tuple(analysis))
     about = About(
-        name=analysis.path.name,
+        name=_called(analysis.path),
         sha256=report.sha256,
         gpus=tuple(sorted(gpu.name for gpu in report.gpus)),
         driver=report.driver,
@@ -209,9 +211,9 @@ def recording_in(folder: Path) -> Recording:
     written = {key.decode(): value.decode() for key, value in (tables["stage_trace"].schema.metadata or {}).items()}
     gpus = [str(one.get("name", "")) for one in report.get("gpus", ())] or [written.get("dsprof.gpu", "")]
     model = _model(folder.with_suffix(".sqlite")) or _own_model(folder)
-    name = str(report.get("file") or folder.name.removesuffix(_SUFFIX))
+    file = str(report.get("file") or folder.name.removesuffix(_SUFFIX))
     about = About(
-        name=name,
+        name=_called(folder.with_name(file)) if folder.name.endswith(_SUFFIX) else folder.name,
         sha256=str(report.get("sha256") or written.get("dsprof.report_sha256", "")),
         gpus=tuple(sorted(filter(None, gpus))),
         driver=str(report.get("driver") or session.get("driver") or ""),
@@ -222,7 +224,7 @@ def recording_in(folder: Path) -> Recording:
         rules=_rules(_remembered(document)),
         began_ns=report.get("session_start_ns"),
         duration_ns=int(report.get("duration_ns") or 0),
-        rank=rank_in(name) if rank_in(name) is not None else rank_in(folder.name),
+        rank=rank_in(file) if rank_in(file) is not None else rank_in(folder.name),
         config=model.config if model else {},
         dtype=model.dtype if model else "",
         ranges=tables.ranges(),
@@ -233,6 +235,13 @@ def recording_in(folder: Path) -> Recording:
         ),
     )
     return Recording(about, tables)
+
+
+def _called(report: Path) -> str:
+    """What a report is called: its name without suffix, or that of its folder where a session calls each one so."""
+    stem = report.name.partition(".")[0]
+    folder = report.absolute().parent.name
+    return folder if stem == _ANY and folder else report.name.removesuffix(".xz").removesuffix(".sqlite")
 
 
 class _Tables(Mapping[str, pa.Table]):

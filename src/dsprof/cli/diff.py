@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dsprof.cli import completing
-from dsprof.cli.options import AnalysisFlags, app, load_numpy, say, with_flags
+from dsprof.cli.options import AnalysisFlags, SelectionFlags, app, load_numpy, say, with_flags
 from dsprof.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def diff(
     top: Annotated[int, typer.Option(min=0, help="Operations to show for each stage.")] = 5,
     format_: Annotated[DiffFormat, typer.Option("--format", help="How to print it.")] = DiffFormat.RICH,
     *,
+    selected: SelectionFlags,
     flags: AnalysisFlags,
 ) -> None:
     """Compare the runs of two sides: what got slower or faster, by how much, why, and whether gates are passed.
@@ -68,7 +69,7 @@ def diff(
 
     gates = _gates(gate, flags.rules)
     with Progress() as progress:
-        found = diff_as(before, after, gates, force, flags.options(tables=WANTED), progress)
+        found = diff_as(before, after, gates, force, flags.options(tables=WANTED, **selected.options), progress)
     _show(found.outcome, format_, top)
     raise typer.Exit(found.exit_code)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from attrs import frozen
 
-from dsprof.compare.statistics import Change, percent_of, runs_to_see, widened
+from dsprof.compare.statistics import RUN_NOISE, Change, percent_of, runs_to_see, widened
 
 #: What a gate can be on: by statistics, or exactly, as counts are.
 MEASURED = {"gpu_busy": "gpu_busy_ns", "wall": "wall_ns"}
@@ -16,9 +16,6 @@ COUNTED = {"launches": "launches", "kernels": "kernels", "graph_launches": "grap
 #: The gates that stand for the word ``default``, in percent.
 DEFAULTS = {"gpu_busy": 1.0, "wall": 5.0}
 DEFAULT = "default"
-#: What differs from run to run where too few runs tell it, as a standard deviation of logarithms: of wall what
-#: recorded runs of one program on one machine showed, of the GPU's busy time nine times that (benchmarks/COMPARED.md).
-RUN_NOISE = {"gpu_busy": 0.001, "wall": 0.11}
 #: A gate is no looser.
 _MOST_PCT = 1e6
 _GATE = re.compile(r"(?:(?P<stage>.+)\.)?(?P<measure>[a-z_]+)\s*<\s*(?P<pct>\d+(?:\.\d+)?)\s*%")

@@ -16,7 +16,7 @@ from attrs import frozen
 
 from dsprof.arrays import Ints
 from dsprof.arrays.statistics import Floats
-from dsprof.compare.statistics import LEVEL, Change, change
+from dsprof.compare.statistics import LEVEL, RUN_NOISE, Change, change, widened
 from dsprof.compare.units import Sides, Units
 
 SAME, RENAMED, REPLACED, ADDED, REMOVED = "same", "renamed", "replaced", "added", "removed"
@@ -32,7 +32,7 @@ class OperationChange:
     """An operation of a unit on both sides: times in a unit on average, and of one such operation on average.
 
     `match`: how the two names were found to be one; `each`: the change of the time of one operation, with an interval
-    that holds for all operations of the stage together.
+    that holds for all operations of the stage together, and has in it what differs from run to run.
     """
 
     match: str
@@ -129,7 +129,8 @@ def _change(
     if one and other:
         runs = [[table.each(name) for table in side] for side, name in ((before, one), (after, other))]
         known = [[run for run in side if len(run)] for side in runs]
-        each = change(known[0], known[1], level)
+        found = change(known[0], known[1], level)
+        each = found if found is None or found.low is None else widened(found, RUN_NOISE["gpu_busy"])
     return OperationChange(
         match, one, other, families[one or other], mean(before, one, "counts"), mean(after, other, "counts"),
         mean(before, one, "times"), mean(after, other, "times"), each,

@@ -16,7 +16,6 @@ from dsprof.compare.gates import (
     DEFAULTS,
     MEASURED,
     NOT_COMPARABLE,
-    RUN_NOISE,
     Gate,
     GateResult,
     exit_code,
@@ -25,7 +24,7 @@ from dsprof.compare.gates import (
     noise_taken,
 )
 from dsprof.compare.kernels import OperationChange, operations
-from dsprof.compare.statistics import Change, change, widened
+from dsprof.compare.statistics import RUN_NOISE, Change, change, widened
 from dsprof.compare.units import Run, Sides, Units, matched, units_of
 from dsprof.compare.waterfall import Part, waterfall
 from dsprof.ground.columns import integers, texts

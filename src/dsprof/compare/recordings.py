@@ -17,7 +17,7 @@ from dsprof.tables._table import CodedText, Table, integer, name
 from dsprof.words import NO_STAGE
 
 #: The tables that a comparison reads as they are, those of them that it cannot do without, and those of events.
-KEPT = ("stage_trace", "step_trace", "stage_family_sum", "stage_kern_sum", "stage_api_sum", "layer_sum")
+KEPT = ("stage_trace", "step_trace", "stage_api_sum", "layer_sum")
 NEEDED = ("stage_trace", "step_trace")
 EVENTS = ("kern_trace", "mem_trace", "range_trace")
 #: How operations on memory are called in place of a kernel family.

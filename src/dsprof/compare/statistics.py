@@ -21,6 +21,9 @@ from dsprof.arrays.statistics import Floats
 LEVEL, SEEN = 0.95, 0.8
 #: From so many runs in all on, runs are compared, and not requests.
 LEAST_RUNS = 4
+#: What differs from run to run where too few runs tell it, as a standard deviation of logarithms: of wall what
+#: recorded runs of one program on one machine showed, of the GPU's busy time nine times that (benchmarks/COMPARED.md).
+RUN_NOISE = {"gpu_busy": 0.001, "wall": 0.11}
 #: From so many degrees of freedom on, Student's t is taken from its expansion.
 _MANY = 300
 #: More runs of a side are not advised.
@@ -43,6 +46,7 @@ class Change:
     before_n: int
     after_n: int
     deviation: float | None
+    level: float = LEVEL
 
     @property
     def pct(self) -> float:
@@ -70,13 +74,13 @@ def change(before: Sequence[Floats], after: Sequence[Floats], level: float = LEV
     log = float(y.mean() - x.mean())
     freedom = len(x) + len(y) - 2
     if freedom < 1:
-        return Change(log, None, None, None, over, len(x), len(y), None)
+        return Change(log, None, None, None, over, len(x), len(y), None, level)
     squares = float(((x - x.mean()) ** 2).sum() + ((y - y.mean()) ** 2).sum())
     deviation = math.sqrt(squares / freedom)
     error = deviation * math.sqrt(1 / len(x) + 1 / len(y))
     reach = quantile((1 + level) / 2, freedom) * error
     seen = reach + quantile(SEEN, freedom) * error
-    return Change(log, log - reach, log + reach, seen, over, len(x), len(y), deviation)
+    return Change(log, log - reach, log + reach, seen, over, len(x), len(y), deviation, level)
 
 
 def _logs(runs: Sequence[Floats], over: str) -> Floats | None:
@@ -97,7 +101,7 @@ def widened(found: Change, run_noise: float) -> Change:
     freedom = max(found.before_n + found.after_n - 2, 1)
     own = (found.deviation or run_noise) ** 2 * (1 / found.before_n + 1 / found.after_n)
     error = math.sqrt(own + 2 * run_noise**2)
-    reach = quantile((1 + LEVEL) / 2, freedom) * error
+    reach = quantile((1 + found.level) / 2, freedom) * error
     seen = reach + quantile(SEEN, freedom) * error
     return evolve(found, low=found.log - reach, high=found.log + reach, seen=seen, deviation=run_noise)
 
