@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from dsprof.analysis.sides import runs_of
-from dsprof.compare.gates import DEFAULTS, REGRESSION, TOO_NOISY, gates_of
+from dsprof.compare.gates import DEFAULTS, REGRESSION, TOO_NOISY, Gate, gates_of, judge_measured
 from dsprof.compare.outcome import SLOWER, Outcome, compare
 from dsprof.compare.recordings import Recording
 from dsprof.compare.statistics import RUN_NOISE, SEEN, change, runs_to_see
@@ -112,8 +112,6 @@ def deviations(runs: Sequence[Run]) -> dict[tuple[str, str], tuple[float, float]
 
 def power(deviation: float, runs: int, planted_pct: float, limit_pct: float, times: int = 4_000) -> Counter[str]:
     """What the gate says of made runs with a planted change, so many a side, how often."""
-    from dsprof.compare.gates import Gate, judge_measured
-
     random, gate, found = np.random.default_rng(5), Gate(STAGE, "wall", limit_pct), Counter[str]()
     for _ in range(times):
         sides = [
@@ -146,10 +144,14 @@ def summed(found: Sequence[Row], of: Callable[[Row], bool]) -> str:
     return f"{sum(map(of, found))} of {len(found)}"
 
 
-def page(runs: dict[str, Run]) -> str:
-    """The whole page."""
-    sides = {letter: [run for name, run in sorted(runs.items()) if name.startswith(letter)] for letter in "ab"}
-    found = list(rows(sides["a"]))
+def named(runs: dict[str, Run], letter: str) -> list[Run]:
+    """The runs whose names begin with a letter."""
+    return [run for name, run in sorted(runs.items()) if name.startswith(letter)]
+
+
+def page(runs: dict[str, Run], found: Sequence[Row]) -> str:
+    """The whole page; `found`: what came of all splits of the first runs."""
+    sides = {letter: named(runs, letter) for letter in "ab"}
     noise = deviations(sides["a"])[STAGE, "wall"][0]
     cells = [
         [row.before, row.after, row.alarms, f"{row.busy_pct:.2g} %", "yes" if row.busy_seen else "no", row.wall_told,
@@ -165,14 +167,17 @@ def page(runs: dict[str, Run]) -> str:
             ]
             powers.append([f"{100 * deviation:.3g} %", count, *shown])
     needed = [
-        [f"{100 * deviation:.3g} %", *(runs_to_see(math.log1p(pct / 100), deviation) or "-" for pct in (0.5, 1, 2, 5, 10))]
+        [
+            f"{100 * deviation:.3g} %",
+            *(runs_to_see(math.log1p(pct / 100), deviation) or "-" for pct in (0.5, 1, 2, 5, 10)),
+        ]
         for deviation in (RUN_NOISE["gpu_busy"], 0.01, 0.03, RUN_NOISE["wall"])
     ]
     return "\n\n".join([
         "# Comparisons of equal runs, and of planted changes",
-        "Made by `python benchmarks/compared.py ARCHIVE > benchmarks/COMPARED.md` from recorded runs of one program on one "
-        "H100: a1 to a4 with the ranges of stages, b1 to b3 with those of layers as well. `tests/test_diff.py` holds the "
-        "splits against it where the archive lies beside the repository.",
+        "Made by `python benchmarks/compared.py ARCHIVE > benchmarks/COMPARED.md` from recorded runs of one program on "
+        "one H100: a1 to a4 with the ranges of stages, b1 to b3 with those of layers as well. `tests/test_diff.py` "
+        "makes the page again where the archive lies beside the repository.",
         "## How much equal runs differ",
         "Standard deviations of the logarithms of means: between runs, and between the requests of a run.",
         table(["runs", "stage", "measure", "between runs", "between requests"],
@@ -180,19 +185,20 @@ def page(runs: dict[str, Run]) -> str:
         "## All splits of four equal runs",
         f"At the default gates ({limits}). False alarms: {sum(row.alarms for row in found)} in {len(found)} splits. "
         f"{100 * (BUSY - 1):.3g} % planted into the busy time is called slower in "
-        f"{summed(found, lambda row: row.busy_seen)}, in both stages. {100 * (WALL - 1):.3g} % planted into the wall time "
-        f"is called too noisy in {summed(found, lambda row: row.wall_told == TOO_NOISY)}; the last column says how many "
-        "runs a side would tell it from the gate.",
+        f"{summed(found, lambda row: row.busy_seen)}, in both stages. {100 * (WALL - 1):.3g} % planted into the wall "
+        f"time is called too noisy in {summed(found, lambda row: row.wall_told == TOO_NOISY)}; the last column says how "
+        "many runs a side would tell it from the gate.",
         table(["before", "after", "false alarms", "busy, at most", "busy +0.5 % seen", "wall +10 %", "runs"], cells),
         "## How many runs",
         f"Runs a side that see a change {round(100 * SEEN)} times in 100, by the noise from run to run.",
         table(["noise", "0.5 %", "1 %", "2 %", "5 %", "10 %"], needed),
-        f"What the gate wall<{DEFAULTS['wall']:g}% says of made runs, in percent: regression / too noisy, by the planted "
-        "change; the rest passes.",
+        f"What the gate wall<{DEFAULTS['wall']:g}% says of made runs, in percent: regression / too noisy, by the "
+        "planted change; the rest passes.",
         table(["noise", "runs a side", "0 %", "+2 %", "+5 %", "+10 %", "+20 %"], powers),
     ]) + "\n"  # fmt: skip
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
-        print(page(read(Path(sys.argv[1]), Path(place))), end="")
+        read_runs = read(Path(sys.argv[1]), Path(place))
+        print(page(read_runs, list(rows(named(read_runs, "a")))), end="")

@@ -26,6 +26,9 @@ from dsprof import errors, findings
 from dsprof.answers import overhead, roofs, steps, verdicts, warm_up
 from dsprof.capture.launchers import all_launchers
 from dsprof.cli import app
+from dsprof.compare import comparable, gates, units
+from dsprof.compare import statistics as change
+from dsprof.compare.tables import TABLES as COMPARISON
 from dsprof.measures.causes import CAUSES
 from dsprof.model.costs import KNOWN
 from dsprof.model.peaks import RATES
@@ -59,6 +62,7 @@ SHOWN = {
     "output": "analyze traces/samples/h200-stages.sqlite.xz --top 0",
     "screen": "analyze traces/samples/h200-stages.sqlite.xz",
     "whatif": "whatif traces/samples/h200-stages.sqlite.xz --stage decode --cuda-graphs",
+    "diff": "diff traces/samples/h100-llama-1-eager.sqlite.xz -- traces/samples/h100-llama-1-pageable-copy.sqlite.xz",
 }
 
 
@@ -73,8 +77,9 @@ def printed(call: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         samples = Path(folder, "traces", "samples")
         samples.mkdir(parents=True)
-        for sample in (ROOT / "traces/samples").glob("h200-stages.*"):
-            (samples / sample.name).symlink_to(sample)
+        for name in ("h200-stages", "h100-llama-1-eager", "h100-llama-1-pageable-copy"):
+            for sample in (ROOT / "traces/samples").glob(f"{name}.*"):
+                (samples / sample.name).symlink_to(sample)
         done = subprocess.run(
             [sys.executable, "-m", "dsprof", *shlex.split(call)],
             cwd=folder, capture_output=True, text=True, check=True,
@@ -152,6 +157,29 @@ def step_limits() -> str:
 def _limits(limits: dict[str, str]) -> str:
     rows = [f"| {what} | {value} |" for what, value in limits.items()]
     return "\n".join(["| threshold | value |", "|---|---:|", *rows])
+
+
+def gate_limits() -> str:
+    """The thresholds of comparisons."""
+    noise = ", ".join(f"{measure} {100 * value:g} %" for measure, value in change.RUN_NOISE.items())
+    return _limits({
+        **{f"Gate `default`, {measure}, of each stage": f"{pct:g} %" for measure, pct in gates.DEFAULTS.items()},
+        "From so many runs in all on, runs are compared, and not requests": f"{change.LEAST_RUNS}",
+        "With fewer, the noise from run to run (standard deviation) is taken to be": noise,
+        "Prompts differ, and are refused, by more than": f"{comparable.PROMPTS:.0%}",
+        "NVTX ranges within a unit differ, and are refused, by": f"{comparable.RANGES:g}",
+        "They are told from a difference of": f"{comparable.SOME_RANGES:g}",
+        "Steps of an engine are cut into so many stretches, which stand for requests": f"{units.STRETCHES}",
+    })  # fmt: skip
+
+
+def comparison_tables() -> str:
+    """The tables of a comparison with their columns."""
+    rows = [
+        _row(f"`{table.name}`", table.row, ", ".join(f"`{column.name}`" for column in table.columns))
+        for table in COMPARISON.values()
+    ]
+    return "\n".join(["| table | a row is | columns |", "|---|---|---|", *rows])
 
 
 def causes() -> str:
@@ -344,6 +372,9 @@ PARTS: dict[str, Callable[[], str]] = {
     "output": lambda: screen("output"),
     "screen": lambda: screen("screen"),
     "whatif": lambda: screen("whatif"),
+    "diff": lambda: screen("diff"),
+    "gates": gate_limits,
+    "difftables": comparison_tables,
     "options": options,
     "verdicts": verdict_kinds,
     "thresholds": verdict_limits,

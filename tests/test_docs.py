@@ -1,5 +1,6 @@
 """README and docs say what the program does today: generated parts, links, commands, names, code."""
 
+import glob
 import json
 import lzma
 import re
@@ -110,8 +111,12 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).write_bytes(lzma.decompress(sample.read_bytes()))
     samples = tmp_path / "traces/samples"
     samples.mkdir(parents=True)
-    ranks = [f"h100x2-tp-rank{rank}.sqlite.xz" for rank in range(2)]
-    for name in ("h200-stages.sqlite.xz", "h200-stages.model.json", *ranks):
+    for name in ("before-1", "before-2", "after-1", "after-2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.sqlite").write_bytes((tmp_path / "run.sqlite").read_bytes())
+    others = [f"h100x2-tp-rank{rank}.sqlite.xz" for rank in range(2)]
+    others += [f"h100-llama-1-{kind}.sqlite.xz" for kind in ("eager", "pageable-copy")]
+    for name in ("h200-stages.sqlite.xz", "h200-stages.model.json", *others):
         (samples / name).symlink_to(ROOT / "traces/samples" / name)
     shutil.copy(ROOT / "traces/samples/h200-stages.model.json", tmp_path / "config.json")
     (tmp_path / "mine.toml").write_text('[[family]]\nname = "attention"\npattern = "my_attn"\n')
@@ -221,7 +226,9 @@ def test_a_wrong_command_is_seen():
 def test_commands_run(call, desk):
     if call.startswith("workloads"):
         pytest.importorskip("PIL", reason="it is in the extra `workload`")
-    result = CliRunner().invoke(app, shlex.split(call))
+    words = [path for word in shlex.split(call) for path in (sorted(glob.glob(word)) or [word])]  # noqa: PTH207  as a shell does
+    arguments, behind = _split(words)
+    result = CliRunner().invoke(app, arguments, obj=behind)
     assert result.exit_code == 0, result.output
 
 
@@ -353,11 +360,21 @@ def test_rules_files_are_read(desk):
         assert read_rules_file(desk / "dsprof.toml").named.model_config is not None
 
 
+def test_workflows_call_what_there_is():
+    """The lines of a workflow that call dsprof are read as any other."""
+    found = [line for page in PAGES.values() for block in blocks(page, "yaml") for line in block.splitlines()]
+    called = [line.strip().removeprefix("- run: ").removeprefix("run: ") for line in found]
+    calls = [line.removeprefix("dsprof ").partition(" > ")[0] for line in called if line.startswith("dsprof ")]
+    assert calls
+    for call in calls:
+        test_commands_are_read(call)
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_no_other_kind_of_code_stands_in_a_page(name):
     """What is fenced is tested: a language that no test here knows would not be."""
     opened = re.findall(r"^```(.*)$", PAGES[name].read_text(encoding="utf-8"), re.MULTILINE)[::2]
-    assert set(opened) <= {"console", "python", "toml"}
+    assert set(opened) <= {"console", "python", "toml", "yaml"}
 
 
 # -- what the pages are made of ------------------------------------------------------------------------------

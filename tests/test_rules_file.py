@@ -28,6 +28,7 @@ model_config = "models/config.json"
 window = "10ns..50%"
 device = [0, 1]
 pid = 100
+gates = ["decode.gpu_busy<1%", "default"]
 
 [stages]
 mine = "^look"
@@ -75,6 +76,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert found.wanted == Wanted(window_of("10ns..50%"), (0, 1), (100,))
     assert found.label == "dsprof.toml"
     keys = {line.partition("=")[0].strip() for line in EVERYTHING.partition("[stages]")[0].strip().splitlines()}
+    assert found.gates == gates_of(["decode.gpu_busy<1%", "default"])
     assert keys | {"stages", "families"} == set(_KEYS)
 
 

@@ -31,7 +31,7 @@ from dsprof.compare.recordings import (
     ranges_by_stage,
 )
 from dsprof.compare.units import Run
-from dsprof.errors import ConfigUnreadable, NothingToCompare, TablesUnreadable
+from dsprof.errors import ConfigUnreadable, NothingToCompare, ReportMissing, TablesUnreadable
 from dsprof.findings import STRICT_EXITS
 from dsprof.ground.documents import parse_json
 from dsprof.model.record import RECORD as SESSION
@@ -85,7 +85,10 @@ def _recordings(named: str, options: AnalysisOptions | None, progress: Progress)
 
 
 def _analyzed(report: Path, options: AnalysisOptions | None, progress: Progress) -> Analysis:
-    return analyze_as(report, options or AnalysisOptions(tables=WANTED), progress)
+    try:
+        return analyze_as(report, options or AnalysisOptions(tables=WANTED), progress)
+    except ReportMissing as error:  # its exit code is that of what is not comparable
+        raise NothingToCompare(error.message, error.hint) from error
 
 
 #: The tables that are wanted of a report.
@@ -94,7 +97,7 @@ WANTED = (*KEPT, *EVENTS)
 
 def _paths(named: str) -> list[Path]:
     """The files and folders of a name, which may be a pattern, or that of a baseline."""
-    if os.path.lexists(named):
+    if os.path.exists(named):  # noqa: PTH110  Path raises for a name that is too long
         return [Path(named)]
     if os.path.isdir(baseline := os.path.join(FOLDER, named)):  # noqa: PTH112, PTH118  Path raises for long names
         return [Path(baseline)]
@@ -187,7 +190,7 @@ def recording_of(analysis: Analysis) -> Recording:
         ranges=tables.ranges(),
         findings=tuple(one.code for one in analysis.findings if one.strict_exit),
     )
-    return Recording(about, tables)
+    return Recording(about, tables.small())
 
 
 def recording_in(folder: Path) -> Recording:
@@ -234,7 +237,7 @@ def recording_in(folder: Path) -> Recording:
             if one.get("code") in STRICT_EXITS
         ),
     )
-    return Recording(about, tables)
+    return Recording(about, tables.small())
 
 
 def _called(report: Path) -> str:
@@ -265,6 +268,10 @@ class _Tables(Mapping[str, pa.Table]):
         kernels = self._read("kern_trace", ("kernel", "family", *where))
         memory = self._read("mem_trace", ("kind", *where)) if "mem_trace" in self._there else None
         return operation_tables(kernels, memory)
+
+    def small(self) -> dict[str, pa.Table]:
+        """What is compared, so that nothing holds the events of many reports."""
+        return {name: self[name] for name in self if name not in EVENTS}
 
     def ranges(self) -> dict[str, float]:
         """By stage, NVTX ranges in a unit; empty where it is not known."""

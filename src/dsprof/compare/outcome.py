@@ -21,7 +21,6 @@ from dsprof.compare.gates import (
     exit_code,
     judge_counted,
     judge_measured,
-    noise_taken,
 )
 from dsprof.compare.kernels import OperationChange, operations
 from dsprof.compare.statistics import RUN_NOISE, Change, change, widened
@@ -147,10 +146,11 @@ def compare(before: Sequence[Run], after: Sequence[Run], gates: Sequence[Gate] =
         if not impossible and (force or not _refusals([*said[: len(said) - len(of_stage)], *of_stage], stage)):
             stages.append(_stage(sides, before, after, there))
     judged = tuple(result for gate in gates for result in _judge(gate, stages, common))
-    refused = [one for one in said if one.level == REFUSE]
-    code = exit_code(judged) if stages and (force or not any(not one.stage for one in refused)) else NOT_COMPARABLE_EXIT
+    refused = any(one.level == REFUSE for one in said)
+    stands = refused and not force
+    code = exit_code(judged) if stages and judged else NOT_COMPARABLE_EXIT if stands or not stages else 0
     return Outcome(
-        SCHEMA, _verdict(stages, judged, code), code, _names(before), _names(after), force and bool(refused),
+        SCHEMA, _verdict(stages, judged, code), code, _names(before), _names(after), force and refused,
         tuple(said), judged, tuple(stages),
     )  # fmt: skip
 
@@ -195,6 +195,8 @@ def _stage(sides: Sides, before: Sequence[Run], after: Sequence[Run], units: _Al
 
 
 def _measured(sides: Sides, name: str, column: str) -> Measured:
+    if not all(one.known(column) for one in sides.runs):
+        return Measured(name, 0.0, 0.0, None, None, NO_CHANGE, "of nothing: not every run knows it")
     means = [float(np.mean([one.mean(column) for one in side])) for side in (sides.before, sides.after)]
     requests = [[one.by_request(one.column(column)) for one in side] for side in (sides.before, sides.after)]
     found = change(requests[0], requests[1])
@@ -212,8 +214,6 @@ def _judged(found: Change | None, measure: str, stretches: bool) -> tuple[str, s
         return NO_CHANGE, "of nothing: it is not there on both sides"
     units = "runs" if found.over == "run" else "stretches of the runs" if stretches else "requests"
     over = f"over {found.before_n} and {found.after_n} {units}"
-    if found.over != "run":
-        over += f", without what differs from run to run; for the verdict {noise_taken(measure)}"
     told = widened(found, RUN_NOISE[measure])
     notable = math.log1p(DEFAULTS[measure] / 100)
     assert told.low is not None and told.high is not None  # noqa: S101 - with noise taken for granted they are known
@@ -306,8 +306,14 @@ def _verdict(stages: Sequence[StageDiff], judged: Sequence[GateResult], code: in
     if not stages:
         return NOT_COMPARABLE
     if judged:
-        return {0: "passed", 1: "regression"}.get(code, "too noisy for the gates")
-    return "compared"
+        return {0: "passed", 1: "regression"}.get(code, _worst(judged))
+    return "compared" if code == 0 else "compared in part"
+
+
+def _worst(judged: Sequence[GateResult]) -> str:
+    """Why gates could not be judged."""
+    unknown = any(one.result == NOT_COMPARABLE for one in judged)
+    return "not comparable for a gate" if unknown else "too noisy for the gates"
 
 
 def changes(outcome: Outcome) -> Iterable[tuple[StageDiff, Measured]]:

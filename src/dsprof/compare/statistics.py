@@ -21,8 +21,8 @@ from dsprof.arrays.statistics import Floats
 LEVEL, SEEN = 0.95, 0.8
 #: From so many runs in all on, runs are compared, and not requests.
 LEAST_RUNS = 4
-#: What differs from run to run where too few runs tell it, as a standard deviation of logarithms: of wall what
-#: recorded runs of one program on one machine showed, of the GPU's busy time nine times that (benchmarks/COMPARED.md).
+#: What differs from run to run where too few runs tell it, as a standard deviation of logarithms: of wall about what
+#: recorded runs of one program on one machine showed, of the GPU's busy time twice that (benchmarks/COMPARED.md).
 RUN_NOISE = {"gpu_busy": 0.001, "wall": 0.11}
 #: From so many degrees of freedom on, Student's t is taken from its expansion.
 _MANY = 300

@@ -11,7 +11,7 @@ from dsprof.compare.comparable import NOTE, REFUSE, WARN
 from dsprof.compare.gates import PASSED
 from dsprof.compare.kernels import ADDED, REMOVED, RENAMED, REPLACED, OperationChange
 from dsprof.compare.outcome import Measured, Outcome, SideNames, StageDiff
-from dsprof.compare.statistics import Change, percent_of
+from dsprof.compare.statistics import RUN_NOISE, Change, percent_of
 from dsprof.compare.waterfall import Part
 from dsprof.rules.names import short_kernel_name
 from dsprof.show import units
@@ -55,9 +55,20 @@ def answer(outcome: Outcome) -> Grid:
     header = ("stage", "of", "what", "verdict", "before", "after", "change", "95 % interval", "seen")
     notes = (
         *(f"Intervals of {', '.join(names)} are {sentence}." for sentence, names in over.items()),
+        *_taken(outcome),
         "Seen: the change that would have been seen four times in five.",
     )
     return Grid("What changed, and by how much", header, tuple(rows), names=4, notes=notes if rows else (), apart=True)
+
+
+def _taken(outcome: Outcome) -> list[str]:
+    """What is said where an interval is over requests."""
+    if not any(
+        one.change is not None and one.change.over != "run" for stage in outcome.stages for one in stage.measures
+    ):
+        return []
+    noise = " and ".join(f"{100 * value:g} % of {_MEASURES[measure]}" for measure, value in RUN_NOISE.items())
+    return [f"What differs from run to run is in none over requests; verdicts take it to be {noise}."]
 
 
 def _answer(stage: StageDiff, one: Measured) -> tuple[str, ...]:
