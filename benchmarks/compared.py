@@ -186,8 +186,8 @@ def page(runs: dict[str, Run], found: Sequence[Row]) -> str:
         f"At the default gates ({limits}). False alarms: {sum(row.alarms for row in found)} in {len(found)} splits. "
         f"{100 * (BUSY - 1):.3g} % planted into the busy time is called slower in "
         f"{summed(found, lambda row: row.busy_seen)}, in both stages. {100 * (WALL - 1):.3g} % planted into the wall "
-        f"time is called too noisy in {summed(found, lambda row: row.wall_told == TOO_NOISY)}; the last column says how "
-        "many runs a side would tell it from the gate.",
+        f"time is called too noisy in {summed(found, lambda row: row.wall_told == TOO_NOISY)}; the last column says "
+        "how many runs a side would tell it from the gate.",
         table(["before", "after", "false alarms", "busy, at most", "busy +0.5 % seen", "wall +10 %", "runs"], cells),
         "## How many runs",
         f"Runs a side that see a change {round(100 * SEEN)} times in 100, by the noise from run to run.",

@@ -27,6 +27,7 @@ RAISED_BY = {
     "nsys/selection.py": ["analyze", "table", "whatif"],  # a capture is analyzed as a whole
     "ground/swap.py": ["analyze", "capture"],  # tables are written
     "analysis/analyze.py": ["analyze", "capture"],
+    "analysis/slim.py": ["baseline add"],
     "": ["analyze", "table", "capture"],
 }
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")

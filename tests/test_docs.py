@@ -20,6 +20,7 @@ import readme
 from dsprof import findings
 from dsprof.analysis.rules_file import read_rules_file
 from dsprof.cli import _split, app
+from dsprof.compare.tables import TABLES as COMPARISON
 from dsprof.errors import DsprofError
 from dsprof.show.summary import Summary
 from dsprof.tables import all_tables
@@ -289,7 +290,7 @@ def fields(part: Any) -> set[str]:
 def known_names() -> set[str]:
     """Tables, columns, fields of the summary, causes and reports of Nsight."""
     tables = all_tables()
-    columns = {column.name for table in tables.values() for column in table.columns}
+    columns = {column.name for table in [*tables.values(), *COMPARISON.values()] for column in table.columns}
     return {*tables, *columns, *fields(Summary), *readme.MEANINGS, *OF_NSIGHT}
 
 
