@@ -5,14 +5,17 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import shutil
 import statistics
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from attrs import evolve
@@ -48,6 +51,8 @@ from dsprof.compare.statistics import Change, change, quantile, runs_to_see, wid
 from dsprof.compare.units import Run, units_of
 from dsprof.compare.waterfall import waterfall
 from dsprof.errors import NothingToCompare, RulesUnreadable, TablesUnreadable, UnknownTable
+from dsprof.nsys.inputs import Input
+from dsprof.nsys.parts import ReportInParts
 from dsprof.show import html, plain
 from dsprof.show.diff import document
 from test_properties import recordings, trace_of
@@ -775,6 +780,74 @@ def test_tables_of_a_comparison_say_the_same(tmp_path):
     same = dsprof.diff(one, one)
     assert list(same["waterfall"]["change_ns"].unique()) == [0]
     assert len(same["calls"]) == 0
+
+
+def test_of_one_request_a_side_no_noise_is_known(tmp_path):
+    outcome = sides(tmp_path, {"requests": 1}, {"requests": 1, "slow": (4_000,)}, gates=["decode.gpu_busy<1%"])
+    busy = stage_of(outcome).measure("gpu_busy")
+    assert (busy.verdict, busy.seen) == (NOISY, None)
+    assert busy.change is not None
+    assert busy.change.pct == pytest.approx(100)
+    assert outcome.gates[0].result == TOO_NOISY
+    assert "no noise is known" in outcome.gates[0].sentence
+    assert "no noise is known" in plain.diff_markdown(outcome)
+
+
+def test_a_report_in_parts_and_an_analysis_in_memory_say_the_same(tmp_path):
+    one, two = made(tmp_path / "one.sqlite"), made(tmp_path / "two.sqlite", slow=(400, 404), sync=True)
+    whole = dsprof.diff(one, two).outcome
+    parts = [
+        Analysis.of(ReportInParts(Input(path), 5, details=True, progress=lambda said: None, at_once=1), path=path)
+        for path in (one, two)
+    ]
+    assert same_outcome(whole, dsprof.diff(*parts).outcome)
+    assert same_outcome(whole, dsprof.diff([dsprof.analyze(one)], dsprof.analyze(two)).outcome)
+
+
+def test_one_stage_refused_leaves_the_others_and_says_so(tmp_path):
+    outcome = compare([sample("h100-llama-1-eager")], [sample("h100-graph-layers")])
+    assert refusals(outcome) == ["ranges"]
+    assert [one.stage for one in outcome.stages] == ["decode"]
+    assert (outcome.verdict, outcome.exit_code) == ("compared in part", 3)
+    gated = compare([sample("h100-llama-1-eager")], [sample("h100-graph-layers")], gates_of(["decode.wall<5%"]))
+    assert gated.exit_code == 3  # 16 steps of one request: no noise is known
+
+
+def test_reports_without_a_stage_have_nothing_in_common(tmp_path):
+    for name in ("one", "two"):
+        TraceBuilder().gpu().kernel("k", at=(10, 20), call=(1, 2)).write(tmp_path / f"{name}.sqlite")
+    outcome = dsprof.diff(tmp_path / "one.sqlite", tmp_path / "two.sqlite").outcome
+    assert outcome.exit_code == 3
+    assert outcome.reasons[-1].sentence == "The sides have no stage in common: none before, none after."
+    assert plain.diff_markdown(outcome)
+    assert html.diff_page(outcome)
+
+
+@pytest.mark.parametrize("column", ["stage", "instance", "wall_ns"])
+def test_tables_of_somebody_else_are_no_side(column: str, tmp_path: Path) -> None:
+    folder = dsprof.analyze(made(tmp_path / "one.sqlite")).write()
+    table = pq.read_table(folder / "step_trace.parquet")
+    for other in (table.drop_columns([column]), table.set_column(
+        table.schema.get_field_index(column), column, pa.array([1.5] * len(table)))):  # fmt: skip
+        pq.write_table(other, folder / "step_trace.parquet")
+        with pytest.raises(TablesUnreadable, match="step_trace has no"):
+            recording_in(folder)
+
+
+def test_a_comparison_of_stored_tables_is_quick_and_loads_no_pandas(tmp_path):
+    """Two reports of 16 210 and 83 814 kernels, analyzed before, in another process."""
+    for name in ("h200-stages", "h200-layers"):
+        dsprof.analyze(SAMPLES / f"{name}.sqlite.xz").write(tmp_path / f"{name}.dsprof")
+    code = (
+        "import sys, time\nfrom dsprof.cli import main\n"
+        "try: main()\nexcept SystemExit as ended: assert ended.code == 0, ended\n"
+        "assert 'pandas' not in sys.modules\nprint(time.process_time())"
+    )
+    words = [sys.executable, "-c", code, "diff", "h200-stages.dsprof", "h200-layers.dsprof", "--force"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.splitlines()[-1]) < 2
 
 
 def test_default_gates_are_those_that_are_documented():

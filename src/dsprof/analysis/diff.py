@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from dsprof.analysis.analyze import frame_of
+from dsprof.analysis.analyze import Analysis, frame_of
 from dsprof.analysis.options import AnalysisOptions
-from dsprof.analysis.sides import WANTED, runs_of
+from dsprof.analysis.sides import WANTED, Named, runs_of
 from dsprof.compare.gates import Gate, gates_of
 from dsprof.compare.outcome import Outcome, compare
 from dsprof.compare.tables import TABLES
@@ -22,7 +22,7 @@ from dsprof.nsys.reader import Progress
 if TYPE_CHECKING:
     import pandas as pd
 
-_Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+_Side = Named | Iterable[Named]
 
 
 class Comparison(Mapping[str, "pd.DataFrame"]):
@@ -70,8 +70,8 @@ class Comparison(Mapping[str, "pd.DataFrame"]):
 
 
 def diff(
-    before: _Paths,
-    after: _Paths,
+    before: _Side,
+    after: _Side,
     *,
     gates: Iterable[str] = (),
     force: bool = False,
@@ -80,10 +80,10 @@ def diff(
 ) -> Comparison:
     """Compare the runs of two sides: what got slower or faster, by how much, and why.
 
-    `before`, `after`: reports, session folders, folders of tables, baselines, folders and patterns of these, one or
-    several. `gates`: how much slower something may be, ``"decode.gpu_busy<1%"``, or ``"default"``. `force`: compare
-    also what is not comparable. `options`: those of `analyze`, for the reports among them. Raises a `DsprofError`
-    that says what to do, and ValueError for a gate that is none.
+    `before`, `after`: reports, session folders, folders of tables, baselines, folders and patterns of these, and
+    analyses, one or several. `gates`: how much slower something may be, ``"decode.gpu_busy<1%"``, or ``"default"``.
+    `force`: compare also what is not comparable. `options`: those of `analyze`, for the reports among them. Raises a
+    `DsprofError` that says what to do, and ValueError for a gate that is none.
 
     >>> comparison = diff("before.dsprof", ["after-1.dsprof", "after-2.dsprof"])      # doctest: +SKIP
     >>> comparison["stages"]                                                          # doctest: +SKIP
@@ -93,7 +93,7 @@ def diff(
 
 
 def diff_as(
-    before: Iterable[str], after: Iterable[str], gates: Iterable[Gate], force: bool, options: AnalysisOptions,
+    before: Iterable[Named], after: Iterable[Named], gates: Iterable[Gate], force: bool, options: AnalysisOptions,
     progress: Progress,
 ) -> Comparison:  # fmt: skip
     """As `diff`, with gates and options that are read already."""
@@ -101,5 +101,5 @@ def diff_as(
     return Comparison(compare(sides[0], sides[1], tuple(gates), force))
 
 
-def _listed(paths: _Paths) -> list[str]:
-    return [os.fspath(paths)] if isinstance(paths, str | os.PathLike) else [os.fspath(one) for one in paths]
+def _listed(side: _Side) -> list[Named]:
+    return [side] if isinstance(side, str | os.PathLike | Analysis) else list(side)

@@ -49,12 +49,16 @@ _ANY = "run"
 _Read = Callable[[str, Sequence[str] | None], pa.Table]
 
 
+#: What names a run, or several.
+Named = str | os.PathLike[str] | Analysis
+
+
 def runs_of(
-    paths: Iterable[str | os.PathLike[str]],
+    paths: Iterable[Named],
     options: AnalysisOptions | None = None,
     progress: Progress = lambda said: None,
 ) -> list[Run]:
-    """The runs that some names mean, each a report, a session, a folder of tables, a baseline, or several of these.
+    """The runs that some names mean: reports, sessions, folders of tables, baselines, and patterns; analyses, too.
 
     Reports that are named after ranks, and were recorded at one time, are one run. Reports are analyzed with the
     `options`; what lies in folders of tables is taken as it is. Raises `NothingToCompare` where there is nothing of a
@@ -62,7 +66,10 @@ def runs_of(
     """
     recordings: list[Recording] = []
     for path in paths:
-        recordings += _recordings(os.fspath(path), options, progress)
+        if isinstance(path, Analysis):
+            recordings.append(recording_of(path))
+        else:
+            recordings += _recordings(os.fspath(path), options, progress)
     if not recordings:
         raise NothingToCompare("A side of the comparison is empty.", "Name a report, a session or a folder of tables.")
     return _grouped(recordings)
@@ -208,6 +215,10 @@ def recording_in(folder: Path) -> Recording:
 
     there = tuple(name for name in WANTED if os.path.isfile(parquet(folder, name)))  # noqa: PTH113
     tables = _Tables(read, there)
+    try:
+        small, ranges = Recording(About(folder.name), tables.small()).check(), tables.ranges()
+    except (pa.ArrowException, ValueError, LookupError, TypeError) as error:
+        raise _unreadable(folder, str(error)) from error
     document = _document(folder)
     report = document.get("summary", {}).get("report", {})
     session = _session(folder)
@@ -230,14 +241,14 @@ def recording_in(folder: Path) -> Recording:
         rank=rank_in(file) if rank_in(file) is not None else rank_in(folder.name),
         config=model.config if model else {},
         dtype=model.dtype if model else "",
-        ranges=tables.ranges(),
+        ranges=ranges,
         findings=tuple(
             str(one["code"])
             for one in document.get("summary", {}).get("findings", ())
             if one.get("code") in STRICT_EXITS
         ),
     )
-    return Recording(about, tables.small())
+    return Recording(about, small.tables)
 
 
 def _called(report: Path) -> str:

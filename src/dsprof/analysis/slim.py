@@ -117,7 +117,10 @@ def read_slim(folder: Path) -> Recording:
         raise _damaged(folder, str(error)) from error
     if missing := [name for name in NEEDED if name not in hashes]:
         raise _damaged(folder, f"it lacks {', '.join(missing)}")
-    return Recording(about, _Checked(folder, hashes))
+    try:
+        return Recording(about, _Checked(folder, hashes)).check()
+    except ValueError as error:
+        raise _damaged(folder, str(error)) from error
 
 
 def _about(document: Any) -> About:

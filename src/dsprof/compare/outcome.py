@@ -216,7 +216,8 @@ def _judged(found: Change | None, measure: str, stretches: bool) -> tuple[str, s
     over = f"over {found.before_n} and {found.after_n} {units}"
     told = widened(found, RUN_NOISE[measure])
     notable = math.log1p(DEFAULTS[measure] / 100)
-    assert told.low is not None and told.high is not None  # noqa: S101 - with noise taken for granted they are known
+    if told.low is None or told.high is None:
+        return NOISY, f"{over}, of which no noise is known"
     if told.low > 0:
         return SLOWER, over
     if told.high < 0:

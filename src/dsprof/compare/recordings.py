@@ -50,6 +50,10 @@ class About:
     findings: tuple[str, ...] = ()
 
 
+#: The columns without which a table of steps or stages says nothing.
+_LEAST = ("instance", "pid", "start_ns", "end_ns", "wall_ns", "gpu_busy_ns")
+
+
 @frozen(eq=False)
 class Recording:
     """One report: `about` it, and its tables by name, which may be read when they are asked for."""
@@ -60,6 +64,17 @@ class Recording:
     def table(self, name: str) -> pa.Table | None:
         """A table; None where the recording has it not."""
         return self.tables.get(name)
+
+    def check(self) -> Recording:
+        """Itself. Raises ValueError where its tables are not such as dsprof writes."""
+        for table in NEEDED:
+            types = {one.name: one.type for one in self.tables[table].schema}
+            stage = types.get("stage", pa.null())
+            if not (pa.types.is_string(stage) or pa.types.is_dictionary(stage)):
+                raise ValueError(f"{table} has no column of stages")
+            if wrong := [column for column in _LEAST if types.get(column) != pa.int64()]:
+                raise ValueError(f"{table} has no numbers in {', '.join(wrong)}")
+        return self
 
 
 # -- tables of events made small ----------------------------------------------------------------------------------

@@ -94,12 +94,13 @@ def _logs(runs: Sequence[Floats], over: str) -> Floats | None:
 def widened(found: Change, run_noise: float) -> Change:
     """A change over requests, with what differs from run to run taken to be `run_noise`, a standard deviation of logs.
 
-    It counts for one run a side; a change over runs has it already and stays as it is.
+    It counts for one run a side. A change over runs has it already and stays as it is, and so does one of single
+    requests, of which no noise is known.
     """
-    if found.over == "run":
+    if found.over == "run" or found.deviation is None:
         return found
-    freedom = max(found.before_n + found.after_n - 2, 1)
-    own = (found.deviation or run_noise) ** 2 * (1 / found.before_n + 1 / found.after_n)
+    freedom = found.before_n + found.after_n - 2
+    own = found.deviation**2 * (1 / found.before_n + 1 / found.after_n)
     error = math.sqrt(own + 2 * run_noise**2)
     reach = quantile((1 + found.level) / 2, freedom) * error
     seen = reach + quantile(SEEN, freedom) * error

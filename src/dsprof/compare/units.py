@@ -93,7 +93,11 @@ class Units:
 
     def mean(self, name: str) -> float:
         """The mean of a column: of its requests, each the mean of its units."""
-        return float(self.by_request(self.column(name)).mean())
+        return self.mean_of(self.column(name))
+
+    def mean_of(self, values: Ints) -> float:
+        """The same of some values, one for each unit."""
+        return float(self.by_request(values).mean())
 
     def by_request(self, values: Ints) -> Floats:
         """The mean of some values, one for each unit, by request."""

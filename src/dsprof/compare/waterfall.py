@@ -72,13 +72,12 @@ _TRIFLE_NS = 1e-3
 
 
 def _busy(run: Units, busy: float, sides: Sides) -> dict[tuple[str, str], float]:
-    """The busy time of a run: by family, and transfers and waits where both sides tell them."""
+    """The busy time of a run: by family, and transfers and waits where both sides tell them; missing ones are none."""
     if any(one.operations is None for one in sides.runs):
         return {(BUSY, WHOLE): busy}
-    split = [column for column in _SPLIT if all(one.known(column) for one in sides.runs)]
-    split = split if all(one.known(_COMPUTE) for one in sides.runs) else []
+    split = _SPLIT if all(one.known(_COMPUTE) for one in sides.runs) else {}
     apart = {COMMUNICATION, COPIES, SETS} if split else set()
-    found = {(BUSY, _SPLIT[column]): run.mean(column) for column in split}
+    found = {(BUSY, name): run.mean_of(np.maximum(run.column(column), 0)) for column, name in split.items()}
     families = {name: time for name, time in _families(run).items() if name not in apart}
     found |= {(BUSY, name): time for name, time in families.items()}
     found[BUSY, AT_ONCE] = busy - sum(found.values())

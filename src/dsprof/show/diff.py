@@ -26,6 +26,8 @@ _MOST_RUNS = 4
 _MEASURES = {"gpu_busy": "GPU busy", "wall": "wall"}
 _LEVELS = {REFUSE: "not comparable", WARN: "mind", NOTE: "note"}
 _OTHERS = "other parts"
+#: From so many percent on, they have no digits behind the point.
+_LARGE_PCT = 100
 
 
 def headline(outcome: Outcome) -> list[tuple[str, str]]:
@@ -96,7 +98,8 @@ def percent(value: float | None, sign: bool = True, unit: bool = True) -> str:
     """A change in percent, three digits: ``+0.0155 %``; ``-`` for None."""
     if value is None:
         return units.NONE
-    text = f"{value:+.3g}" if sign and value else f"{value:.3g}"
+    digits = ".0f" if abs(value) >= _LARGE_PCT else ".3g"
+    text = f"{value:{'+' if sign and value else ''}{digits}}"
     return f"{text} %" if unit else text
 
 
