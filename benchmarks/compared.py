@@ -1,16 +1,19 @@
 """What `dsprof diff` makes of equal runs, of planted changes, and of how many runs: from recorded runs of one program.
 
     python benchmarks/compared.py h100-runs.tar.xz > benchmarks/COMPARED.md
+    python benchmarks/compared.py --time 400000
 
 The archive holds folders of tables, a1 to a4 and b1 to b3, of one program on one machine. All ways to put one run or
 more of a1 to a4 on two sides are compared at the default gates, as they are, with a change planted into the busy time
-of each unit of one side, and with one planted into its wall time.
+of each unit of one side, and with one planted into its wall time. `--time` says what a comparison of two synthetic reports
+of so many kernels takes, which were analyzed before.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import shutil
 import sys
 import tarfile
 import tempfile
@@ -19,9 +22,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import measure
 import numpy as np
 import pyarrow as pa
+import reports
 
+from dsprof.analysis.analyze import analyze
 from dsprof.analysis.sides import runs_of
 from dsprof.compare.gates import DEFAULTS, REGRESSION, TOO_NOISY, Gate, gates_of, judge_measured
 from dsprof.compare.outcome import SLOWER, Outcome, compare
@@ -122,6 +128,16 @@ def power(deviation: float, runs: int, planted_pct: float, limit_pct: float, tim
     return found
 
 
+def took(folder: Path, kernels: int) -> measure.Run:
+    """What `dsprof diff` takes for two synthetic reports of so many kernels, analyzed before."""
+    made, sides = reports.synthetic(folder, kernels), [folder / side / "run.sqlite" for side in ("before", "after")]
+    for side in sides:
+        side.parent.mkdir(exist_ok=True)
+        shutil.copy(made, side)
+        analyze(side).write()
+    return measure.run([sys.executable, "-m", "dsprof", "diff", *map(str, sides)])
+
+
 # -- the page -------------------------------------------------------------------------------------------------
 
 
@@ -200,5 +216,8 @@ def page(runs: dict[str, Run], found: Sequence[Row]) -> str:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
+        if sys.argv[1] == "--time":
+            print(took(Path(place), int(sys.argv[2])))
+            raise SystemExit
         read_runs = read(Path(sys.argv[1]), Path(place))
         print(page(read_runs, list(rows(named(read_runs, "a")))), end="")

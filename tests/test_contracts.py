@@ -41,6 +41,8 @@ PLANTS = [
     (LAYERS, "measures/totals.py", "from dsprof.answers import stages"),
     (LAYERS, "answers/steps.py", "import dsprof.show.units"),
     (LAYERS, "show/layout.py", "def late():\n    import dsprof.analysis.analyze"),
+    (LAYERS, "compare/outcome.py", "import dsprof.show.layout"),
+    (LAYERS, "tables/step_trace.py", "import dsprof.compare.units"),
     (LAYERS, "facts.py", "import dsprof.trace"),
     (LAYERS, "words.py", "import dsprof.ground.versions"),
     (LAYERS, "newcomer.py", ""),  # a module that has no layer
@@ -63,6 +65,7 @@ PLANTS = [
     (EXPORT, "analysis/analyze.py", "import adbc_driver_sqlite"),
     (PROCESS, "show/html.py", "import subprocess"),
     (FILE, "tables/kern_sum.py", "import os"),
+    (FILE, "compare/recordings.py", "import os"),
     (FILE, "answers/requests.py", "from pathlib import Path"),
     (LIGHT, "__init__.py", "import pandas"),  # whoever imports a part imports this
     (LIGHT, "workloads/job.py", "import pandas"),

@@ -850,6 +850,11 @@ def test_a_comparison_of_stored_tables_is_quick_and_loads_no_pandas(tmp_path):
     assert float(done.stdout.splitlines()[-1]) < 2
 
 
+def test_what_a_comparison_takes_is_measured(tmp_path):
+    found = compared.took(tmp_path, 2_000)
+    assert 0 < found.cpu_s < 2
+
+
 def test_default_gates_are_those_that_are_documented():
     assert gates_of(["default"]) == tuple(Gate("", measure, pct) for measure, pct in DEFAULTS.items())
     assert DEFAULTS == {"gpu_busy": 1.0, "wall": 5.0}

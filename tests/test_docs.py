@@ -39,7 +39,7 @@ GUIDES = {name: page for name, page in LINKED.items() if name not in ("ARCHITECT
 ONLY_READ = ("capture", "doctor", "workloads tiny", "workloads config")
 #: Options that pages name and that are other programs': of nsys, of engines, of `make fuzz`, of benchmarks.
 OF_OTHERS = {"--wait", "--include-blobs", "--sample", "--cpuctxsw", "--long", "--only", "--markdown", "--report",
-             "--functions", "--root", "--json", "--check", "--first-run", "--nsys-runs", "--against", "--folder",
+             "--functions", "--root", "--time", "--json", "--check", "--first-run", "--nsys-runs", "--against", "--folder",
              "--processes", "--kernels", "--size", "--requests", "--tokens", "--no-deps", "--record", "--uds",
              "--profile", "--profile-activities", "--profiler-config", "--trace-fork-before-exec", "--turns",
              "--enable-layerwise-nvtx-tracing", "--enable-layerwise-nvtx-marker"}  # fmt: skip
