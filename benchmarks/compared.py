@@ -5,8 +5,8 @@
 
 The archive holds folders of tables, a1 to a4 and b1 to b3, of one program on one machine. All ways to put one run or
 more of a1 to a4 on two sides are compared at the default gates, as they are, with a change planted into the busy time
-of each unit of one side, and with one planted into its wall time. `--time` says what a comparison of two synthetic reports
-of so many kernels takes, which were analyzed before.
+of each unit of one side, and with one planted into its wall time. `--time` says what a comparison of two synthetic
+reports of so many kernels takes, which were analyzed before.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import reports
 
 from dsprof.analysis.analyze import analyze
 from dsprof.analysis.sides import runs_of
-from dsprof.compare.gates import DEFAULTS, REGRESSION, TOO_NOISY, Gate, gates_of, judge_measured
+from dsprof.compare.gates import DEFAULTS, MEASURED, REGRESSION, TOO_NOISY, Gate, gates_of, judge_measured
 from dsprof.compare.outcome import SLOWER, Outcome, compare
 from dsprof.compare.recordings import Recording
 from dsprof.compare.statistics import RUN_NOISE, SEEN, change, runs_to_see
@@ -108,11 +108,11 @@ def deviations(runs: Sequence[Run]) -> dict[tuple[str, str], tuple[float, float]
     found = {}
     for stage in ("prefill", STAGE):
         units = [units_of(run)[stage] for run in runs]
-        for measure, column in (("gpu_busy", "gpu_busy_ns"), ("wall", "wall_ns")):
+        for what, column in MEASURED.items():
             requests = [np.log(one.by_request(one.column(column))) for one in units]
             between = float(np.std([one.mean() for one in requests], ddof=1))
             within = math.sqrt(float(np.mean([one.var(ddof=1) for one in requests])))
-            found[stage, measure] = (between, within)
+            found[stage, what] = (between, within)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
@@ -21,6 +22,8 @@ import pytest
 from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
 from typer.testing import CliRunner
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -53,8 +56,8 @@ from dsprof.compare.waterfall import waterfall
 from dsprof.errors import NothingToCompare, RulesUnreadable, TablesUnreadable, UnknownTable
 from dsprof.nsys.inputs import Input
 from dsprof.nsys.parts import ReportInParts
-from dsprof.show import html, plain
-from dsprof.show.diff import document
+from dsprof.show import html, plain, terminal
+from dsprof.show.diff import answer, document, grids
 from test_properties import recordings, trace_of
 from trace_builder import TraceBuilder
 
@@ -745,6 +748,20 @@ def test_markdown_and_html_show_names_and_obey_none(hostile):
     assert "<img" not in page
     assert "<script" not in page
     assert "default-src 'none'" in page
+
+
+@pytest.mark.parametrize("width", [60, 80, 160])
+def test_a_terminal_of_any_width_shows_every_number_and_no_line_is_longer(width, hostile):
+    out = Console(width=width, file=io.StringIO(), force_terminal=False, highlight=False)
+    terminal.print_diff(hostile, out, 5)
+    assert isinstance(out.file, io.StringIO)
+    text = out.file.getvalue()
+    assert max(map(cell_len, text.splitlines())) <= width
+    assert "\x1b" not in text
+    words = " ".join(text.split())
+    for grid in [answer(hostile), *grids(hostile)]:
+        for cell in (cell for row in grid.rows for cell in row[grid.names :]):
+            assert cell in words
 
 
 def test_json_holds_all_and_no_number_that_is_none(hostile):

@@ -39,10 +39,10 @@ GUIDES = {name: page for name, page in LINKED.items() if name not in ("ARCHITECT
 ONLY_READ = ("capture", "doctor", "workloads tiny", "workloads config")
 #: Options that pages name and that are other programs': of nsys, of engines, of `make fuzz`, of benchmarks.
 OF_OTHERS = {"--wait", "--include-blobs", "--sample", "--cpuctxsw", "--long", "--only", "--markdown", "--report",
-             "--functions", "--root", "--time", "--json", "--check", "--first-run", "--nsys-runs", "--against", "--folder",
+             "--functions", "--root", "--json", "--check", "--first-run", "--nsys-runs", "--against", "--folder",
              "--processes", "--kernels", "--size", "--requests", "--tokens", "--no-deps", "--record", "--uds",
              "--profile", "--profile-activities", "--profiler-config", "--trace-fork-before-exec", "--turns",
-             "--enable-layerwise-nvtx-tracing", "--enable-layerwise-nvtx-marker"}  # fmt: skip
+             "--time", "--enable-layerwise-nvtx-tracing", "--enable-layerwise-nvtx-marker"}  # fmt: skip
 #: Names in the manner of tables and columns that are Nsight's.
 OF_NSIGHT = {"nvtx_kern_sum", "nvtx_gpu_proj_sum", "nvtx_gpu_proj_trace", "cuda_gpu_kern_sum", "nvtx_pushpop_trace"}
 
