@@ -466,6 +466,16 @@ def test_some_more_ranges_and_another_driver_are_told(tmp_path):
     for name, what in (("driver", "driver"), ("nsys", "nsys"), ("rules", "the rules of the analysis")):
         found = reasons([with_(one, **{name: "1"})], [with_(one, **{name: "2", "sha256": "x"})])
         assert [(reason.level, reason.what) for reason in found] == [(WARN, what)]
+    lost = reasons([with_(one, findings=("lost-kernels",))], [with_(one, sha256="x")])
+    assert [(reason.level, reason.sentence) for reason in lost] == [
+        (WARN, "A recording before has data missing or lost: lost-kernels.")
+    ]
+    window = reasons([with_(one, selection="--window 0..1s")], [with_(one, sha256="x")])
+    assert [(reason.level, reason.what) for reason in window] == [(REFUSE, "what of the report is selected")]
+    mixed = reasons(
+        [one, with_(one, gpus=("NVIDIA A100",))], [with_(one, sha256="x"), with_(one, gpus=("NVIDIA A100",))]
+    )
+    assert "The same" in mixed[-1].sentence and mixed[0].sentence.startswith("GPU differs within a side")
     assert reasons([with_(one, driver="1")], [with_(one, driver="", sha256="x")]) == []
 
 
@@ -828,6 +838,24 @@ def test_one_stage_refused_leaves_the_others_and_says_so(tmp_path):
     assert (outcome.verdict, outcome.exit_code) == ("compared in part", 3)
     gated = compare([sample("h100-llama-1-eager")], [sample("h100-graph-layers")], gates_of(["decode.wall<5%"]))
     assert gated.exit_code == 3  # 16 steps of one request: no noise is known
+
+
+@pytest.mark.parametrize("first", [None, 100])
+def test_steps_on_one_side_alone_or_of_other_numbers_cannot_be_forced(first: int | None, tmp_path: Path) -> None:
+    report = TraceBuilder().gpu().range("decode", 0, 1_000, payload=2)
+    for number in range(2):
+        report.kernel("k", at=(10 + 400 * number, 20 + 400 * number), call=(1 + 400 * number, 2 + 400 * number))
+        if first is not None:
+            report.range("decode.step", 400 * number, 400 * number + 390, payload=first + number)
+    one, two = made(tmp_path / "one.sqlite"), report.write(tmp_path / "two.sqlite")
+    for force in (False, True):
+        outcome = dsprof.diff(one, two, force=force).outcome
+        said = [reason.sentence for reason in outcome.reasons if reason.stage == "decode" and reason.level == REFUSE]
+        assert "decode" not in {stage.stage for stage in outcome.stages}
+        assert said == [
+            "decode: some recordings have ranges of its steps, and others have none." if first is None
+            else "decode: a run before has no steady step that the others have, too."
+        ]  # fmt: skip
 
 
 def test_reports_without_a_stage_have_nothing_in_common(tmp_path):

@@ -56,7 +56,7 @@ class Units:
     """The units of a stage in one run, a row each.
 
     `of`: ``step`` or ``instance``; `columns`: those of their table, NULL for what is missing; `group`: the request that
-    each is of, over all ranks, or the stretch of an engine's steps; `worker`: its process, by recording; `operations`
+    each is of, over all ranks, or the stretch of an engine's steps; `key`: instance and step; `operations`
     is None where the recording does not tell them by unit, `sequence` the names of one unit's operations in order.
     """
 
@@ -65,7 +65,6 @@ class Units:
     stretches: bool
     number: Ints
     group: Ints
-    worker: Ints
     steady: at.Bools
     key: tuple[Ints, Ints]
     columns: Mapping[str, Ints]
@@ -116,7 +115,7 @@ class Units:
                 instances=operations.instances[there], total=operations.total[there],
             )  # fmt: skip
         return evolve(
-            self, number=self.number[rows], group=self.group[rows], worker=self.worker[rows], steady=self.steady[rows],
+            self, number=self.number[rows], group=self.group[rows], steady=self.steady[rows],
             key=(self.key[0][rows], self.key[1][rows]),
             columns={name: values[rows] for name, values in self.columns.items()}, operations=operations,
         )  # fmt: skip
@@ -125,19 +124,19 @@ class Units:
 def units_of(run: Run) -> dict[str, Units]:
     """All units of a run by stage, those of its ranks together."""
     found: dict[str, list[Units]] = {}
-    for rank, recording in enumerate(run.recordings):
-        for units in _of_recording(recording, rank):
+    for recording in run.recordings:
+        for units in _of_recording(recording):
             found.setdefault(units.stage, []).append(units)
     return {stage: _together(ranks) for stage, ranks in found.items() if len({one.of for one in ranks}) == 1}
 
 
-def _of_recording(recording: Recording, rank: int) -> Iterable[Units]:
+def _of_recording(recording: Recording) -> Iterable[Units]:
     instances, steps = recording.table("stage_trace"), recording.table("step_trace")
     assert instances is not None and steps is not None  # noqa: S101 - no recording is without them
     ordinal = _ordinals(instances)
-    with_steps = _units(steps, STEP, ordinal, rank)
+    with_steps = _units(steps, STEP, ordinal)
     stages = {one.stage for one in with_steps}
-    alone = [one for one in _units(instances, INSTANCE, ordinal, rank) if one.stage not in stages]
+    alone = [one for one in _units(instances, INSTANCE, ordinal) if one.stage not in stages]
     operations, sequence = recording.table(OPERATIONS.name), recording.table(SEQUENCE.name)
     for units in (*alone, *with_steps):
         yield evolve(units, operations=_operations(units, operations), sequence=_sequence(units.stage, sequence))
@@ -154,7 +153,7 @@ def _ordinals(stage_trace: pa.Table) -> dict[tuple[str, int], int]:
     return found
 
 
-def _units(table: pa.Table, of: str, ordinal: Mapping[tuple[str, int], int], rank: int) -> list[Units]:
+def _units(table: pa.Table, of: str, ordinal: Mapping[tuple[str, int], int]) -> list[Units]:
     """Those of a table of steps or instances, by stage."""
     code, stages = texts(table, "stage")
     instance, number = integers(table, "instance"), integers(table, of)
@@ -166,23 +165,22 @@ def _units(table: pa.Table, of: str, ordinal: Mapping[tuple[str, int], int], ran
         if stage == NO_STAGE or not len(rows):
             continue
         of_engine = bool((engine[rows] >= 0).any())
-        worker = at.group_rows(pid[rows])[1] + (rank << 32)
         group = (
-            _stretches(worker, columns["start_ns"][rows]) if of_engine
+            _stretches(pid[rows], columns["start_ns"][rows]) if of_engine
             else np.array([ordinal.get((stage, one), one) for one in instance[rows].tolist()], np.int64)
         )  # fmt: skip
         step = number[rows] if of == STEP else np.full(len(rows), NULL)
         found.append(
-            Units(stage, of, of_engine, step, group, worker, steady[rows], (instance[rows], step),
+            Units(stage, of, of_engine, step, group, steady[rows], (instance[rows], step),
                   {name: values[rows] for name, values in columns.items()})
         )  # fmt: skip
     return found
 
 
-def _stretches(worker: Ints, start: Ints) -> Ints:
+def _stretches(pid: Ints, start: Ints) -> Ints:
     """In which stretch of its process's steps each is."""
-    found = np.zeros(len(worker), np.int64)
-    for _, rows in at.each(worker):
+    found = np.zeros(len(pid), np.int64)
+    for _, rows in at.each(pid):
         stretches = min(STRETCHES, max(len(rows) // LEAST_STEPS, 1))
         found[rows[np.argsort(start[rows], kind="stable")]] = np.arange(len(rows)) * stretches // len(rows)
     return found
@@ -233,7 +231,6 @@ def _together(ranks: Sequence[Units]) -> Units:
         first,
         number=np.concatenate([one.number for one in ranks]),
         group=np.concatenate([one.group for one in ranks]),
-        worker=np.concatenate([one.worker for one in ranks]),
         steady=np.concatenate([one.steady for one in ranks]),
         key=(np.concatenate([one.key[0] for one in ranks]), np.concatenate([one.key[1] for one in ranks])),
         columns={name: np.concatenate([one.columns[name] for one in ranks]) for name in names},
