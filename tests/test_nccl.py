@@ -35,6 +35,7 @@ from trace_builder import TraceBuilder
 #: Cut from a recording by nsys 2025.3.1 of rank 0 of two on H100s (NCCL of torch 2.11): the first 160 ranges of NCCL
 #: with payload and JSON, and the kernels that they launched.
 RECORDED = Path(__file__).parent / "data" / "nsys-2025.3-nccl.sqlite.xz"
+SAMPLES = Path(__file__).resolve().parents[1] / "traces" / "samples"
 KERNEL = "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(…)"
 MILLISECOND = 1_000_000
 
@@ -91,6 +92,26 @@ def test_every_recorded_kernel_has_communicator_size_and_rank(recorded: Path) ->
     assert set(table["operation"]) == {"all-reduce", "all-gather", "broadcast"}
     assert set(table.query("operation == 'all-gather'")["bytes"]) == {32_000}  # each in a group of its own
     assert (set(table["rank"]), set(table["rank_from"])) == ({0}, {"NCCL"})
+
+
+@pytest.mark.parametrize(("name", "communicators"), [("host", 2), ("overlap", 3), ("data", 1), ("node", 2)])
+def test_recorded_ranks_are_put_together_by_their_communicators(tmp_path: Path, name: str, communicators: int) -> None:
+    """Each collective has the same communicator, operation and size on both ranks, of one report and of two."""
+    files = (
+        [f"h100x2-{name}.sqlite.xz"] if name == "node" else [f"h100x2-{name}-rank{rank}.sqlite.xz" for rank in (0, 1)]
+    )
+    analyses = [dsprof.analyze(SAMPLES / file, folder=tmp_path / file, reuse=False) for file in files]
+    several = Ranks.of(analyses)
+    table = several["collective_trace"]
+    assert table[["communicator", "bytes", "ranks"]].notna().all(axis=None)
+    assert table["communicator"].nunique() == table["group"].nunique() == communicators
+    found = table.groupby(["group", "collective"], observed=True)
+    assert (found.size() == 2).all()
+    assert found["rank"].agg(lambda ranks: sorted(ranks)).map(lambda ranks: ranks == [0, 1]).all()
+    for column in ("communicator", "operation", "bytes"):
+        assert found[column].nunique().eq(1).all(), column
+    assert set(table["rank_from"]) == {"NCCL"}
+    assert (several.unmatched, several.findings) == ((), ())
 
 
 def test_an_export_of_dsprof_asks_for_payloads_and_keeps_numbers_alone(

@@ -22,7 +22,7 @@ from dsprof.answers.verdicts import COMMUNICATION, GPU, IMBALANCE, LAUNCH, STRAG
 from dsprof.answers.waits import REASONS, Waits
 from dsprof.nsys.parts import ReportInParts
 from dsprof.nsys.reader import read
-from test_collectives import as_text, exports, plainly, together  # noqa: F401  fixtures
+from test_collectives import SAMPLES, as_text, exports, plainly, together  # noqa: F401  fixtures
 from trace_builder import TraceBuilder
 
 ALL_REDUCE, GATHER = "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(…)", "ncclDevKernel_AllGather_RING_LL(…)"
@@ -295,6 +295,41 @@ def test_what_if_the_host_cost_nothing_counts_no_waiting(together: Path) -> None
     assert same.step_predicted_ns == same.step_replayed_ns
 
 
+PLANTED = {"even": None, "host": "host", "gpu": "kernels", "copy": "copies", "overlap": None}
+
+
+@pytest.mark.parametrize("plant", PLANTED)
+def test_recorded_plants_are_named_in_the_requests_in_which_they_are(plant: str) -> None:
+    """From the third request on one rank does more; before, and where nothing is planted, hosts alone differ."""
+    ranks = Ranks.of(dsprof.analyze(SAMPLES / f"h100x2-{plant}-rank{rank}.sqlite.xz") for rank in range(2))
+    table = ranks["rank_sum"]
+    parts = sum(table[column].fillna(0) for column in _OF_RANK.values())
+    assert (parts == table["busy_ns"]).all()
+    assert (table["matched"] == table["collectives"]).all()
+    hidden = table["transfer_hidden_ns"].sum() + table["wait_hidden_ns"].sum()
+    assert (hidden > 0) == (plant == "overlap")
+    assert ranks["request_trace"]["ranks"].tolist() == [2] * 4
+    trace = ranks["collective_trace"].query("stage == 'decode' and stage_instance > 0").dropna(subset=["bytes"])
+    rates = trace.groupby("group")[["bytes", "transfer_ns"]].sum()
+    fastest = max(group.bus_bytes / group.bus_ns for group in ranks.waits["decode"])
+    assert fastest == pytest.approx(
+        (rates["bytes"] / rates["transfer_ns"]).max()
+    )  # of two ranks the bytes once; the first warms up
+    turns = [turn for group in ranks.waits["decode"] for turn in group.in_turn]
+    expected = PLANTED[plant]
+    late = {"host": 1, "gpu": 0, "copy": 1}
+    if expected:
+        assert any((turn.straggler, turn.reason, turn.last) == (late[plant], expected, 3) for turn in turns)
+    assert {turn.reason for turn in turns} <= {"host", expected}
+
+
+def test_recorded_replicas_wait_for_nobody() -> None:
+    ranks = Ranks.of(dsprof.analyze(SAMPLES / f"h100x2-data-rank{rank}.sqlite.xz") for rank in range(2))
+    assert [verdict.ranks for verdict in ranks.verdicts] == [(), ()]
+    assert [verdict.wait_ns for verdict in ranks.verdicts] == [0, 0]
+    assert ranks["request_trace"]["ranks"].tolist() == [1] * 8
+
+
 def test_a_request_of_two_recorded_ranks_is_one(together: Path) -> None:  # noqa: F811
     analysis = dsprof.analyze(together)
     table = analysis["request_trace"]
@@ -519,7 +554,7 @@ def test_nobody_is_named_in_an_even_run(count: int, seed: int, tmp_path: Path) -
 def test_hosts_that_are_late_in_turn_are_said_so(tmp_path: Path) -> None:
     verdict = judged(run([Rank(host=10, kernel=8, host_varies=60.0) for _ in range(2)], steps=40), tmp_path)
     assert verdict.kind == LAUNCH
-    assert "The ranks wait for each other in turn" in verdict.sentence
+    assert "The ranks wait for each other " in verdict.sentence
     assert "They are late by the hosts" in verdict.sentence
 
 

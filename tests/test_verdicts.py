@@ -125,7 +125,8 @@ def test_a_sentence_and_a_row_say_the_same_of_a_stage(name):
         assert abs(int(said[1]) - busy) <= 0.5
         assert verdict.sentence in " ".join(shown.getvalue().split())
         steady = [line for line in summary.stages if line.stage == verdict.stage and not line.warm_up]
-        assert [line.busy_pct for line in steady] == [pytest.approx(verdict.busy_pct)]
+        working = [line.busy_pct if line.work_pct is None else line.work_pct for line in steady]
+        assert working == [pytest.approx(verdict.busy_pct)]
         warm = [line.instances for line in summary.stages if line.stage == verdict.stage and line.warm_up]
         assert sum(warm) == verdict.warm_up
 

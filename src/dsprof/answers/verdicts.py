@@ -51,6 +51,8 @@ COMMUNICATION, STRAGGLER, IMBALANCE = "communication-bound", "straggler-bound", 
 _UNKNOWN_PCT = 5.0
 #: So many ranks that wait in turn are named.
 _MOST_NAMED = 4
+#: A rank that begins so many collectives last and is no straggler is late by much at times, and by little at others.
+_MOSTLY_PCT = 75.0
 #: What a stage with most of its idle time in the causes of one kind is called; of two with as much, the first.
 KINDS = (LAUNCH, HOST, COLD, ALLOCATION, SYNC, COPY, LATENCY, QUEUED, SHARED, PROFILER)
 OF_RANKS = (COMMUNICATION, STRAGGLER, IMBALANCE)
@@ -345,10 +347,7 @@ def of_ranks(verdict: Verdict) -> str:
     """What the ranks of a stage did to each other, in sentences, each with a blank before it; empty for nothing."""
     wall, said = verdict.wall_ns, ""
     if verdict.kind == COMMUNICATION and verdict.transfer_ns:
-        said += (
-            f" Collectives transfer for {100 * verdict.transfer_ns / wall:.0f} %; how many bytes is not known, so "
-            "neither is the bandwidth."
-        )
+        said += f" Collectives transfer for {100 * verdict.transfer_ns / wall:.0f} %; {_bandwidth(verdict)}."
     if 100 * verdict.unmatched_ns >= _UNKNOWN_PCT * wall:
         said += (
             f" For {100 * verdict.unmatched_ns / wall:.0f} % nothing but collectives without a match ran: how much of "
@@ -360,18 +359,30 @@ def of_ranks(verdict: Verdict) -> str:
     return said
 
 
+def _bandwidth(verdict: Verdict) -> str:
+    """How fast collectives are, where their sizes are known; what the link could do is not in a report."""
+    took = sum(group.bus_ns for group in verdict.ranks)
+    if not took:
+        return "how many bytes is not known, so neither is the bandwidth"
+    rate = sum(group.bus_bytes for group in verdict.ranks) / took
+    return f"those of known size move {rate:.1f} GB/s over each rank's link, to be held against what it can do"
+
+
 def _straggler(group: HeldUp) -> str:
     one = group.ranks[group.straggler]
     others = " and ".join(other.name for other in group.ranks if other is not one)
     waits = f"{others} waits" if len(group.ranks) == 2 else "the others wait"
     late = dict(zip(REASONS, one.late_ns, strict=True))
     more = ", ".join(
-        f"{words} {late[reason] / 1e6:.1f} ms more" for reason, (_, _, words) in _LATE.items() if reason in _TOLD
+        f"{words} {abs(late[reason]) / 1e6:.1f} ms {'less' if late[reason] < 0 else 'more'}"
+        for reason, (_, _, words) in _LATE.items()
+        if reason in _TOLD
     )
+    same = all((turn.straggler, turn.reason) == (group.straggler, group.reason) for turn in group.in_turn)
     return (
         f" {one.name.capitalize()} holds the others up: it begins {one.last_pct:.0f} % of the collectives last, and "
         f"{waits} {group.pct:.0f} % of the time for it. It is late by {_LATE[group.reason][0]}: while it was waited "
-        f"for, {more}."
+        f"for, {more}.{'' if same else _one_after_another(group)}"
     )
 
 
@@ -385,9 +396,10 @@ def _in_turn(group: HeldUp) -> str:
         return f" The ranks wait for each other for {group.pct:.0f} % of the time; who is late is not certain."
     shares = [f"{one.name} {one.last_pct:.0f} %" for one in ordered[:_MOST_NAMED]]
     rest = [f"the other {len(ordered) - _MOST_NAMED} less"] if len(ordered) > _MOST_NAMED else []
-    late = group.by_reason(100)
+    late, mostly = group.by_reason(100), ordered[0].last_pct >= _MOSTLY_PCT
+    turns = "unevenly" if mostly else "in turn"
     return (
-        f" The ranks wait for each other in turn, {group.pct:.0f} % of the time; so many collectives each begins last: "
+        f" The ranks wait for each other {turns}, {group.pct:.0f} % of the time; so many collectives each begins last: "
         f"{', '.join([*shares, *rest])}. They are late by {_LATE[group.reason][1]} ({late[group.reason]:.0f} % of it)."
         f"{_one_after_another(group)}"
     )

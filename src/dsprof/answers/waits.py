@@ -10,7 +10,7 @@ these than the rank that waits for it, so the wait is what it did more::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import numpy as np
@@ -21,6 +21,7 @@ from dsprof.answers.collectives import YES, MatchedCollectives
 from dsprof.arrays import NULL, Bools, Ints
 from dsprof.arrays.statistics import sum_by
 from dsprof.attribute.stages import StageRanges
+from dsprof.rules.collectives import OPERATIONS
 from dsprof.trace import pid_of
 
 #: What makes a rank late: its host had not launched what comes next; its kernels, or its copies, took longer; something
@@ -149,13 +150,16 @@ class HeldUp:
     """How the ranks of a group waited for each other: `ranks` by their number, and which of them is the straggler.
 
     `pct`: how long those that waited did so, in percent of their wall time: for the straggler, if there is one, else
-    for each other; `straggler`: a place in `ranks`, -1 for none. `in_turn`: without one, requests in which there is.
+    for each other; `straggler`: a place in `ranks`, -1 for none. `in_turn`: requests in which there is one.
+    `bus_bytes`: what the collectives whose size is known move over each rank's link, `bus_ns`: their transfer.
     """
 
     ranks: tuple[Blame, ...]
     straggler: int
     pct: float
     in_turn: tuple[InTurn, ...] = ()
+    bus_bytes: int = 0
+    bus_ns: int = 0
 
     @property
     def late_ns(self) -> tuple[int, ...]:
@@ -199,8 +203,7 @@ def held_up(matched: MatchedCollectives, waits: Waits, rows: Bools) -> tuple[Hel
         places = at.distinct_in_any_order(matched.columns["rank"][mine]).tolist()
         ordered = sorted(places, key=lambda place: (matched.ranks[place].number, place))
         held = _held_up(matched, waits, mine, ordered)
-        turns = () if held.straggler >= 0 else _in_turn(matched, waits, mine, ordered)
-        found.append(evolve(held, in_turn=turns))
+        found.append(evolve(held, in_turn=_in_turn(matched, waits, mine, ordered)))
     return tuple(found)
 
 
@@ -226,8 +229,30 @@ def _held_up(matched: MatchedCollectives, waits: Waits, rows: Ints, places: Sequ
     pct = 100 * blames[worst].caused_ns / others if others else 0.0
     stretch = _stretches(columns["instance"][rows], columns["step"][rows], columns["collective"][rows])
     if pct >= NOTABLE_PCT and _stands_out(blames, worst) and _throughout(stretch, places, worst, cause, wait):
-        return HeldUp(blames, worst, pct)
-    return HeldUp(blames, -1, 100 * sum(one.waited_ns for one in blames) / sum(wall) if sum(wall) else 0.0)
+        return HeldUp(blames, worst, pct, (), *_on_the_bus(matched, rows, len(places)))
+    pct = 100 * sum(one.waited_ns for one in blames) / sum(wall) if sum(wall) else 0.0
+    return HeldUp(blames, -1, pct, (), *_on_the_bus(matched, rows, len(places)))
+
+
+#: How many times the size of a collective a rank's link carries, by how many ranks there are: as NCCL's own tests count
+#: it, where NCCL says what a rank sends, or is left with.
+_BUS: dict[str, Callable[[int], float]] = {
+    "all-reduce": lambda ranks: 2 * (ranks - 1) / ranks,
+    "all-gather": lambda ranks: ranks - 1,
+    "reduce-scatter": lambda ranks: ranks - 1,
+    "broadcast": lambda _: 1,
+    "reduce": lambda _: 1,
+}
+
+
+def _on_the_bus(matched: MatchedCollectives, rows: Ints, ranks: int) -> tuple[int, int]:
+    """What the collectives of known size move over a link, in bytes, and their transfer in ns."""
+    columns = matched.columns
+    factor = np.array([_BUS[one](ranks) if one in _BUS else 0.0 for one in OPERATIONS])
+    times, size = factor[columns["operation"][rows]], columns["bytes"][rows]
+    known = (size != NULL) & (times > 0)
+    moved, took = (size * times)[known].sum() / ranks, columns["transfer"][rows][known].sum() / ranks
+    return round(moved), round(took)
 
 
 def _wall(matched: MatchedCollectives, rows: Ints) -> int:

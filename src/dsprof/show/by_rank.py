@@ -67,8 +67,8 @@ class StageOfRun:
 
     `by`: what tells it, a key of `QUANTITIES`, or ``"last"`` for the collectives that it began last. `held_ns`: how
     long the others wait for it, or how much longer it takes, in each instance. `labels`: what each rank is called.
-    `reason`: by what it is late, where collectives tell it; `in_turn`: where nobody holds the others up all in all, who
-    does in which requests, in words.
+    `reason`: by what it is late, where collectives tell it; `in_turn`: which rank does so in which requests,
+    in words.
     """
 
     run: str
@@ -217,18 +217,19 @@ def _judged(run: str, stage: str, lines: list[RankLine], held: Sequence[Held]) -
 def _as_held(found: StageOfRun, held: Sequence[Held]) -> StageOfRun:
     """With what matched collectives say: of several groups of ranks, the first that has a straggler."""
     places = {(line.report, line.pid): place for place, line in enumerate(found.lines)}
+    turns = tuple(
+        f"{found.called(places[one.ranks[turn.straggler]])} in {turn.of} "
+        f"{turn.first if turn.first == turn.last else f'{turn.first} to {turn.last}'} (its {turn.reason})"
+        for one in held for turn in one.in_turn if one.ranks[turn.straggler] in places
+    )  # fmt: skip
+    found = evolve(found, in_turn=turns)
     for one in held:
         place = places.get(one.ranks[one.straggler]) if one.straggler >= 0 else None
         if place is not None:
             waits = [line.wait_ns or 0.0 for line in found.lines]
             others = statistics.median(wait for number, wait in enumerate(waits) if number != place)
             return evolve(found, holds=place, by="last", held_ns=max(others - waits[place], 0.0), reason=one.reason)
-    turns = tuple(
-        f"{found.called(places[one.ranks[turn.straggler]])} in {turn.of} "
-        f"{turn.first if turn.first == turn.last else f'{turn.first} to {turn.last}'} (its {turn.reason})"
-        for one in held for turn in one.in_turn if one.ranks[turn.straggler] in places
-    )  # fmt: skip
-    return evolve(found, in_turn=turns)
+    return found
 
 
 def _labels(lines: Sequence[RankLine]) -> tuple[str, ...]:
