@@ -26,6 +26,7 @@ import attrs
 import numpy as np
 import pyarrow as pa
 from attrs import evolve, frozen
+from cattrs import structure
 
 from dsprof.analysis.kept_ranks import kept_ranks
 from dsprof.analysis.one_report import FAILED, Row, ranks_file
@@ -38,8 +39,10 @@ from dsprof.errors import OutputRefused
 from dsprof.facts import Facts
 from dsprof.ground.swap import replacing
 from dsprof.ground.versions import our_version
+from dsprof.show.by_rank import Held, Turn
 from dsprof.tables import all_tables
 from dsprof.tables._table import SCHEMA_VERSION, CodedText, EventTable, Table, integer, name, real
+from dsprof.trace import pid_of
 
 TABLES, REPORTS, REPORTS_TABLE, RECORD_OF_ALL = "tables", "reports", "reports", "reports.json"
 SCHEMA = "dsprof.reports/1"
@@ -109,7 +112,8 @@ def gather(out: Path, rows: Sequence[Row], tables: Sequence[str], progress: Call
             write_parquet(reports_table(rows, gathering.clocks), parquet(fresh, REPORTS_TABLE))
             files = [*sorted(path.name for path in fresh.iterdir()), RECORD_OF_ALL]
             clocks = {report: attrs.astuple(clock) for report, clock in gathering.clocks.items()}
-            record = {"schema": SCHEMA, "made_from": made_from, "files": files, "clocks": clocks}
+            record = {"schema": SCHEMA, "made_from": made_from, "files": files, "clocks": clocks,
+                      "held": [attrs.asdict(one) for one in gathering.held]}  # fmt: skip
             (fresh / RECORD_OF_ALL).write_text(json.dumps(record), encoding="ascii")
     except OSError as error:
         raise OutputRefused(
@@ -189,6 +193,7 @@ class _Gathering:
         self._folder = {row.report: out / REPORTS / str(row.folder) for row in self._rows}
         #: Of each report, what is known of its clock.
         self.clocks: dict[str, Clock] = {}
+        self.held: list[Held] = []
 
     def write(self, tables: Sequence[str]) -> None:
         """Write the tables."""
@@ -220,6 +225,7 @@ class _Gathering:
                     found = ranks.arrow(table)
                     file.add(found.drop_columns("report"), rows, _places(found))
                 self._tell_clocks(rows, ranks)
+                self.held += _held(rows, ranks)
 
     def _rank_report(self, place: int, row: Row) -> RankReport:
         """What matching needs of a report, called by its place in its run, and by its rank where that is known."""
@@ -251,6 +257,22 @@ class _Gathering:
                 target.hardlink_to(source)
             except OSError:  # another file system, or one without links
                 shutil.copyfile(source, target)
+
+
+def _held(rows: Sequence[Row], ranks: Ranks) -> list[Held]:
+    """How the ranks of a run waited for each other, stage by stage."""
+    named = [(rows[rank.report].report, pid_of(rank.process)) for rank in ranks.matched.ranks]
+    return [
+        Held(rows[0].run, stage, tuple(named[one.place] for one in held.ranks), held.straggler,
+             held.ranks[held.straggler].reason if held.straggler >= 0 else "",
+             tuple(Turn(one.straggler, one.reason, one.of, one.first, one.last) for one in held.in_turn))
+        for stage, groups in ranks.waits.items() for held in groups
+    ]  # fmt: skip
+
+
+def recorded_waits(out: Path) -> list[Held]:
+    """What a folder of several reports remembers of that."""
+    return structure(_recorded(out / TABLES).get("held", []), list[Held])
 
 
 def runs_of(rows: Sequence[Row]) -> list[list[Row]]:
