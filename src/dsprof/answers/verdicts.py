@@ -49,8 +49,8 @@ GPU, GRAPH, MIXED = "GPU-bound", "graph-bound", "mixed"
 COMMUNICATION, STRAGGLER, IMBALANCE = "communication-bound", "straggler-bound", "imbalanced"
 #: From this share of the wall time on, collectives without a match are said to be of unknown kind.
 _UNKNOWN_PCT = 5.0
-#: So many ranks that wait in turn are named.
-_MOST_NAMED = 4
+#: So many ranks that wait in turn are named, and so many groups of ranks.
+_MOST_NAMED, _MOST_GROUPS = 4, 2
 #: A rank that begins so many collectives last and is no straggler is late by much at times, and by little at others.
 _MOSTLY_PCT = 75.0
 #: What a stage with most of its idle time in the causes of one kind is called; of two with as much, the first.
@@ -329,9 +329,10 @@ def _sentence(verdict: Verdict, copies_pct: float, subject: str) -> str:
 
 
 def _awaited(verdict: Verdict) -> str:
-    """Whom the ranks of a stage wait for: the straggler, where there is one."""
-    named = [group.ranks[group.straggler].name for group in verdict.ranks if group.straggler >= 0]
-    return named[0] if len(named) == len(verdict.ranks) == 1 else "other ranks"
+    """Whom the ranks of a stage wait for: the straggler, where there is one, and one alone."""
+    notable = [group for group in verdict.ranks if group.pct >= NOTABLE_PCT]
+    named = {group.ranks[group.straggler].name if group.straggler >= 0 else "" for group in notable}
+    return next(iter(named)) or "other ranks" if len(named) == 1 else "other ranks"
 
 
 #: What a rank did more of than those that wait for it, where that made it late, and what it was late by.
@@ -353,9 +354,13 @@ def of_ranks(verdict: Verdict) -> str:
             f" For {100 * verdict.unmatched_ns / wall:.0f} % nothing but collectives without a match ran: how much of "
             "that is waiting, the reports of all ranks together tell."
         )
-    for group in verdict.ranks:
+    groups: dict[tuple[str, str], HeldUp] = {}  # a rank that holds up several groups for one reason is named once
+    for group in sorted(verdict.ranks, key=lambda one: -one.pct):
         if group.pct >= NOTABLE_PCT:
-            said += _straggler(group) if group.straggler >= 0 else _in_turn(group)
+            name = group.ranks[group.straggler].name if group.straggler >= 0 else ""
+            groups.setdefault((name, group.reason), group)
+    for group in list(groups.values())[:_MOST_GROUPS]:
+        said += _straggler(group) if group.straggler >= 0 else _in_turn(group)
     return said
 
 
