@@ -37,7 +37,7 @@ GUIDES = {name: page for name, page in LINKED.items() if name not in ("ARCHITECT
 #: What is only read as a command line: it needs nsys, a model of gigabytes, or torch.
 ONLY_READ = ("capture", "doctor", "workloads tiny", "workloads config")
 #: Options that pages name and that are other programs': of nsys, of engines, of `make fuzz`, of benchmarks.
-OF_OTHERS = {"--weights", "--plant", "--parallel", "--nproc-per-node",
+OF_OTHERS = {"--weights", "--us", "--from-request", "--plant", "--parallel", "--nproc-per-node",
              "--wait", "--include-blobs", "--sample", "--cpuctxsw", "--long", "--only", "--markdown", "--report",
              "--functions", "--root", "--json", "--check", "--first-run", "--nsys-runs", "--against", "--folder",
              "--processes", "--kernels", "--size", "--requests", "--tokens", "--no-deps", "--record", "--uds",

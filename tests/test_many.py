@@ -206,14 +206,16 @@ def test_a_pattern_tells_ranks_of_names_that_say_none(reports: Path, tmp_path: P
     assert stage.labels[stage.holds] == "1"
 
 
-def test_the_rank_of_a_report_goes_before_that_of_its_device(tmp_path: Path) -> None:
+def test_the_rank_of_a_report_is_told_by_its_device_before_its_name(tmp_path: Path) -> None:
     for rank in range(3):
-        made(tmp_path / f"x-rank{rank}.sqlite", late=1_000_000 * (rank == 1), device=2 - rank)
+        made(tmp_path / f"x-rank{rank}.sqlite", late=1_000_000 * (rank == 1), device=3)
+        made(tmp_path / f"y-rank{rank}.sqlite", late=1_000_000 * (rank == 0), device=2 - rank)
         made(tmp_path / f"gpu-{'abc'[rank]}.sqlite", late=1_000_000 * (rank == 2), device=2 - rank)
     found = analyze_many([tmp_path], on="loop", name_pattern=r"(?P<run>gpu)")["collective_trace"]
     late = found[found["last"] == "yes"].groupby("run", observed=True)
-    assert late["rank"].unique().to_dict() == {"x": [1], "gpu": [0]}, "of those that no name tells, the device"
-    assert late["rank_from"].unique().map(list).to_dict() == {"x": ["file name"], "gpu": ["device"]}
+    assert late["rank"].unique().to_dict() == {"x": [1], "gpu": [0], "y": [2]}
+    assert late["rank_from"].unique().map(list).to_dict() == {
+        "x": ["file name"], "gpu": ["device"], "y": ["device"]}  # fmt: skip
 
 
 # -- what fails ----------------------------------------------------------------------------------------------

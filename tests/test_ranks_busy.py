@@ -300,7 +300,7 @@ PLANTED = {"even": None, "host": "host", "gpu": "kernels", "copy": "copies", "ov
 
 @pytest.mark.parametrize("plant", PLANTED)
 def test_recorded_plants_are_named_in_the_requests_in_which_they_are(plant: str) -> None:
-    """From the third request on one rank does more; before, and where nothing is planted, hosts alone differ."""
+    """From the second request on one rank does more; before, and where nothing is planted, hosts alone differ."""
     ranks = Ranks.of(dsprof.analyze(SAMPLES / f"h100x2-{plant}-rank{rank}.sqlite.xz") for rank in range(2))
     table = ranks["rank_sum"]
     parts = sum(table[column].fillna(0) for column in _OF_RANK.values())
@@ -318,6 +318,12 @@ def test_recorded_plants_are_named_in_the_requests_in_which_they_are(plant: str)
     turns = [turn for group in ranks.waits["decode"] for turn in group.in_turn]
     expected = PLANTED[plant]
     late = {"host": 1, "gpu": 0, "copy": 1}
+    (decode,) = (one for one in ranks.verdicts if one.stage == "decode")
+    named = {(group.ranks[group.straggler].name, group.reason) for group in decode.ranks if group.straggler >= 0}
+    if expected:
+        assert (decode.kind, named) == ("straggler-bound", {(f"rank {late[plant]}", expected)})
+    if plant == "even":
+        assert (decode.kind, named) == ("host-bound", set())
     if expected:
         assert any((turn.straggler, turn.reason, turn.last) == (late[plant], expected, 3) for turn in turns)
     assert {turn.reason for turn in turns} <= {"host", expected}

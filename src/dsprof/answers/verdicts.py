@@ -47,6 +47,9 @@ GPU, GRAPH, MIXED = "GPU-bound", "graph-bound", "mixed"
 #: What a stage of several ranks is called by what their collectives take: transferring, waiting for one rank, waiting
 #: in turn for ranks whose kernels or copies take longer.
 COMMUNICATION, STRAGGLER, IMBALANCE = "communication-bound", "straggler-bound", "imbalanced"
+#: Where the others wait for one rank for this share of their time, it is what limits the stage, whatever its own time
+#: goes to: over all ranks together, what it does meanwhile has as large a part as their waiting.
+_HELD_PCT = 50.0
 #: From this share of the wall time on, collectives without a match are said to be of unknown kind.
 _UNKNOWN_PCT = 5.0
 #: So many ranks that wait in turn are named, and so many groups of ranks.
@@ -257,6 +260,8 @@ def _kind(
     busy_pct = 100.0 * (working - talk.transfer) / wall
     if 100.0 * working / wall >= _GPU_BOUND_PCT:
         return GPU if 2 * talk.transfer <= working else COMMUNICATION
+    if any(group.straggler >= 0 and group.pct >= _HELD_PCT for group in talk.ranks):
+        return STRAGGLER
     kinds = dict.fromkeys(KINDS, 0) | talk.kinds()
     kinds[COPY] += copies
     for name, time in idle.items():
