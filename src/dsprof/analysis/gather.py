@@ -53,7 +53,7 @@ WHO = (
     name("report", "The report: its path from the folder that holds all."),
     name("run", "The run that it is of: by --name-pattern, or its path without the rank."),
     name("node", "The node that it was recorded on, where --name-pattern tells it.", True),
-    integer("rank", "Its rank: by --name-pattern, its file's name, or what the report says; missing without.", True),
+    integer("rank", "Its rank: by --name-pattern, or what tells it best; missing without.", True),
 )
 #: The columns of `reports.parquet`.
 REPORT_COLUMNS = (
