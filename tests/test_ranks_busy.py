@@ -13,12 +13,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from attrs import evolve
 
 import dsprof
 from dsprof.analysis.analyze import Analysis
 from dsprof.analysis.ranks import Ranks
 from dsprof.answers.collectives import MatchedCollectives
-from dsprof.answers.verdicts import COMMUNICATION, GPU, IMBALANCE, LAUNCH, STRAGGLER, Verdict
+from dsprof.answers.verdicts import COMMUNICATION, GPU, IMBALANCE, LAUNCH, STRAGGLER, Verdict, of_ranks
 from dsprof.answers.waits import REASONS, Waits
 from dsprof.nsys.parts import ReportInParts
 from dsprof.nsys.reader import read
@@ -575,6 +576,9 @@ def test_transfers_that_take_most_are_communication(tmp_path: Path) -> None:
     verdict = judged(run([Rank(), Rank()], transfer=400.0), tmp_path)
     assert verdict.kind == COMMUNICATION
     assert "how many bytes is not known" in verdict.sentence
+    known = evolve(verdict, ranks=(evolve(verdict.ranks[0], bus_bytes=4_000_000, bus_ns=400_000),))
+    assert "move 10.0 GB/s over each rank's link, of the 450 that NVLink has on such GPUs." in of_ranks(known, 450e9)
+    assert "move 10.0 GB/s over each rank's link, to be held against what it can do." in of_ranks(known)
     assert judged(run([Rank(kernel=300.0), Rank(kernel=300.0)], transfer=50.0), tmp_path).kind == GPU
 
 

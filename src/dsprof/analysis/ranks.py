@@ -22,6 +22,7 @@ from dsprof.errors import UnknownTable
 from dsprof.facts import Facts
 from dsprof.findings import Finding
 from dsprof.ground.versions import our_version
+from dsprof.model.peaks import link_of
 from dsprof.tables import known_table
 from dsprof.tables._ranks import of_several
 
@@ -38,19 +39,21 @@ _NAMED = re.compile(r"(?:^|[._-])(?:r|rank[._-]?)(\d{1,9})(?=[._-]|$)", re.IGNOR
 class RankReport:
     """What several reports need of each: its file's name, its clock (None: not known), its collectives; pickles.
 
-    `work`: what its stages and requests did beside these.
+    `work`: what its stages and requests did beside these; `gpus`: the names of its GPUs.
     """
 
     file: str
     began_ns: int | None
     collectives: ReportCollectives
     work: ReportWork
+    gpus: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, analysis: Analysis) -> RankReport:
         """Of an analysis."""
         report = analysis.results.report
-        return cls(analysis.path.name, report.session_start_ns, analysis.collectives, analysis.rank_work)
+        gpus = tuple(gpu.name for gpu in report.gpus)
+        return cls(analysis.path.name, report.session_start_ns, analysis.collectives, analysis.rank_work, gpus)
 
     @property
     def number(self) -> int:
@@ -121,7 +124,8 @@ class Ranks(Mapping[str, "pd.DataFrame"]):
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
         """What limits each stage over all reports; `sentence` and `remedy` say it."""
-        return verdicts_of(self.matched, [one.work for one in self.reports], self._facts[StageWaits])
+        link = link_of(name for one in self.reports for name in one.gpus)
+        return verdicts_of(self.matched, [one.work for one in self.reports], self._facts[StageWaits], link)
 
     @cached_property
     def _facts(self) -> Facts:

@@ -84,14 +84,19 @@ def requests_of(matched: MatchedCollectives, works: Sequence[ReportWork]) -> Ran
     return RankRequests.of(matched, [one.requests for one in works], waits)
 
 
-def verdicts_of(matched: MatchedCollectives, works: Sequence[ReportWork], waits: StageWaits) -> tuple[Verdict, ...]:
-    """A verdict on each stage over all reports, in the order of the stages; without roofs and what-if."""
+def verdicts_of(
+    matched: MatchedCollectives, works: Sequence[ReportWork], waits: StageWaits, link: float | None = None
+) -> tuple[Verdict, ...]:
+    """A verdict on each stage over all reports, in the order of the stages; without roofs and what-if.
+
+    `link`: bytes a second that the link between ranks could move, if that is known.
+    """
     talk, rows = waits_of_stages(matched, works), dict[str, list[dict[str, Any]]]()
     for number, work in enumerate(works):
         for one in work.stages:
             rows.setdefault(one["stage"], []).append({**one, **_talk(matched, number, talk[number], one)})
     found = (
-        judge(stage, pa.Table.from_pylist(rows[stage], _SCHEMA), ranks=waits.of_stage.get(stage, ()))
+        judge(stage, pa.Table.from_pylist(rows[stage], _SCHEMA), ranks=waits.of_stage.get(stage, ()), link=link)
         for stage in matched.stages
         if stage in rows
     )

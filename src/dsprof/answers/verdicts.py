@@ -154,12 +154,14 @@ def judge(
     predicted: Prediction | None = None,
     of_engine: bool = False,
     ranks: tuple[HeldUp, ...] = (),
+    link: float | None = None,
 ) -> Verdict | None:
     """The verdict on a stage from its rows of `stage_trace`, or sums of such; None where it ran no kernel.
 
     `roof`: how near the stage came to the GPU's roofs, `culprit`: what takes most, `cost`: what recording it cost,
     `python`: what Python was in, `predicted`: what a step would take as CUDA graphs, where that is known. `of_engine`:
-    the stage is a mode of a serving engine's steps. `ranks`: how its ranks waited for each other.
+    the stage is a mode of a serving engine's steps. `ranks`: how its ranks waited for each other, `link`: bytes a
+    second that the link between them could move, if there is NVLink.
     """
     kept = instances.filter(instances.column("steady"))
     wall, busy, kernels = (_total(kept, column) for column in ("wall_ns", "gpu_busy_ns", "kernels"))
@@ -206,7 +208,7 @@ def judge(
     said = _sentence(verdict, 100 * copies / wall, _subject(verdict, of_engine)) + (
         _at_the_roof(verdict, roof) if roof else ""
     )
-    said += of_ranks(verdict)
+    said += of_ranks(verdict, link)
     in_graphs = verdict.kind == LAUNCH and graphs and not _one_by_one(verdict)
     return evolve(verdict, sentence=said, remedy=_IN_GRAPHS if in_graphs else _REMEDIES[verdict.kind])
 
@@ -349,11 +351,11 @@ _LATE = {
 }
 
 
-def of_ranks(verdict: Verdict) -> str:
+def of_ranks(verdict: Verdict, link: float | None = None) -> str:
     """What the ranks of a stage did to each other, in sentences, each with a blank before it; empty for nothing."""
     wall, said = verdict.wall_ns, ""
     if verdict.kind == COMMUNICATION and verdict.transfer_ns:
-        said += f" Collectives transfer for {100 * verdict.transfer_ns / wall:.0f} %; {_bandwidth(verdict)}."
+        said += f" Collectives transfer for {100 * verdict.transfer_ns / wall:.0f} %; {_bandwidth(verdict, link)}."
     if 100 * verdict.unmatched_ns >= _UNKNOWN_PCT * wall:
         said += (
             f" For {100 * verdict.unmatched_ns / wall:.0f} % nothing but collectives without a match ran: how much of "
@@ -369,13 +371,14 @@ def of_ranks(verdict: Verdict) -> str:
     return said
 
 
-def _bandwidth(verdict: Verdict) -> str:
-    """How fast collectives are, where their sizes are known; what the link could do is not in a report."""
+def _bandwidth(verdict: Verdict, link: float | None) -> str:
+    """How fast collectives are, where their sizes are known, beside what NVLink could do, where such GPUs have it."""
     took = sum(group.bus_ns for group in verdict.ranks)
     if not took:
         return "how many bytes is not known, so neither is the bandwidth"
     rate = sum(group.bus_bytes for group in verdict.ranks) / took
-    return f"those of known size move {rate:.1f} GB/s over each rank's link, to be held against what it can do"
+    could = f"of the {link / 1e9:.0f} that NVLink has on such GPUs" if link else "to be held against what it can do"
+    return f"those of known size move {rate:.1f} GB/s over each rank's link, {could}"
 
 
 def _straggler(group: HeldUp) -> str:
