@@ -23,7 +23,8 @@ import typer
 from typer.models import ArgumentInfo
 
 from dsprof import errors, findings
-from dsprof.answers import overhead, roofs, steps, verdicts, warm_up
+from dsprof.analysis.gather import REPORT_COLUMNS
+from dsprof.answers import overhead, roofs, steps, verdicts, waits, warm_up
 from dsprof.capture.launchers import all_launchers
 from dsprof.cli import app
 from dsprof.compare import comparable, gates, units
@@ -40,7 +41,9 @@ from dsprof.tables import all_tables
 from dsprof.trace import Gpu, Message, Report, Selection
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS, PLANTED, PREDICTED = (ROOT / "benchmarks" / f"{name}.md" for name in ("RESULTS", "PLANTED", "PREDICTED"))
+RESULTS, PLANTED, PREDICTED, MANY = (
+    ROOT / "benchmarks" / f"{name}.md" for name in ("RESULTS", "PLANTED", "PREDICTED", "MANY")
+)
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 #: The terminal of the screens that are shown, in columns.
@@ -63,6 +66,7 @@ SHOWN = {
     "screen": "analyze traces/samples/h200-stages.sqlite.xz",
     "whatif": "whatif traces/samples/h200-stages.sqlite.xz --stage decode --cuda-graphs",
     "diff": "diff traces/samples/h100-llama-1-eager.sqlite.xz -- traces/samples/h100-llama-1-pageable-copy.sqlite.xz",
+    "ranks": "analyze traces/samples/h100x2-tp-rank0.sqlite.xz traces/samples/h100x2-tp-rank1.sqlite.xz",
 }
 
 
@@ -77,9 +81,9 @@ def printed(call: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         samples = Path(folder, "traces", "samples")
         samples.mkdir(parents=True)
-        for name in ("h200-stages", "h100-llama-1-eager", "h100-llama-1-pageable-copy"):
-            for sample in (ROOT / "traces/samples").glob(f"{name}.*"):
-                (samples / sample.name).symlink_to(sample)
+        chosen = [*(ROOT / "traces/samples").glob("h?00*-[st][tp]*"), *(ROOT / "traces/samples").glob("h100-llama-1-*")]
+        for sample in chosen:  # stages, ranks of tensor parallelism, both sides of a comparison
+            (samples / sample.name).symlink_to(sample)
         done = subprocess.run(
             [sys.executable, "-m", "dsprof", *shlex.split(call)],
             cwd=folder, capture_output=True, text=True, check=True,
@@ -93,6 +97,26 @@ def printed(call: str) -> str:
 def screen(name: str) -> str:
     """A command, and what it prints."""
     return f"```console\n$ dsprof {SHOWN[name]}\n{printed(SHOWN[name])}\n```"
+
+
+def ranks() -> str:
+    """What is printed of two reports before it comes to the reports, which say how long the work took."""
+    shown = printed(SHOWN["ranks"])
+    begin, end = shown.index("who holds"), shown.index("reports  ", len("reports  "))
+    return f"```console\n$ dsprof {SHOWN['ranks']}\n…\n{shown[begin:end].rstrip()}\n```"
+
+
+def reports_columns() -> str:
+    """The columns of the table with a row for each of several reports."""
+    rows = [f"| `{column.name}` | {column.text} |" for column in REPORT_COLUMNS]
+    return "\n".join(["| column | |", "|---|---|", *rows])
+
+
+def section(page: Path, title: str) -> str:
+    """What stands under a title of a page of results."""
+    found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    assert found is not None, f"{page.name} has no part {title}"
+    return found[1].strip()
 
 
 def verdict_kinds() -> str:
@@ -112,6 +136,12 @@ def verdict_kinds() -> str:
     for kind, causes in KINDS.items():
         words = _or([f"{WORDS[cause]} (`{cause}`)" for cause in causes])
         rows.append(_kind(kind, f"most of the idle time goes to {words}{besides.get(kind, '')}"))
+    rows.append(_kind(verdicts.COMMUNICATION, "collectives transfer, or run without a match, for most of the time that "
+                      "is no other work, or for the better part of the work of a busy GPU"))  # fmt: skip
+    rows.append(_kind(verdicts.STRAGGLER, "most goes to waiting for one rank: it causes "
+                      f"{waits._TIMES_ITS_SHARE:g} times its share of the waiting, by odds, throughout"))  # fmt: skip
+    rows.append(_kind(verdicts.IMBALANCE, "most goes to waiting for ranks whose kernels or copies take longer in turn; "
+                      "where it is their hosts, the waiting counts as the host's"))  # fmt: skip
     rows.append(_kind(verdicts.GRAPH, "most of the idle time goes to launch latency (`latency`), and CUDA graphs run"))
     rows.append(_kind(verdicts.MIXED, "no kind has the better part of the idle time, or the GPU is busy for "
                       f"{verdicts._NOT_GPU_BOUND_PCT:g} to {verdicts._GPU_BOUND_PCT:g} %"))  # fmt: skip
@@ -134,6 +164,8 @@ def verdict_limits() -> str:
         "Share of the idle time that the causes of one kind must have": f"{100 * verdicts._MOST:g} %",
         "Host time outside of CUDA for a launch up to which launching takes it": f"{verdicts._PER_LAUNCH_US:g} us",
         "Launches per step from which on a launch-bound verdict tells a step's times": f"{verdicts._ONE_BY_ONE:g}",
+        "Share of the wall time that waiting for ranks must have to be told": f"{waits.NOTABLE_PCT:g} %",
+        "Steps, or instances without steps, from which on a straggler is named": f"{waits._LEAST:g}",
         "Utilization while busy from which on a roof is named as the limit": f"{verdicts._AT_ROOF_PCT:g} %",
     })  # fmt: skip
 
@@ -375,6 +407,10 @@ PARTS: dict[str, Callable[[], str]] = {
     "diff": lambda: screen("diff"),
     "gates": gate_limits,
     "difftables": comparison_tables,
+    "ranks": ranks,
+    "reports": reports_columns,
+    "many": lambda: section(MANY, "Measured"),
+    "paper": lambda: section(MANY, "On paper"),
     "options": options,
     "verdicts": verdict_kinds,
     "thresholds": verdict_limits,

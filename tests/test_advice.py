@@ -28,6 +28,9 @@ RAISED_BY = {
     "ground/swap.py": ["analyze", "capture"],  # tables are written
     "analysis/analyze.py": ["analyze", "capture"],
     "analysis/slim.py": ["baseline add"],
+    "analysis/gather.py": ["analyze"],  # several reports
+    "analysis/many.py": ["analyze"],
+    "analysis/workers.py": ["analyze"],
     "": ["analyze", "table", "capture"],
 }
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")

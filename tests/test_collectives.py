@@ -22,7 +22,8 @@ from dsprof.analysis.ranks import RankReport, Ranks
 from dsprof.answers.collectives import LEAST_FOR_A_CLOCK, MatchedCollectives, unmatched
 from dsprof.arrays import NULL
 from dsprof.errors import UnknownTable
-from dsprof.measures.collectives import Collectives, ComputeBusy
+from dsprof.measures.collectives import Collectives
+from dsprof.measures.rank_work import RankWork
 from dsprof.nsys.parts import ReportInParts
 from dsprof.nsys.reader import read
 from dsprof.rules.collectives import COMMUNICATION, ENDS_TOGETHER, OPERATIONS, OTHER, RULES, operations_of
@@ -201,7 +202,7 @@ def test_what_reports_need_of_each_other_can_be_pickled(exports: list[Path], ran
     sent = [pickle.loads(pickle.dumps(one)) for one in ranks.reports]
     assert Ranks(sent).arrow("rank_sum").equals(ranks.arrow("rank_sum"))
     measured = dsprof.analyze(exports[0])
-    for kind in (Collectives, ComputeBusy):
+    for kind in (Collectives, RankWork):
         measure = measured.results.fact(kind)
         pd.testing.assert_frame_equal(
             pd.DataFrame(pickle.loads(pickle.dumps(measure)).columns), pd.DataFrame(measure.columns)

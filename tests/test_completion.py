@@ -65,7 +65,7 @@ def test_bash_completes_commands_options_choices_tables_and_reports(here: Path) 
     assert set(offered("dsprof", "")) == COMMANDS
     assert offered("dsprof", "ana") == ["analyze"]
     assert {"--window", "--device", "--pid", "--rules", "--stage"} <= set(offered("dsprof", "analyze", "--"))
-    assert offered("dsprof", "analyze", "run.sqlite", "--thr") == ["--threads"]
+    assert sorted(offered("dsprof", "analyze", "run.sqlite", "--thr")) == ["--threads", "--threads-per-report"]
     assert offered("dsprof", "analyze", "--threads", "") == ["thread", "process"]
     assert offered("dsprof", "analyze", "--format", "m") == ["markdown"]
     assert offered("dsprof", "analyze", "--format", "=", "m") == ["markdown"]  # as bash splits --format=m

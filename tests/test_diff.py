@@ -698,7 +698,7 @@ def test_nothing_on_a_side_is_told(tmp_path, monkeypatch):
             dsprof.diff(nothing, "one.sqlite")
     with pytest.raises(NothingToCompare, match="empty"):
         dsprof.diff([], "one.sqlite")
-    assert NothingToCompare.exit_code == 52
+    assert NothingToCompare.exit_code == 54
     for words in (("one.sqlite",), ("one.sqlite", "--"), ("--", "one.sqlite"), ("one.sqlite",) * 3):
         done = run("diff", *words)
         assert isinstance(done.exception, NothingToCompare) if "--" in words else done.exit_code == 2, words

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import readme
 from dsprof import findings
+from dsprof.analysis.gather import REPORT_COLUMNS
 from dsprof.analysis.rules_file import read_rules_file
 from dsprof.cli import _split, app
 from dsprof.compare.tables import TABLES as COMPARISON
@@ -38,11 +39,13 @@ GUIDES = {name: page for name, page in LINKED.items() if name not in ("ARCHITECT
 #: What is only read as a command line: it needs nsys, a model of gigabytes, or torch.
 ONLY_READ = ("capture", "doctor", "workloads tiny", "workloads config")
 #: Options that pages name and that are other programs': of nsys, of engines, of `make fuzz`, of benchmarks.
-OF_OTHERS = {"--wait", "--include-blobs", "--sample", "--cpuctxsw", "--long", "--only", "--markdown", "--report",
+OF_OTHERS = {"--weights", "--us", "--from-request", "--plant", "--parallel", "--nproc-per-node",
+             "--wait", "--include-blobs", "--sample", "--cpuctxsw", "--long", "--only", "--markdown", "--report",
              "--functions", "--root", "--json", "--check", "--first-run", "--nsys-runs", "--against", "--folder",
              "--processes", "--kernels", "--size", "--requests", "--tokens", "--no-deps", "--record", "--uds",
              "--profile", "--profile-activities", "--profiler-config", "--trace-fork-before-exec", "--turns",
-             "--time", "--enable-layerwise-nvtx-tracing", "--enable-layerwise-nvtx-marker"}  # fmt: skip
+             "--reports", "--workers", "--scheduler-file", "--time", "--enable-layerwise-nvtx-tracing",
+             "--enable-layerwise-nvtx-marker"}  # fmt: skip
 #: Names in the manner of tables and columns that are Nsight's.
 OF_NSIGHT = {"nvtx_kern_sum", "nvtx_gpu_proj_sum", "nvtx_gpu_proj_trace", "cuda_gpu_kern_sum", "nvtx_pushpop_trace"}
 
@@ -291,6 +294,7 @@ def known_names() -> set[str]:
     """Tables, columns, fields of the summary, causes and reports of Nsight."""
     tables = all_tables()
     columns = {column.name for table in [*tables.values(), *COMPARISON.values()] for column in table.columns}
+    columns |= {column.name for column in REPORT_COLUMNS}
     return {*tables, *columns, *fields(Summary), *readme.MEANINGS, *OF_NSIGHT}
 
 

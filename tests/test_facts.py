@@ -118,6 +118,11 @@ def test_measures_are_found_through_answers() -> None:
         "AfterRange",
         "FirstLaunches",
         "StageTotals",
+        "Collectives",
+        "HostInCalls",
+        "RankProgress",
+        "RankWork",
+        "StageWork",
     }
     assert {kind.__name__ for kind in all_tables()["step_trace"].measures} >= {"StageTotals", "StepTotals", "Accounts"}
 

@@ -23,7 +23,8 @@ MS = 1_000_000
 SAMPLES = Path(__file__).parents[1] / "traces" / "samples"
 
 
-def instance(wall, busy, steps=10, kernels=500, launches=500, steady=True, graph_launches=0, copies=0, batch=1, **idle):
+def instance(wall, busy, steps=10, kernels=500, launches=500, steady=True, graph_launches=0, copies=0, batch=1,
+             wait=0, transfer=0, unmatched=0, **idle):  # fmt: skip
     """A row of stage_trace whose parts add up: what is not named is the host's."""
     named = {cause: idle.get(cause, 0) for cause in CAUSES}
     named["host"] = wall - busy - sum(named.values()) + named["host"]
@@ -31,7 +32,8 @@ def instance(wall, busy, steps=10, kernels=500, launches=500, steady=True, graph
     return {"wall_ns": wall * MS, "gpu_busy_ns": busy * MS, "kernels": kernels, "launches": launches,
             "kernel_total_ns": busy * MS, "steps": steps, "tokens": steps * (batch or 1), "batch": batch,
             "steady": steady, "graph_launches": graph_launches, "memcpy_ns": copies * MS,
-            "off_cpu_ns": None, **columns}  # fmt: skip
+            "off_cpu_ns": None, "wait_ns": wait * MS, "transfer_ns": transfer * MS,
+            "unmatched_ns": unmatched * MS, **columns}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -55,18 +57,29 @@ def instance(wall, busy, steps=10, kernels=500, launches=500, steady=True, graph
         (instance(100, 10, profiler=60), "profiler-bound"),
         (instance(100, 10, sync=45), "mixed"),  # half and half
         (instance(100, 70), "mixed"),  # neither busy nor idle
+        (instance(100, 80, transfer=50), "communication-bound"),
+        (instance(100, 80, transfer=40), "GPU-bound"),  # half of it is computed
+        (instance(100, 70, unmatched=60), "communication-bound"),
+        (instance(100, 90, wait=30), "mixed"),  # for whom is not known
     ],
 )
 def test_a_verdict_is_what_has_the_better_part_of_the_time(row, kind):
     verdict = judge("decode", pa.Table.from_pylist([row]))
     assert verdict.kind == kind
-    assert verdict.sentence.startswith(f"decode is {kind}: the GPU is busy {row['gpu_busy_ns'] // MS} % of the time; ")
+    assert verdict.sentence.startswith(f"decode is {kind}: the GPU is busy {_worked(row)} % of the time; ")
     assert verdict.remedy
 
 
+def _worked(row):
+    return (row["gpu_busy_ns"] - row["wait_ns"]) // MS
+
+
 def test_each_kind_is_given_for_some_numbers():
+    """Those that say which rank is late are given in `test_ranks_busy`."""
     kinds = {kind for _, kind in test_a_verdict_is_what_has_the_better_part_of_the_time.pytestmark[0].args[1]}
-    assert kinds == {*verdicts.KINDS, verdicts.GPU, verdicts.GRAPH, verdicts.MIXED} == set(verdicts._REMEDIES)
+    kinds |= {verdicts.STRAGGLER, verdicts.IMBALANCE}
+    every = {*verdicts.KINDS, *verdicts.OF_RANKS, verdicts.GPU, verdicts.GRAPH, verdicts.MIXED}
+    assert kinds == every == set(verdicts._REMEDIES)
 
 
 def test_no_advice_on_graphs_where_kernels_are_loaded():
@@ -112,7 +125,8 @@ def test_a_sentence_and_a_row_say_the_same_of_a_stage(name):
         assert abs(int(said[1]) - busy) <= 0.5
         assert verdict.sentence in " ".join(shown.getvalue().split())
         steady = [line for line in summary.stages if line.stage == verdict.stage and not line.warm_up]
-        assert [line.busy_pct for line in steady] == [pytest.approx(verdict.busy_pct)]
+        working = [line.busy_pct if line.work_pct is None else line.work_pct for line in steady]
+        assert working == [pytest.approx(verdict.busy_pct)]
         warm = [line.instances for line in summary.stages if line.stage == verdict.stage and line.warm_up]
         assert sum(warm) == verdict.warm_up
 

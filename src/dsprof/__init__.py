@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dsprof.analysis.analyze import Analysis, analyze
     from dsprof.analysis.diff import Comparison, diff
+    from dsprof.analysis.many import ManyAnalysis, analyze_many
     from dsprof.arrays.statistics import mean_std, mfu
     from dsprof.capture.record import Session, converter
     from dsprof.capture.session import capture_command, capture_images
@@ -24,14 +25,15 @@ if TYPE_CHECKING:
     from dsprof.workloads.timing import StageTiming
 
 __all__ = [
-    "Analysis", "Comparison", "DeepSeekOCRSession", "DsprofError", "Segmenter", "Session", "StageTiming", "Summary",
-    "analyze", "capture_command", "capture_images", "converter", "decode_range", "diff", "mean_std", "mfu",
-    "prefill_range", "run_once",
+    "Analysis", "Comparison", "DeepSeekOCRSession", "DsprofError", "ManyAnalysis", "Segmenter", "Session",
+    "StageTiming", "Summary", "analyze", "analyze_many", "capture_command", "capture_images", "converter",
+    "decode_range", "diff", "mean_std", "mfu", "prefill_range", "run_once",
 ]  # fmt: skip
 
 _MODULES = {
     "analysis.analyze": ("Analysis", "analyze"),
     "analysis.diff": ("Comparison", "diff"),
+    "analysis.many": ("ManyAnalysis", "analyze_many"),
     "errors": ("DsprofError",),
     "capture.record": ("Session", "converter"),
     "capture.session": ("capture_command", "capture_images"),

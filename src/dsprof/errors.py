@@ -40,8 +40,10 @@
     ├── SelectionEmpty         48   the report holds nothing of the window, devices or processes asked for
     ├── ServerFailed           50   a server ended before it was ready, was not ready in time, or was not recorded
     ├── RanksMissing           51   a program of several ranks was recorded, and some left no report
-    ├── NothingToCompare       52   a side of a comparison is empty, or is not there
-    └── TablesUnreadable       53   a folder of tables, or a baseline, is damaged, or lacks what a comparison needs
+    ├── ReportsFailed          52   of several reports some could not be analyzed; the others are there
+    ├── WorkersUnavailable     53   the workers that were asked for cannot be had, or were lost
+    ├── NothingToCompare       54   a side of a comparison is empty, or is not there
+    └── TablesUnreadable       55   a folder of tables, or a baseline, is damaged, or lacks what a comparison needs
 
 Exit code 2 is the command line's own (a wrong option); 20 and above are findings under ``--strict``,
 see `dsprof.findings`.
@@ -296,13 +298,25 @@ class RanksMissing(DsprofError):
     exit_code = 51
 
 
+class ReportsFailed(DsprofError):
+    """Of several reports some could not be analyzed; the results of all others are there."""
+
+    exit_code = 52
+
+
+class WorkersUnavailable(DsprofError):
+    """The workers that should analyze several reports cannot be had, or those that had one were lost."""
+
+    exit_code = 53
+
+
 class NothingToCompare(DsprofError):
     """A side of a comparison is empty, or is not there."""
 
-    exit_code = 52
+    exit_code = 54
 
 
 class TablesUnreadable(DsprofError):
     """A folder of tables, or a baseline, is damaged, or lacks what a comparison needs."""
 
-    exit_code = 53
+    exit_code = 55

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from attrs import frozen
 
 #: Exit codes of ``dsprof analyze --strict``, each for one finding; the lowest of those found is taken.
@@ -16,6 +18,9 @@ STRICT_EXITS: dict[str, int] = {
     "impossible-times": 27,
     "impossible-sizes": 28,
 }
+
+#: So many ranks are named in one sentence.
+_NAMED = 8
 
 
 @frozen
@@ -77,6 +82,46 @@ def lost_kernels(lost: int, launches: int, pid: int) -> Finding:
         "lost-kernels",
         f"{lost} of {launches} kernel launches of process {pid} have no kernel in the report.",
         "Records were lost or the file was cut: shorten the capture, or take an nsys that knows the driver.",
+    )
+
+
+def lost_rank(launches: int, pid: int) -> Finding:
+    """All kernels of a process are lost, and those of others are not."""
+    return _finding(
+        "lost-kernels",
+        f"Process {pid} launched {launches} kernels, and none is in the report, where others have theirs: it is no "
+        "fast rank, but one whose records were lost.",
+        "Shorten the capture, or record each rank by itself with --per-rank.",
+    )
+
+
+def missing_ranks(there: int, expected: int, where: str, named: list[str]) -> Finding:
+    """Fewer ranks than there should be; `named`: those that are missing, as far as they are known."""
+    missing = f" Missing: {_some(named)}." if named else ""
+    return _finding(
+        "missing-ranks",
+        f"{there} of {expected} ranks {where}.{missing}",
+        "Waiting for a rank that is not there is told of nobody: see how it ended, and name its report as well.",
+    )
+
+
+def ranks_twice(twice: Mapping[int, list[str]]) -> Finding:
+    """Ranks that several processes were told to be."""
+    said = [f"rank {rank} by {' and '.join(names[:_NAMED])}" for rank, names in sorted(twice.items())]
+    return _finding(
+        "ranks-twice",
+        f"Ranks are there twice, as launchers told them: {_some(said)}.",
+        "Reports of two runs, or a rank that started another process on a GPU: ranks are then told by what is behind "
+        "the environment in the order of trust, or not at all.",
+    )
+
+
+def no_kernels_of_rank(file: str) -> Finding:
+    """A report of several that has no kernels."""
+    return _finding(
+        "no-kernels-of-rank",
+        f"{file} has no kernels: it is no fast rank, but one of which nothing was recorded.",
+        "See the findings of that report alone.",
     )
 
 
@@ -374,6 +419,21 @@ def unborn_nodes(kernels: int) -> Finding:
         f"{kernels} kernels of CUDA graphs are in no module of their own in layer_sum: their graphs were captured "
         "before the recording began.",
         "Record the capture of the graphs too, or with nsys 2026.4 or newer --cuda-graph-trace=node:nvtx-precapture.",
+    )
+
+
+def _some(named: list[str]) -> str:
+    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    return f"{', '.join(named[:_NAMED])}{more}"
+
+
+def requests_apart(requests: int) -> Finding:
+    """Requests of several ranks that share their collectives, while nothing tells whether they are one."""
+    return _finding(
+        "requests-apart",
+        f"{requests} requests share their collectives with those of other ranks, and nothing tells whether they are "
+        "the same ones: each rank has its own row in request_trace.",
+        "All-reduces tell tensor parallelism; ranks that share other collectives may serve requests of their own.",
     )
 
 

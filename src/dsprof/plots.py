@@ -7,10 +7,12 @@ the last line of a notebook's cell shows it, ``figure.savefig("steps.png")`` or 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dsprof.answers.steps import drift_is_told
 from dsprof.measures.causes import CAUSES
+from dsprof.show.by_rank import QUANTITIES
+from dsprof.show.reports import ReportsSummary, heat_cell, heat_of
 from dsprof.show.safe import for_plot
 from dsprof.words import NO_STAGE, OUTSIDE_CUDA
 
@@ -20,6 +22,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     Tables = Mapping[str, pd.DataFrame]
+
+
+class Ranked(Protocol):
+    """What knows its ranks: an analysis of several reports."""
+
+    def summary(self) -> ReportsSummary:
+        """What is shown of it."""
+
 
 #: Width and height in inches.
 _SIZE = (8.0, 4.0)
@@ -33,7 +43,7 @@ _NS_PER_MS = 1e6
 # Paul Tol's schemes "bright" and "muted", which stay apart for colour-blind readers.
 _COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377")
 _GREY = "#777777"
-_BUSY = "#332288"
+_BUSY, _WAITING = "#332288", "#AA7744"
 _STACKED = ("#332288", "#88CCEE", "#44AA99", "#DDCC77", "#CC6677", "#882255", "#117733", "#999933", "#AA4499")
 
 
@@ -45,7 +55,7 @@ def step_latency(analysis: Tables) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     steps = analysis["step_trace"]
-    steps = steps[steps["step"].notna() & steps["engine"].isna()]
+    steps = _with_work(steps[steps["step"].notna() & steps["engine"].isna()])
     figure, axes = _figure()
     axes.set(title="Latency of each step", xlabel="step", ylabel="time (ms)")
     if steps.empty:
@@ -58,12 +68,17 @@ def step_latency(analysis: Tables) -> Figure:
         label = (f"{len(lines)} decodes" if position == 0 else "_") if many else name
         style: dict[str, Any] = {"color": _COLOURS[0 if many else position], "alpha": 0.4 if many else 1.0}
         axes.plot(number, _ms(rows["duration_ns"]), "-o", markersize=3, label=label, **style)
-        axes.plot(number, _ms(rows["gpu_busy_ns"]), ":.", markersize=3, label="_", **style)
+        axes.plot(number, _ms(rows["gpu_work_ns"]), ":.", markersize=3, label="_", **style)
     axes.plot([], [], ":.", markersize=3, color=_GREY, label="GPU busy")
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside right upper", frameon=False)
     return figure
+
+
+def _with_work(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the time in which the GPU was busy and did not wait for other ranks."""
+    return rows.assign(gpu_work_ns=rows["gpu_busy_ns"] - rows["wait_ns"].fillna(0))
 
 
 def step_drift(analysis: Tables) -> Figure:
@@ -73,14 +88,14 @@ def step_drift(analysis: Tables) -> Figure:
     less than two standard errors cannot be told from none, and is not drawn.
     """
     steps = analysis["step_trace"]
-    steps = steps[steps["step"].notna() & steps["context_tokens"].notna() & steps["steady"]]
+    steps = _with_work(steps[steps["step"].notna() & steps["context_tokens"].notna() & steps["steady"]])
     figure, all_axes = _figures(2)
     if steps.empty:
         for axes in all_axes[1:]:
             axes.remove()
         all_axes[0].set(title="Steps by their context")
         return _nothing(figure, all_axes[0], "no steps of known context in this report")
-    for axes, (stem, word) in zip(all_axes, (("duration", "host"), ("gpu_busy", "GPU busy")), strict=True):
+    for axes, (stem, word) in zip(all_axes, (("duration", "host"), ("gpu_work", "GPU busy")), strict=True):
         whole = analysis["step_sum"]
         whole = whole[whole["instance"].isna() & (whole["stage"] == steps["stage"].iloc[0])].iloc[0]
         slope, error = (whole[f"{stem}_drift{part}_ns_per_token"] for part in ("", "_error"))
@@ -209,14 +224,15 @@ def host_time(analysis: Tables, most: int = 6) -> Figure:
 
 
 def idle_causes(analysis: Tables) -> Figure:
-    """Wall time in ms of each prefill and decode of `stage_trace`: GPU busy, and the GPU idle by cause, stacked.
+    """Wall time in ms of each prefill and decode of `stage_trace`: GPU busy, waiting, and idle by cause, stacked.
 
     The legend leaves out what is too small to be seen. With more than `MOST_BARS` bars, each stage has one: its mean.
     """
-    parts = [("gpu_busy_ns", "GPU busy", _BUSY)]
+    parts = [("gpu_work_ns", "GPU busy", _BUSY), ("wait_ns", "waiting for ranks", _WAITING)]
     parts += [(f"idle_{cause.name}_ns", cause.short, cause.colour) for cause in CAUSES.values()]
     columns = [column for column, _, _ in parts]
     trace = analysis["stage_trace"]
+    trace = _with_work(trace.assign(wait_ns=trace["wait_ns"].fillna(0)))
     figure, axes = _figure()
     axes.set(title="Where the wall time went", xlabel="time (ms)")
     if trace.empty:
@@ -231,7 +247,7 @@ def idle_causes(analysis: Tables) -> Figure:
             f"{for_plot(stage)} {instance}" for stage, instance in zip(trace["stage"], trace["instance"], strict=True)
         ]
         bars = trace[columns]
-    left = 0.0 * _ms(bars["gpu_busy_ns"])
+    left = 0.0 * _ms(bars["gpu_work_ns"])
     visible = _VISIBLE * _ms(bars.sum(axis=1)).max()
     for column, short, colour in parts:
         widths = _ms(bars[column])
@@ -273,6 +289,40 @@ def family_bars(analysis: Tables, most: int = 8) -> Figure:
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     figure.legend(loc="outside right upper", frameon=False)
+    return figure
+
+
+#: Percent from the median rank at which the colours of `rank_heatmap` are full.
+_FULL_PCT = 25.0
+
+
+def rank_heatmap(analysis: Ranked, value: str | None = None, run: str | None = None) -> Figure:
+    """How far each rank is from the median rank in each stage, in percent: as a colour and a number.
+
+    `analysis`: of several reports (`dsprof.analyze_many`). `value`: ``"own_ns"`` (wall time without waiting for other
+    ranks), ``"wall_ns"``, ``"host_ns"``, ``"compute_ns"`` or ``"collective_ns"``; unless given, the first where waiting
+    is known, else the second. `run`: of this run alone.
+    """
+    if value is not None and value not in QUANTITIES:
+        raise ValueError(f"'{value}' is none of {', '.join(QUANTITIES)}")
+    stages = [one for one in analysis.summary().stages if run in (None, one.run)]
+    figure, axes = _figure()
+    axes.grid(visible=False)
+    heat = heat_of(stages, value, most=max((len(one.lines) for one in stages), default=0))
+    if heat is None:
+        axes.set(title="Stages by rank")
+        return _nothing(figure, axes, "no run has several ranks with stages")
+    nothing = float("nan")
+    rows = [[nothing if cell is None else cell for cell in row] for row in heat.rows]
+    image = axes.imshow(rows, cmap="RdBu_r", vmin=-_FULL_PCT, vmax=_FULL_PCT, aspect="auto")
+    for y, row in enumerate(heat.rows):
+        for x, cell in enumerate(row):
+            strong = cell is not None and abs(cell) > _FULL_PCT * 0.6
+            axes.text(x, y, heat_cell(cell), ha="center", va="center", color="white" if strong else "black")
+    axes.set_xticks(range(len(heat.columns)), list(map(for_plot, heat.columns)))
+    axes.set_yticks(range(len(heat.names)), list(map(for_plot, heat.names)))
+    axes.set(title=f"{heat.title[:1].upper()}{heat.title[1:]}", xlabel="rank")
+    figure.colorbar(image, ax=axes, label="% from the median rank")
     return figure
 
 

@@ -240,6 +240,32 @@ def no_samples() -> PythonSamples:
     return PythonSamples(nothing, nothing, nothing, nothing, nothing, nothing.astype(np.int32))
 
 
+@frozen(eq=False)
+class NcclCalls:
+    """What NCCL says of its own calls, in the payload of their NVTX ranges: a row each; NULL for what one does not say.
+
+    `range_id`: the range, as in `Ranges`; `communicator`: a number that is the same on all its ranks; `bytes`: what a
+    rank sends; of calls that make or end a communicator `ranks`, how many it has, `rank`, which this one is in it, and
+    `device`, the CUDA device.
+    """
+
+    range_id: Ints
+    thread: Ints
+    communicator: Ints
+    bytes: Ints
+    ranks: Ints
+    rank: Ints
+    device: Ints
+
+    def __len__(self) -> int:
+        return len(self.range_id)
+
+
+def no_nccl() -> NcclCalls:
+    """Nothing: for reports that say nothing of it."""
+    return NcclCalls(*([np.zeros(0, np.int64)] * len(attrs.fields(NcclCalls))))
+
+
 @frozen
 class Part:
     """Which part of a report a trace holds: what was launched in ``[low, high)``, and what reaches into that time.
@@ -370,8 +396,8 @@ class Trace:
 
     `call_of_op`: the API call behind each operation, if that is known. `impossible`: what the report says of times and
     sizes that cannot be. `elsewhere`: True for the API calls that launched something which was not selected, on another
-    device; None where there is none. `samples`, `graph_launches`, `nodes` and `off_cpu`, which is None where the report
-    does not tell it, are those of the whole report, as the ranges are.
+    device; None where there is none. `samples`, `graph_launches`, `nodes`, `nccl` and `off_cpu`, which is None where
+    the report does not tell it, are those of the whole report, as the ranges are.
     """
 
     report: Report
@@ -389,6 +415,7 @@ class Trace:
     graph_launches: GraphLaunches = field(factory=no_launches)
     elsewhere: Bools | None = None
     nodes: GraphNodes = field(factory=no_nodes)
+    nccl: NcclCalls = field(factory=no_nccl)
 
     @cached_property
     def operations(self) -> Operations:

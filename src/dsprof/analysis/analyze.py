@@ -18,13 +18,17 @@ from dsprof.analysis.rules_file import find_rules_file
 from dsprof.analysis.stored import RECORD, Stored, find, identity, remembered, store, strangers
 from dsprof.analysis.work import ReportReader, WholeReport
 from dsprof.answers.collectives import ReportCollectives
+from dsprof.answers.rank_requests import RequestRows
+from dsprof.answers.report_work import ReportWork
 from dsprof.answers.what_if import Changes, WhatIf
 from dsprof.arrays import backend
 from dsprof.attribute.stages import StageRanges
 from dsprof.errors import MemoryTooSmall, OutputRefused
 from dsprof.findings import Finding
 from dsprof.ground.swap import clear_unfinished, replacing
+from dsprof.measures.rank_work import StageWork
 from dsprof.model.baseline import baseline_of
+from dsprof.model.launched import launched_of
 from dsprof.model.record import find_record, find_session
 from dsprof.nsys.inputs import Input
 from dsprof.nsys.locate import locate
@@ -97,33 +101,36 @@ def analyze(
     return analyze_as(Path(path), options, progress)
 
 
-def analyze_as(path: Path, options: AnalysisOptions, progress: Progress) -> Analysis:
-    """As `analyze`, with its options in one. Raises a `DsprofError` that says what to do."""
+def analyze_as(path: Path, options: AnalysisOptions, progress: Progress, threads: int | None = None) -> Analysis:
+    """As `analyze`, with its options in one. Raises a `DsprofError` that says what to do.
+
+    `threads`: in how many it may work on a report in parts; as many as there are processors unless given.
+    """
     report, exported = locate(path, options.nsys, progress, anew=not options.reuse)
     place = Path(options.folder) if options.folder is not None else report.with_suffix(".dsprof")
     file = find_rules_file(report) if options.rules is None else options.rules
     before = remembered(place, exported) if options.remembered else NamedRules()
     # A rules file is read each time, so what it says is not remembered: whoever takes a line out of it is rid of it.
     named, holding = options.named.over(before), options.named.over(file.named).over(before)
-    rules, wanted = (
-        holding.rules(find_record(report), baseline_of(find_session(report))),
-        options.wanted.over(file.wanted),
-    )
+    session, wanted = find_session(report), options.wanted.over(file.wanted)
+    rules = holding.rules(find_record(report), baseline_of(session), launched_of(session, report.name))
     told = (*holding.lines(options.named, file.named, file.label), *file.selecting(options.wanted))
     origin = Origin(report, place, options.tables, identity(exported.name, rules, wanted), exported, named, told)
     found = find(place, origin.made_from, exported, options.tables, named) if options.reuse else None
 
     def read_again() -> Fresh:
-        return _fresh(exported, rules, wanted, options, progress)
+        return _fresh(exported, rules, wanted, options, progress, threads)
 
     return Analysis(found or read_again(), origin, read_again)
 
 
-def _fresh(exported: Input, rules: Rules, wanted: Wanted, options: AnalysisOptions, progress: Progress) -> Fresh:
+def _fresh(
+    exported: Input, rules: Rules, wanted: Wanted, options: AnalysisOptions, progress: Progress, threads: int | None
+) -> Fresh:
     """Read what is wanted of the export, in as many parts as the limit asks for."""
     details = any(isinstance(all_tables()[name], EventTable) for name in options.tables)
     limit = allowed() if options.memory is None else options.memory
-    chosen, plan = _plan(size_of(exported), limit, options.compiled)
+    chosen, plan = _plan(size_of(exported), limit, options.compiled, threads)
     with backend.using(chosen):
         source: ReportReader
         if plan.parts == 1:
@@ -154,16 +161,18 @@ def _check_stages(staged: StageRanges, plan: Plan, limit: int | None) -> None:
         )
 
 
-def _plan(size: Size, limit: int | None, compiled: bool | None) -> tuple[backend.Backend, Plan]:
+def _plan(
+    size: Size, limit: int | None, compiled: bool | None, threads: int | None = None
+) -> tuple[backend.Backend, Plan]:
     """How to work on a report; without compiled loops where they do not fit, unless they are asked for."""
     chosen = backend.choose(compiled, size.rows)
     if chosen != backend.NUMPY:
         try:
-            return chosen, evolve(size, compiled=True).plan(limit)
+            return chosen, evolve(size, compiled=True).plan(limit, threads)
         except MemoryTooSmall:
             if compiled:
                 raise
-    return backend.NUMPY, size.plan(limit)
+    return backend.NUMPY, size.plan(limit, threads)
 
 
 @frozen
@@ -214,6 +223,11 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
         return self._origin.report
 
     @property
+    def made_from(self) -> Mapping[str, Any]:
+        """What its results depend on, beside what is in the report."""
+        return self._origin.made_from
+
+    @property
     def rules(self) -> tuple[RuleLine, ...]:
         """The rules other than the usual that it is made with, as options."""
         return self._origin.rules
@@ -245,6 +259,12 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
     def collectives(self) -> ReportCollectives:
         """Its collectives, to be matched with those of other reports (`dsprof.analysis.ranks`); can be pickled."""
         return self._from_report().fact(ReportCollectives)
+
+    @property
+    def rank_work(self) -> ReportWork:
+        """What its stages and requests did beside that; can be pickled as well."""
+        fresh = self._from_report()
+        return ReportWork.of(fresh.arrow("stage_trace"), fresh.fact(StageWork).hidden, fresh.fact(RequestRows))
 
     # -- what it says -----------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from attrs import evolve, field, fields, frozen
 
 from dsprof.ground.patterns import compiled
 from dsprof.model.baseline import Baseline
+from dsprof.model.launched import Launched
 from dsprof.model.record import ModelRecord
 from dsprof.rules.families import Rule
 from dsprof.rules.rules import Rules, Threads
@@ -35,17 +36,20 @@ class NamedRules:
         """These, and of each kind that is not named here the remembered ones."""
         return evolve(remembered, **{name: value for name, value in self._members() if value})
 
-    def rules(self, found: ModelRecord | None, baseline: Baseline | None = None) -> Rules:
+    def rules(
+        self, found: ModelRecord | None, baseline: Baseline | None = None, launched: Launched | None = None
+    ) -> Rules:
         """The usual rules with these; `found`: what is known of model and requests, unless these name it.
 
-        `baseline`: what recording cost.
+        `baseline`: what recording cost; `launched`: what launchers told the processes.
         """
         usual, named = Rules(), self.model_config
         if named is not None and found is not None and not named.requests and named.each is None:
             named = evolve(named, requests=found.requests, each=found.each)  # a checkpoint's file knows no requests
         stages, families = {**usual.stages, **self.stages}, (*self.families, *usual.families)
         threads = self.threads or usual.threads
-        return Rules(stages, self.step or usual.step, threads, families, self.engine, named or found, baseline)
+        step, model = self.step or usual.step, named or found
+        return Rules(stages, step, threads, families, self.engine, model, baseline, launched)
 
     def lines(self, named: NamedRules, of_file: NamedRules, file: str) -> tuple[RuleLine, ...]:
         """Each rule as the first screen tells it; `named`: those that were named now and are not remembered.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -83,6 +84,13 @@ class AnalysisOptions:
     def named(self) -> NamedRules:
         """The rules among these options."""
         return NamedRules(**{one.name: getattr(self, one.name) for one in fields(NamedRules)})
+
+    def of_one(self, folder: Path, memory: int | None) -> AnalysisOptions:
+        """These for one report of several: its tables go into a folder, and it may take so many bytes."""
+        made = copy.copy(self)  # and not made anew, which would read files again that were read here
+        object.__setattr__(made, "folder", folder)
+        object.__setattr__(made, "memory", memory)
+        return made
 
     @property
     def wanted(self) -> Wanted:

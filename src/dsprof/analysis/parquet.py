@@ -43,11 +43,11 @@ def write_parquet(table: pa.Table, path: Path) -> None:
 
 def write_table(table: pa.Table, file: BinaryIO) -> None:
     """The same to a file that is open."""
-    with contextlib.closing(_writer(table.schema, file)) as writer:
-        writer.write_table(table)
+    with contextlib.closing(writer(table.schema, file)) as opened:
+        opened.write_table(table)
 
 
-def _writer(schema: pa.Schema, file: BinaryIO, events: bool = False) -> Any:
+def writer(schema: pa.Schema, file: BinaryIO, events: bool = False) -> Any:
     """A writer to a file that is open: Arrow takes no path that is not UTF-8.
 
     Tables of events, which are large, have what is quickly written and read: snappy, and no statistics of names.
@@ -237,7 +237,7 @@ class RowsInFile(OrderedRows, contextlib.AbstractContextManager["RowsInFile"]):
         """Write them."""
         if self._open is None:
             file = self._path.open("wb")
-            self._open = file, _writer(table.schema, file, events=True)
+            self._open = file, writer(table.schema, file, events=True)
         self._open[1].write_table(table)
 
     def begin_again(self) -> None:
@@ -247,7 +247,7 @@ class RowsInFile(OrderedRows, contextlib.AbstractContextManager["RowsInFile"]):
 
     def __exit__(self, *error: object) -> None:
         if self._open is not None:
-            file, writer = self._open
+            file, opened = self._open
             self._open = None
-            with file, contextlib.closing(writer):
+            with file, contextlib.closing(opened):
                 pass

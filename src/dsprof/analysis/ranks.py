@@ -12,10 +12,17 @@ from attrs import frozen
 
 from dsprof.analysis.analyze import Analysis, frame_of
 from dsprof.answers.collectives import MatchedCollectives, ReportCollectives, clocks, unmatched
+from dsprof.answers.identity import ENVIRONMENT, NCCL, Place
+from dsprof.answers.rank_checks import check_several
+from dsprof.answers.report_work import ReportWork, requests_of, verdicts_of
+from dsprof.answers.verdicts import Verdict
+from dsprof.answers.waits import HeldUp, StageWaits
 from dsprof.arrays import NULL
 from dsprof.errors import UnknownTable
 from dsprof.facts import Facts
+from dsprof.findings import Finding
 from dsprof.ground.versions import our_version
+from dsprof.model.peaks import link_of
 from dsprof.tables import known_table
 from dsprof.tables._ranks import of_several
 
@@ -23,7 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: The tables that there are over several reports.
-TABLES = ("collective_sum", "collective_trace", "rank_sum")
+TABLES = ("collective_sum", "collective_trace", "rank_sum", "request_trace")
 #: How a file is named after a rank: ``run.r3.nsys-rep``, ``tp-rank0.sqlite``, ``x_rank_12``.
 _NAMED = re.compile(r"(?:^|[._-])(?:r|rank[._-]?)(\d{1,9})(?=[._-]|$)", re.IGNORECASE)
 
@@ -36,17 +43,23 @@ def rank_in(file: str) -> int | None:
 
 @frozen(eq=False)
 class RankReport:
-    """What several reports need of each: its file's name, its clock (None: not known), its collectives; pickles."""
+    """What several reports need of each: its file's name, its clock (None: not known), its collectives; pickles.
+
+    `work`: what its stages and requests did beside these; `gpus`: the names of its GPUs.
+    """
 
     file: str
     began_ns: int | None
     collectives: ReportCollectives
+    work: ReportWork
+    gpus: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, analysis: Analysis) -> RankReport:
         """Of an analysis."""
         report = analysis.results.report
-        return cls(analysis.path.name, report.session_start_ns, analysis.collectives)
+        gpus = tuple(gpu.name for gpu in report.gpus)
+        return cls(analysis.path.name, report.session_start_ns, analysis.collectives, analysis.rank_work, gpus)
 
     @property
     def number(self) -> int:
@@ -100,12 +113,35 @@ class Ranks(Mapping[str, "pd.DataFrame"]):
         """A sentence for each rank some of whose collectives have no match."""
         return tuple(unmatched(self.matched))
 
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Ranks that are missing or there twice, and reports without a kernel."""
+        ranks, told = self.matched.ranks, [one.collectives.told for one in self.reports]
+        places = [Place(rank.report, rank.process, rank.device, rank.group) for rank in ranks]
+        numbers = [rank.number if rank.number_from in (NCCL, ENVIRONMENT) else NULL for rank in ranks]
+        return tuple(check_several(places, numbers, told, self.matched.reports))
+
+    @property
+    def waits(self) -> dict[str, tuple[HeldUp, ...]]:
+        """By stage, how the ranks of each group waited for each other: who held the others up, and why."""
+        return self._facts[StageWaits].of_stage
+
+    @cached_property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """What limits each stage over all reports; `sentence` and `remedy` say it."""
+        link = link_of(name for one in self.reports for name in one.gpus)
+        return verdicts_of(self.matched, [one.work for one in self.reports], self._facts[StageWaits], link)
+
+    @cached_property
+    def _facts(self) -> Facts:
+        return Facts(self.matched, requests_of(self.matched, [one.work for one in self.reports]))
+
     def arrow(self, name: str) -> pa.Table:
         """A table over all reports as Arrow. Raises `UnknownTable`."""
         table = known_table(name)
         if name not in TABLES:
             raise UnknownTable(f"{name} is a table of one report.", f"Over several there are: {', '.join(TABLES)}.")
-        return of_several(table).arrow(Facts(self.matched), {"dsprof.version": our_version()})
+        return of_several(table).arrow(self._facts, {"dsprof.version": our_version()})
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         return frame_of(self.arrow(name))

@@ -14,8 +14,9 @@ import pyarrow as pa
 from dsprof import findings
 from dsprof.analysis.parquet import RowsInFile, RowsInMemory, parquet, write_parquet
 from dsprof.analysis.work import ReportReader, Work
-from dsprof.answers.checks import check, warm_ups
+from dsprof.answers.checks import check, requests_apart, warm_ups
 from dsprof.answers.engine_checks import check_engines
+from dsprof.answers.rank_checks import check_ranks
 from dsprof.answers.replay import Replay, SampleReplay
 from dsprof.answers.roofs import StageRoofs
 from dsprof.answers.what_if import Changes, WhatIf, what_if
@@ -36,7 +37,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 #: Tables that the summary and the check of the sums are made from.
 _SUMMED = ("kern_sum", "range_sum", "stage_sum", "stage_trace", "request_trace", "step_sum", "step_trace", "engine_sum",
-           "stage_kern_sum", "stage_family_sum", "stage_roof_trace", "host_python_sum", "layer_sum")  # fmt: skip
+           "stage_kern_sum", "stage_family_sum", "stage_roof_trace", "host_python_sum", "layer_sum",
+           "rank_sum")  # fmt: skip
 
 
 class Results(Protocol):
@@ -137,6 +139,11 @@ class Fresh:
         """What the report lacks or hides, and whether the tables reconcile with it."""
         self._measure(_measures(()))
         found = (*self.facts.call(check), *self.facts.call(check_engines), *self.facts.call(warm_ups))
+        found = (
+            *found,
+            *self.facts.call(requests_apart),
+            *self.facts.call(check_ranks, selected=self.report.selection),
+        )
         return (*found, *self.facts[StageRoofs].trouble, *self._unreconciled())
 
     def _unreconciled(self) -> list[Finding]:

@@ -36,7 +36,7 @@ from dsprof.findings import STRICT_EXITS
 from dsprof.ground.documents import parse_json
 from dsprof.model.record import RECORD as SESSION
 from dsprof.model.record import ModelRecord, find_record, read_record
-from dsprof.nsys.folders import reports_in, sessions_in
+from dsprof.nsys.folders import own_reports, sessions_in
 from dsprof.nsys.reader import Progress
 from dsprof.show.summary import RuleLine
 
@@ -124,10 +124,10 @@ def _within(path: Path) -> list[Path]:
     inside = sorted(one for one in path.iterdir() if not one.name.startswith(".") and os.path.isdir(one))  # noqa: PTH112
     if slim := [one for one in inside if is_slim(one)]:
         return slim
-    if reports := reports_in(path):
+    if reports := own_reports(path):
         return reports
     if sessions := sessions_in(path):
-        return [report for session in sorted(sessions) for report in reports_in(session)]
+        return [report for session in sorted(sessions) for report in own_reports(session)]
     if tables := [one for one in inside if _has_tables(one)]:
         return tables
     raise NothingToCompare(

@@ -15,6 +15,7 @@ import shutil
 import stat
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -37,6 +38,8 @@ from dsprof.tables._table import SCHEMA_VERSION
 from dsprof.trace import Report
 
 if TYPE_CHECKING:
+    from cattrs import Converter
+
     from dsprof.nsys.inputs import Input
 
 RECORD = "analysis.json"
@@ -68,6 +71,7 @@ def identity(name: str, rules: Rules, wanted: Wanted = ALL) -> dict[str, Any]:
     }
 
 
+@cache
 def _code() -> str:
     """A fingerprint of the package's files, so that no other version's results are taken for this one's."""
     package = Path(dsprof.__file__).parent
@@ -281,9 +285,15 @@ def _find(
 
 
 def _summary(document: Any) -> Summary:
+    return _converter().structure(document, Summary)
+
+
+@cache
+def _converter() -> Converter:
+    """What makes summaries: kept, as it takes longer to make than to use."""
     from cattrs import Converter
 
     converter = Converter()
     for kind in (int, float):  # a number that has no value is None, whatever its kind
         converter.register_structure_hook(kind, lambda value, _: value)
-    return converter.structure(document, Summary)
+    return converter

@@ -16,6 +16,7 @@ from attrs import frozen
 from dsprof.analysis.parquet import OrderedRows
 from dsprof.arrays.backend import Workers
 from dsprof.attribute.modules import ModuleRanges
+from dsprof.attribute.nccl import NcclRanges
 from dsprof.attribute.ranges import RangeTree, prepare
 from dsprof.attribute.stages import StageRanges
 from dsprof.facts import Facts, Measure, MergeTree
@@ -72,7 +73,8 @@ class Work:
         staged = StageRanges(tree, rules)
         self._source, self._metadata = source, metadata
         families, modules = FamilyCodes(tree.names, rules.families), ModuleRanges(tree, staged, source.trace.nodes)
-        self._shared = (tree, staged, rules, families, modules, source.trace.samples)
+        nccl = NcclRanges(tree, source.trace.nccl, source.trace.nodes)
+        self._shared = (tree, staged, rules, families, modules, source.trace.samples, nccl)
         self.facts = Facts(*self._shared)
         self._only_part = Facts(source.trace, *self._shared) if isinstance(source, WholeReport) else None
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from dsprof import arrays as at
 from dsprof import findings
+from dsprof.answers.rank_requests import RankRequests
 from dsprof.answers.stages import Stages
 from dsprof.answers.warm_up import ColdTime
 from dsprof.attribute.ranges import RangeTree
@@ -50,6 +51,11 @@ def check(
     if across := int((straddling > 0).sum()):
         found.append(findings.straddling(int(straddling.sum()), across))
     return found
+
+
+def requests_apart(requests: RankRequests) -> list[Finding]:
+    """Requests of several ranks of which nothing tells whether they are one."""
+    return [findings.requests_apart(requests.apart)] if requests.apart else []
 
 
 def warm_ups(staged: StageRanges, stages: Stages, cold: ColdTime) -> list[Finding]:
@@ -135,11 +141,14 @@ def _tracing(rules: Rules, seen: Tally) -> list[Finding]:
 def _lost(seen: Tally) -> list[Finding]:
     """Launches without an operation and operations without a launch, by process."""
     found: list[Finding] = []
+    others = any(seen.lost.get(process, 0) < count for process, count in seen.expected.items())
     for process in sorted(seen.processes) if seen.calls else ():
         if len(found) >= _MOST_LOST:
             return [*found, findings.more_lost(len(seen.processes))]
         lost, expected = seen.lost.get(process, 0), seen.expected.get(process, 0)
-        if lost > _LOST_SHARE * expected:
+        if lost == expected > 0 and others:
+            found.append(findings.lost_rank(lost, pid_of(process)))
+        elif lost > _LOST_SHARE * expected:
             found.append(findings.lost_kernels(lost, expected, pid_of(process)))
         if orphans := seen.orphans.get(process, 0):
             found.append(findings.orphan_operations(orphans, pid_of(process)))

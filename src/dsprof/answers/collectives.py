@@ -10,19 +10,24 @@ one moment where a collective cannot end before all have begun::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Self
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Self
 
 import numpy as np
-from attrs import frozen
+from attrs import field, frozen
 
 from dsprof import arrays as at
+from dsprof.answers.identity import Place, Told, numbered
+from dsprof.answers.stages import Stages
 from dsprof.arrays import NULL, Bools, Ints, group_rows
+from dsprof.attribute.nccl import NcclRanges
 from dsprof.attribute.stages import StageRanges
 from dsprof.measures.by_name import Words, united
-from dsprof.measures.collectives import Collectives, ComputeBusy
+from dsprof.measures.collectives import Collectives
+from dsprof.measures.host_time import HostInCalls
+from dsprof.measures.rank_work import RankProgress, RankWork
 from dsprof.rules.collectives import ENDS_TOGETHER, OPERATIONS, operations_of
-from dsprof.trace import pid_of
+from dsprof.trace import pid_of, process_of
 
 #: The ends of one collective lie no further apart than this on clocks of one host.
 TOGETHER_NS = 100_000
@@ -44,8 +49,6 @@ _RESIDUAL_SHARE = 0.95
 #: Did a rank start a collective last? Places in `LAST`; -1 where there is no match.
 LAST = ("no", "yes", "inconclusive")
 NO, YES, INCONCLUSIVE = range(3)
-#: What tells that a process is this rank, in order of trust.
-RANK_FROM = ("device", "file name")
 _OPERATIONS = tuple(OPERATIONS)
 #: For each operation: do all its ranks end at one moment?
 TOGETHER = np.array([operation in ENDS_TOGETHER for operation in _OPERATIONS])
@@ -57,18 +60,38 @@ class ReportCollectives:
 
     It knows nothing of the report behind it and can be pickled. `columns`: `process`, `device`, `stream`, `start`,
     `end`, `launched` (NULL: not known), `name` (place in `names`), `operation` (in `OPERATIONS`), `stage` (in
-    `stages`), `instance` of the stage and `step` (NULL: none). `compute`: as in `ComputeBusy`.
+    `stages`), `instance` of the stage and `step` (NULL: none), `stage_row` and `step_row` (places in
+    `StageRanges.rows` and its `steps`, -1: none); how much its rank had computed and copied by when it began and
+    ended (`computed_before`, `copied_before`, `computed_until`, `copied_until`, as `RankProgress` has them);
+    `communicator` and `bytes` (as NCCL says, NULL: not known).
+    `compute`, `hidden`: as in `RankWork`. `hosts`: a row for each of `StageRanges.rows`: `stage`, `process`, `request`
+    (NULL: none), `steady`, `wall_ns`, `host_ns` (its time on the host), `calls_ns` (of that, in CUDA calls). `told`:
+    which rank each process is.
     """
 
     stages: Words
     names: Words
     columns: dict[str, Ints]
     compute: dict[str, Ints]
+    hidden: dict[str, Ints]
+    hosts: dict[str, Ints]
+    told: Told = field(factory=Told)
 
     @classmethod
-    def take(cls, found: Collectives, compute: ComputeBusy, staged: StageRanges) -> Self:
+    def take(
+        cls,
+        found: Collectives,
+        work: RankWork,
+        progress: RankProgress,
+        staged: StageRanges,
+        stages: Stages,
+        host: HostInCalls,
+        nccl: NcclRanges,
+        told: Told,
+    ) -> Self:
         """Of a report."""
         columns = dict(found.columns)
+        columns["communicator"], columns["bytes"] = nccl.said_of(columns.pop("nccl_call"), columns["launched"])
         stage_range, step_range = columns.pop("stage_range"), columns.pop("step_range")
         number = {operation: code for code, operation in enumerate(_OPERATIONS)}
         operation = np.array([number[one] for one in operations_of(found.names)], np.int64)
@@ -79,11 +102,24 @@ class ReportCollectives:
             "stage": staged.code_of(stage_range),
             "instance": instance,
             "step": step,
+            "stage_row": staged.row[stage_range],
+            "step_row": staged.step_row[step_range],
         }
+        for edge, word in (("start", "before"), ("end", "until")):
+            done = progress.at(columns["process"], columns["device"], columns[edge])
+            columns |= {f"computed_{word}": done[0], f"copied_{word}": done[1]}
         order = _sequence(columns, found.names)
-        return cls(
-            staged.names, found.names, {name: values[order] for name, values in columns.items()}, dict(compute.columns)
-        )
+        columns = {name: values[order] for name, values in columns.items()}
+        hosts = {
+            "stage": stages.code,
+            "process": process_of(stages.thread),
+            "request": stages.request,
+            "steady": stages.steady.astype(np.int64),
+            "wall_ns": stages.wall,
+            "host_ns": stages.end - stages.start,
+            "calls_ns": host.in_calls,
+        }
+        return cls(staged.names, found.names, columns, dict(work.columns), dict(work.hidden), hosts, told)
 
 
 def _sequence(columns: dict[str, Ints], names: Words) -> Ints:
@@ -122,8 +158,8 @@ class Rank(NamedTuple):
     """A process and a device of a report, and what is known of it as one of several ranks.
 
     `number`: the rank, NULL where it is not known, and `number_from` a place in `RANK_FROM`, -1 for none. `group`:
-    those that it makes its collectives with, -1 for none; `matched`: how many of its `collectives` have their match,
-    from the `first` to before the `last`.
+    those that it makes its collectives with, most of them where it has several groups, -1 for none; `matched`: how many
+    of its `collectives` have their match, from the `first` to before the `last`.
     `clock`: how its times are put on the common clock.
     `like`: the place of the rank before it whose sequence has most in common with its own, -1 for none; `agree`: so
     many operations are the same on both before they part.
@@ -144,15 +180,28 @@ class Rank(NamedTuple):
     agree: int = 0
 
 
+class Lane(NamedTuple):
+    """The collectives of one `communicator` of a rank, or those of which it is not known (NULL).
+
+    `place`: which rank it is; `told`: the same of its collectives alone as of all of a rank.
+    """
+
+    place: int
+    communicator: int
+    told: Rank
+
+
 @frozen(eq=False)
 class MatchedCollectives:
     """The collectives of all ranks of one report or of several, in the order of `ranks`, a row each.
 
-    `columns`: those of `ReportCollectives`, times on the common clock, and `rank` (place in `ranks`), `collective`
+    `columns`: those of `ReportCollectives`, times on the common clock (`own_start`, `own_end`: on the report's), and
+    `rank` (place in `ranks`), `lane` (place in `lanes`, which are what is matched), `group` (-1 for none), `collective`
     (which of its group, from 0), `of` (how many ranks it has), `transfer`, `wait`, `after` (how long after the first of
     them it started), each NULL where there is no match, and `last` (place in `LAST`, -1 where there is none).
     `residual_ns`: of each group, how far apart the ends of one collective lie (95 %), NULL where nothing tells it.
-    `compute`: as in `ReportCollectives`, with `rank`. `reports`: what each report is called.
+    `compute`: as in `ReportCollectives`, with `rank`; `hidden`: the same; `hosts`: the same, with `report`. `reports`:
+    what each report is called.
     """
 
     stages: Words
@@ -161,7 +210,10 @@ class MatchedCollectives:
     ranks: tuple[Rank, ...]
     residual_ns: tuple[int, ...]
     compute: dict[str, Ints]
+    hidden: dict[str, Ints]
+    hosts: dict[str, Ints]
     reports: Words = ("",)
+    lanes: tuple[Lane, ...] = ()
 
     @classmethod
     def take(cls, one: ReportCollectives) -> Self:
@@ -182,17 +234,43 @@ class MatchedCollectives:
         rank that each report's file is named after, NULL for none; `files`: what each is called.
         """
         joined = _joined(reports, list(began) or [NULL] * len(reports))
-        found = _Groups(joined, len(reports) == 1 or NULL not in began)
-        ranks = _numbered(found.ranks, numbers)
-        columns, residual = joined.columns | {"rank": joined.rank}, []
+        lanes, rows_of = _lanes(joined)
+        found = _Groups(joined.columns, lanes, rows_of, len(reports) == 1 or NULL not in began)
+        ranks = _numbered(_of_lanes(joined.ranks, found.lanes), reports, numbers)
+        lane, residual = np.zeros(len(joined.rank), np.int64), []
+        for number, rows in enumerate(rows_of):
+            lane[rows] = number
+        group = np.array([one.told.group for one in found.lanes], np.int64)[lane]
+        columns = joined.columns | {"rank": joined.rank, "lane": lane, "group": group}
+        columns |= {f"own_{edge}": columns[edge].copy() for edge in ("start", "end")}
         columns |= {name: np.full(len(joined.rank), NULL) for name in ("collective", "of", "transfer", "wait", "after")}
         columns["last"] = np.full(len(joined.rank), -1)
         for rank, own in zip(ranks, joined.rows, strict=True):
             _onto(rank.clock, columns, own)
         for members, matches in zip(found.groups, found.matches, strict=True):
-            rows = np.stack([joined.rows[member][own] for member, own in zip(members, matches, strict=True)])
+            rows = np.stack([rows_of[member][own] for member, own in zip(members, matches, strict=True)])
             residual.append(_of_group(columns, rows))
-        return cls(joined.stages, joined.names, columns, ranks, tuple(residual), joined.compute, files)
+        hidden, hosts = _beside(reports, joined.stages, ranks)
+        return cls(
+            joined.stages, joined.names, columns, ranks, tuple(residual), joined.compute, hidden, hosts, files,
+            tuple(found.lanes),
+        )  # fmt: skip
+
+    @property
+    def host_row(self) -> Ints:
+        """The row of `hosts` that each collective's stage is, -1 for none."""
+        report = np.array([one.report for one in self.ranks], np.int64)[self.columns["rank"]]
+        first = np.searchsorted(self.hosts["report"], np.arange(len(self.reports)))
+        row = self.columns["stage_row"]
+        return np.where(row >= 0, first[report] + row, -1)
+
+    def of_groups(self) -> Iterator[Ints]:
+        """The rows of the matches of each group, in order; shape (ranks, matches)."""
+        group, collective = self.columns["group"], self.columns["collective"]
+        for number, rows in at.each(np.where(collective == NULL, -1, group)):
+            if number >= 0:
+                order = rows[np.lexsort((collective[rows], self.columns["rank"][rows]))]
+                yield order.reshape(-1, int(collective[rows].max()) + 1)
 
 
 def _onto(clock: Clock, columns: dict[str, Ints], rows: Ints) -> None:
@@ -246,53 +324,126 @@ def _joined(reports: Sequence[ReportCollectives], began: Sequence[int]) -> _Join
     return _Joined(stages, names, columns, compute, ranks, of_row, rows)
 
 
-class _Groups:
-    """Ranks that make their collectives together: `groups` of places in `ranks`, two or more each.
+def _beside(
+    reports: Sequence[ReportCollectives], stages: Words, ranks: Sequence[Rank]
+) -> tuple[dict[str, Ints], dict[str, Ints]]:
+    """What else ran beside collectives, and the stages on the hosts, of all reports behind each other."""
+    place = {(rank.report, rank.process, rank.device): number for number, rank in enumerate(ranks)}
+    hidden, hosts = [], []
+    for number, one in enumerate(reports):
+        code = united(stages, one.stages, last=1)[1][1]
+        pairs = zip(one.hidden["process"].tolist(), one.hidden["device"].tolist(), strict=True)
+        rank = np.array([place[number, *pair] for pair in pairs], np.int64)
+        times = {edge: one.hidden[edge] for edge in ("start", "end")}
+        hidden.append({"stage": code[one.hidden["stage"]], "rank": rank, **times})
+        report = np.full(len(one.hosts["stage"]), number)
+        hosts.append(one.hosts | {"stage": code[one.hosts["stage"]], "report": report})
+    found, told = ({name: np.concatenate([one[name] for one in some]) for name in some[0]} for some in (hidden, hosts))
+    return found, told
 
-    `matches`: of each group, for each of its ranks, which of its collectives have their match; shape (ranks, matches).
+
+def _lanes(joined: _Joined) -> tuple[list[Lane], list[Ints]]:
+    """The lanes of all ranks and the rows of each; of a rank the longest first, as that tells its clock best.
+
+    Where a rank knows none of its communicators, those that others know are of no use, and each rank is one lane.
+    """
+    lanes, rows_of = list[Lane](), list[Ints]()
+    known = all((joined.columns["communicator"][rows] != NULL).any() for rows in joined.rows if len(rows))
+    for place, (rank, rows) in enumerate(zip(joined.ranks, joined.rows, strict=True)):
+        communicator = joined.columns["communicator"][rows] if known else np.full(len(rows), NULL)
+        split = [(one, rows[own]) for one, own in at.each(communicator)] or [(NULL, rows)]
+        for one, own in sorted(split, key=lambda lane: (-len(lane[1]), lane[0])):
+            lanes.append(Lane(place, one, rank._replace(collectives=len(own))))
+            rows_of.append(own)
+    return lanes, rows_of
+
+
+def _of_lanes(ranks: Sequence[Rank], lanes: Sequence[Lane]) -> list[Rank]:
+    """The ranks with what is told by their lanes: the group and clock of the longest that tells one."""
+    found = list(ranks)
+    matched = [0] * len(ranks)
+    for place, _, told in lanes:
+        rank = found[place]
+        if rank.group < 0 <= told.group:
+            rank = rank._replace(group=told.group)
+        if told.clock.by_ends and not rank.clock.by_ends:
+            rank = rank._replace(clock=told.clock)
+        matched[place] += told.matched
+        found[place] = rank._replace(matched=matched[place])
+    return found
+
+
+class _Groups:
+    """Lanes of ranks that are one communicator's: `groups` of places in `lanes`, two or more each.
+
+    `matches`: of each group, for each of its lanes, which of its collectives have their match; shape (lanes, matches).
     """
 
-    def __init__(self, joined: _Joined, clocks: bool) -> None:
-        self.ranks, self.groups, self.matches = list(joined.ranks), list[list[int]](), list[Ints]()
-        self._columns, self._rows, self._clocks = joined.columns, joined.rows, clocks
-        self._operations = [joined.columns["operation"][rows] for rows in joined.rows]
+    def __init__(self, columns: dict[str, Ints], lanes: list[Lane], rows_of: list[Ints], clocks: bool) -> None:
+        self.lanes, self.groups, self.matches = list(lanes), list[list[int]](), list[Ints]()
+        self._columns, self._rows, self._clocks = columns, rows_of, clocks
+        self._operations = [columns["operation"][rows] for rows in rows_of]
         self._pairs = list[list[_Pair]]()
-        for place, rows in enumerate(joined.rows):
+        self._ranks = list[set[int]]()  # of each group
+        for place, rows in enumerate(rows_of):
             if len(rows):
                 self._join(place)
         self._keep()
 
     def _join(self, place: int) -> None:
-        """Put a rank into the first group that it belongs to, or into a new one."""
+        """Put a lane into the first group that it belongs to, or into a new one."""
         like, most = -1, -1
-        for members, pairs in zip(self.groups, self._pairs, strict=True):
+        for members, pairs, ranks in zip(self.groups, self._pairs, self._ranks, strict=True):
             head = members[0]
+            if self.lanes[place].place in ranks or not self._may_be_one(head, place):
+                continue
             agree = _agreement(self._operations[head], self._operations[place])
             if agree > most:
                 like, most = head, agree
             if pair := self._pair(head, place, agree):
                 members.append(place)
                 pairs.append(pair)
+                ranks.add(self.lanes[place].place)
                 break
         else:
             self.groups.append([place])
             self._pairs.append([])
+            self._ranks.append({self.lanes[place].place})
         if like >= 0:
-            self.ranks[place] = self.ranks[place]._replace(like=like, agree=most)
+            self._tell(place, like=like, agree=most)
+
+    def _tell(self, place: int, **told: Any) -> None:
+        lane = self.lanes[place]
+        self.lanes[place] = lane._replace(told=lane.told._replace(**told))
+
+    def _may_be_one(self, head: int, place: int) -> bool:
+        """Is it not known that two lanes are of different communicators?"""
+        one, other = self.lanes[head].communicator, self.lanes[place].communicator
+        return one == other or NULL in (one, other)
 
     def _pair(self, head: int, place: int, agree: int) -> _Pair | None:
-        """What of the collectives of two ranks is one, None where they are of no group."""
-        same = self.ranks[head].report == self.ranks[place].report
+        """What of the collectives of two lanes is one, None where they are of no group.
+
+        Those of one communicator are one in their order where both have all of them, whatever their ends say.
+        """
+        one, other = self.lanes[head], self.lanes[place]
+        same, known = one.told.report == other.told.report, one.communicator == other.communicator != NULL
         found = self._ending_together(head, place) if same or self._clocks else None
-        if same:
-            return found
-        told = self.ranks[place]
+        if not same:
+            found = self._on_another_clock(head, place, agree, found)
+        if found is None and known and agree == len(self._rows[head]) == len(self._rows[place]):
+            return _Pair(np.arange(agree), np.arange(agree))
+        return found
+
+    def _on_another_clock(self, head: int, place: int, agree: int, found: _Pair | None) -> _Pair | None:
+        """The same of two reports: what is found, or what is once a clock is told by ends that is a better one."""
+        before = list(self.lanes)
         pair = found or self._by_order(head, place, agree)
         if pair is None or not self._fit(head, place, pair):
             return found
         if better := self._ending_together(head, place):
             return better
-        self.ranks[place] = told
+        self.lanes = before
         return found
 
     def _by_order(self, head: int, place: int, agree: int) -> _Pair | None:
@@ -314,7 +465,7 @@ class _Groups:
         of_head, own = pair.of_head[telling], pair.own[telling]
         if len(own) < LEAST_FOR_A_CLOCK:
             return False
-        rank, ends = self.ranks[place], self._ends(head)[of_head]
+        rank, ends = self.lanes[place].told, self._ends(head)[of_head]
         raw = self._columns["end"][self._rows[place][own]]
         known = _spread(ends - raw - rank.clock.shift(raw))
         if self._clocks and known <= ONE_CLOCK_NS:
@@ -325,15 +476,17 @@ class _Groups:
         clock, spread = (drifting, apart[1]) if 2 * apart[1] < apart[0] else (steady, apart[0])
         if self._clocks and 2 * spread >= known:
             return False
-        self.ranks[place] = rank._replace(clock=clock)
+        for number, lane in enumerate(self.lanes):
+            if number == place or (lane.place == self.lanes[place].place and not lane.told.clock.by_ends):
+                self._tell(number, clock=clock)
         return True
 
     def _ends(self, place: int, which: slice = slice(None)) -> Ints:
         ends = self._columns["end"][self._rows[place][which]]
-        return ends + self.ranks[place].clock.shift(ends)
+        return ends + self.lanes[place].told.clock.shift(ends)
 
     def _ending_together(self, head: int, place: int) -> _Pair | None:
-        """The collectives of two ranks of which the end that lies nearest to that of one is that of the other.
+        """The collectives of two lanes of which the end that lies nearest to that of one is that of the other.
 
         Stretch by stretch: in each, both ranks have all; between two, one of them has some that the other has not.
         """
@@ -364,12 +517,11 @@ class _Groups:
             self.matches.append(np.stack([common, *others]))
             for place, own in zip(members, self.matches[-1], strict=True):
                 first, last = (int(own[0]), int(own[-1]) + 1) if len(own) else (0, 0)
-                rank = self.ranks[place]
-                self.ranks[place] = rank._replace(group=number, matched=len(own), first=first, last=last)
+                self._tell(place, group=number, matched=len(own), first=first, last=last)
 
 
 class _Pair(NamedTuple):
-    """Of two ranks the collectives that are one: places in the sequence of the first, and in that of the other."""
+    """Of two lanes the collectives that are one: places in the sequence of the first, and in that of the other."""
 
     of_head: Ints
     own: Ints
@@ -494,27 +646,24 @@ def _of_group(columns: dict[str, Ints], rows: Ints) -> int:
     return residual
 
 
-def _numbered(ranks: Sequence[Rank], numbers: Sequence[int]) -> tuple[Rank, ...]:
-    """The ranks with their numbers, by the first of `RANK_FROM` that tells those of a group apart."""
-    found = list(ranks)
-    for group in {rank.group for rank in ranks} - {-1}:
-        places = [place for place, rank in enumerate(ranks) if rank.group == group]
-        devices = [ranks[place].device for place in places]
-        named = [numbers[ranks[place].report] if numbers else NULL for place in places]
-        for source, said in enumerate((devices, named)):
-            if len(set(said)) == len(said) and min(said) >= 0:
-                for place, number in zip(places, said, strict=True):
-                    found[place] = found[place]._replace(number=number, number_from=source)
-                break
-    return tuple(found)
+def _numbered(ranks: Sequence[Rank], reports: Sequence[ReportCollectives], numbers: Sequence[int]) -> tuple[Rank, ...]:
+    """The ranks with their numbers."""
+    places = [Place(rank.report, rank.process, rank.device, rank.group) for rank in ranks]
+    found = numbered(places, [one.told for one in reports], numbers)
+    return tuple(
+        rank._replace(number=number, number_from=source) for rank, (number, source) in zip(ranks, found, strict=True)
+    )
 
 
 def unmatched(matched: MatchedCollectives) -> list[str]:
-    """A sentence for each rank some of whose collectives have no match: how many, and where its sequence parts."""
+    """A sentence for each rank some of whose collectives have no match: how many, and where its sequence parts.
+
+    Of a rank with several communicators one for each of them.
+    """
     return [
-        _sentence(matched, place, rank)
-        for place, rank in enumerate(matched.ranks)
-        if rank.matched < rank.collectives and len(matched.ranks) > 1
+        _sentence(matched, number, lane.told)
+        for number, lane in enumerate(matched.lanes)
+        if lane.told.matched < lane.told.collectives and len(matched.ranks) > 1
     ]
 
 
@@ -541,18 +690,20 @@ def _clock(clock: Clock, began: bool, residual: int) -> str:
     return f"its clock is told {told}; ends of one collective lie {residual / 1000:.1f} us apart (95 %)"
 
 
-def _sentence(matched: MatchedCollectives, place: int, rank: Rank) -> str:
-    lost = rank.collectives - rank.matched
-    said = f"{lost} of {rank.collectives} collectives of {_called(matched, place)} have no match"
-    if rank.group >= 0:
-        return f"{said}: {_rest(matched, place, rank)}."
-    like, agree = rank.like, rank.agree
+def _sentence(matched: MatchedCollectives, number: int, told: Rank) -> str:
+    lanes = matched.lanes
+    lost = told.collectives - told.matched
+    said = f"{lost} of {told.collectives} collectives of {_called(matched, number)} have no match"
+    if told.group >= 0:
+        return f"{said}: {_rest(matched, number, told)}."
+    like, agree = told.like, told.agree
     if like < 0:
-        like = next((other for other, one in enumerate(matched.ranks) if one.like == place), -1)
-        agree = matched.ranks[like].agree
+        like = next((other for other, one in enumerate(lanes) if one.told.like == number), -1)
+        agree = lanes[like].told.agree
     if like < 0:
-        return f"{said}: no other rank has any."
-    own, other = (_operation(matched, each, agree) for each in (place, like))
+        known = lanes[number].communicator != NULL
+        return f"{said}: no other rank has any{' of that communicator' if known else ''}."
+    own, other = (_operation(matched, each, agree) for each in (number, like))
     if own == other == "":
         return (
             f"{said}: their sequence is that of {_called(matched, like)}, but they do not end together. They are of "
@@ -563,18 +714,18 @@ def _sentence(matched: MatchedCollectives, place: int, rank: Rank) -> str:
     )
 
 
-def _rest(matched: MatchedCollectives, place: int, rank: Rank) -> str:
-    """Where the collectives without a match are, of a rank that has some with one."""
-    between, after = rank.last - rank.first - rank.matched, rank.collectives - rank.last
-    reasons = [f"{rank.first} before those of the others begin"] if rank.first else []
+def _rest(matched: MatchedCollectives, number: int, told: Rank) -> str:
+    """Where the collectives without a match are, of a lane that has some with one."""
+    between, after = told.last - told.first - told.matched, told.collectives - told.last
+    reasons = [f"{told.first} before those of the others begin"] if told.first else []
     reasons += [f"{between} in between, that end with none of the others"] if between else []
     if after:
-        own, why = _operation(matched, place, rank.last), "they end with none of the others"
-        for other, one in enumerate(matched.ranks):
-            if one.group == rank.group and (there := _operation(matched, other, one.last)) != own:
+        own, why = _operation(matched, number, told.last), "they end with none of the others"
+        for other, one in enumerate(matched.lanes):
+            if one.told.group == told.group and (there := _operation(matched, other, one.told.last)) != own:
                 why = f"their sequence parts from that of {_called(matched, other)}: {_differing(own, there)}"
                 break
-        reasons.append(f"{after} after the first {rank.last}, where {why}")
+        reasons.append(f"{after} after the first {told.last}, where {why}")
     return "; ".join(reasons)
 
 
@@ -582,13 +733,25 @@ def _differing(own: str, other: str) -> str:
     return f"{own or 'no more'}, there {other or 'no more'}"
 
 
-def _operation(matched: MatchedCollectives, place: int, number: int) -> str:
-    """What the collective of this number of a rank does; empty after the last."""
-    of_rank = matched.columns["operation"][matched.columns["rank"] == place]
-    return _OPERATIONS[of_rank[number]] if number < len(of_rank) else ""
+def _operation(matched: MatchedCollectives, lane: int, number: int) -> str:
+    """What the collective of this number of a lane does; empty after the last."""
+    of_lane = matched.columns["operation"][matched.columns["lane"] == lane]
+    return _OPERATIONS[of_lane[number]] if number < len(of_lane) else ""
 
 
-def _called(matched: MatchedCollectives, place: int) -> str:
-    rank = matched.ranks[place]
+def _called(matched: MatchedCollectives, number: int) -> str:
+    lane = matched.lanes[number]
+    rank = lane.told
+    several = sum(one.place == lane.place for one in matched.lanes) > 1
+    within = f" in communicator {hexadecimal(lane.communicator)}" if several and lane.communicator != NULL else ""
     of = f" of {matched.reports[rank.report]}" if len(matched.reports) > 1 else ""
-    return f"process {pid_of(rank.process)} on device {rank.device}{of}"
+    return f"process {pid_of(rank.process)} on device {rank.device}{of}{within}"
+
+
+def hexadecimal(communicator: int) -> str:
+    """A communicator as NCCL's own log calls it.
+
+    >>> hexadecimal(-2)
+    '0xfffffffffffffffe'
+    """
+    return f"{communicator & (1 << 64) - 1:#x}"

@@ -24,6 +24,7 @@ import numpy as np
 from attrs import frozen
 
 from dsprof import arrays as at
+from dsprof.answers.collectives import MatchedCollectives
 from dsprof.answers.stages import Stages
 from dsprof.answers.steps import Steps
 from dsprof.arrays import NULL, Bools, Ints
@@ -117,7 +118,7 @@ class Replay:
 
     `recorded`: how long each unit took, in ns, as `Program.run` counts it; `stage`: code of the stage of each;
     `steady`: False for a warm-up; `event_stage`: code of the stage of each event. `ops`: the recorded operations, in
-    the order of those of the program.
+    the order of those of the program; `wait`: of each, how long it waited for other ranks.
     """
 
     program: Program
@@ -128,9 +129,18 @@ class Replay:
     has_steps: Bools
     event_stage: Ints
     usual: Usual
+    wait: Ints
 
     @classmethod
-    def take(cls, recorded: Recorded, tree: RangeTree, staged: StageRanges, stages: Stages, steps: Steps) -> Self:
+    def take(
+        cls,
+        recorded: Recorded,
+        tree: RangeTree,
+        staged: StageRanges,
+        stages: Stages,
+        steps: Steps,
+        matched: MatchedCollectives,
+    ) -> Self:
         """Of a report."""
         stretches = Stretches.of(tree, staged, recorded.MOST)
         events = _Events.of(recorded, stretches)
@@ -139,7 +149,8 @@ class Replay:
         stage, is_step = stretches.stage[stretch], stretches.unit_row >= 0
         steady = stages.steady[stage] & np.where(is_step, np.append(steps.steady, True)[stretches.unit_row], True)
         of_event = staged.code[stretches.stage][events.stretch]
-        return cls(program, events.ops, events.recorded(), staged.code[stage], steady, is_step, of_event, usual)
+        wait = _waits_of(events.ops, matched)
+        return cls(program, events.ops, events.recorded(), staged.code[stage], steady, is_step, of_event, usual, wait)
 
     @cached_property
     def replayed(self) -> Ints:
@@ -154,9 +165,28 @@ class SampleReplay:
     replay: Replay
 
     @classmethod
-    def take(cls, recorded: RecordedSample, tree: RangeTree, staged: StageRanges, stages: Stages, steps: Steps) -> Self:
+    def take(
+        cls,
+        recorded: RecordedSample,
+        tree: RangeTree,
+        staged: StageRanges,
+        stages: Stages,
+        steps: Steps,
+        matched: MatchedCollectives,
+    ) -> Self:
         """Of a report."""
-        return cls(Replay.take(recorded, tree, staged, stages, steps))
+        return cls(Replay.take(recorded, tree, staged, stages, steps, matched))
+
+
+def _waits_of(ops: RecordedOps, matched: MatchedCollectives) -> Ints:
+    """How long each operation waited for other ranks; 0 for what is no collective, or has no match."""
+    keys, columns = ("process", "device", "stream", "start", "end"), matched.columns
+    of = {"start": "own_start", "end": "own_end"}
+    group = at.group_rows(*(np.append(getattr(ops, key), columns[of.get(key, key)]) for key in keys))[1]
+    of_op, of_collective = np.split(group, [len(ops.start)])
+    wait = np.zeros(int(group.max(initial=-1)) + 1, np.int64)
+    wait[of_collective] = np.maximum(columns["wait"], 0)  # NULL without a match
+    return wait[of_op]
 
 
 @frozen

@@ -20,6 +20,8 @@ import numpy as np
 from attrs import evolve, frozen
 
 from dsprof import findings
+from dsprof.answers.painting import StageBusy
+from dsprof.answers.rank_requests import RankRequests, RequestRows
 from dsprof.answers.stages import Stages
 from dsprof.arrays import NULL, Bools, Ints
 from dsprof.arrays.statistics import Floats, sum_by
@@ -85,7 +87,16 @@ class StageRoofs:
 
     @classmethod
     def take(
-        cls, tree: RangeTree, staged: StageRanges, stages: Stages, rules: Rules, seen: Tally, devices: StageDevices
+        cls,
+        tree: RangeTree,
+        staged: StageRanges,
+        stages: Stages,
+        rules: Rules,
+        seen: Tally,
+        devices: StageDevices,
+        busy: StageBusy,
+        rows_of: RequestRows,
+        requests: RankRequests,
     ) -> Self:
         """Of a report; none, and why, where the model or the GPU is not known."""
         record = rules.model
@@ -96,6 +107,7 @@ class StageRoofs:
                 raise UnknownModel(record.problem)
             model = model_of(record.config, record.dtype)
             count, gpu = _gpus(tree.report.gpus, devices, len(stages.range))
+            count = count * np.append(requests.ranks_of_row, 1)[rows_of.of_stage]  # the model is split among them
             peaks, (rows, left_out) = peaks_of(gpu, record.dtype, model.products), _rows(staged, stages)
             batch, forwards = np.maximum(stages.batch[rows], 1), np.where(staged.are(DECODE), stages.tokens, 1)[rows]
             costs, context, assumed = _costs(staged, stages, rows, model, record)
@@ -103,7 +115,8 @@ class StageRoofs:
             return cls(*_NOTHING, None, (findings.no_roofs(record.source, str(error)),))
         moved = np.rint(costs.bytes).astype(np.int64)
         known = Known(rows, batch, forwards, context, count[rows], costs.flops, costs.quantized, moved)
-        return cls(*_judged(staged, stages, known, peaks, (*left_out, *assumed), record.source))
+        worked = (stages.busy - busy.collectives.wait[:-1])[rows]
+        return cls(*_judged(staged, stages, known, worked, peaks, (*left_out, *assumed), record.source))
 
 
 @frozen
@@ -242,10 +255,16 @@ def _assumed(model: Model, batch: Ints, views: Sequence[Any], is_prefill: Bools)
 
 
 def _judged(
-    staged: StageRanges, stages: Stages, known: Known, peaks: Peaks, trouble: tuple[Finding, ...], source: str
+    staged: StageRanges,
+    stages: Stages,
+    known: Known,
+    busy: Ints,
+    peaks: Peaks,
+    trouble: tuple[Finding, ...],
+    source: str,
 ) -> tuple[Any, ...]:
     """The fields of `StageRoofs`: the roofs of the stages in ns, and the shares of them that were reached."""
-    wall, busy = stages.wall[known.row], stages.busy[known.row]
+    wall = stages.wall[known.row]
     plain = known.flops - known.quantized
     compute = (plain / peaks.flops_per_s + known.quantized / peaks.quantized_flops_per_s) * 1e9 / known.devices
     memory = known.bytes * 1e9 / (peaks.bytes_per_s * known.devices)

@@ -7,12 +7,13 @@ splits without rest.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 from attrs import evolve, frozen
 
 from dsprof.answers.host_python import HostFunction
+from dsprof.answers.waits import NOTABLE_PCT, REASONS, HeldUp
 from dsprof.measures.causes import (
     ALLOCATION,
     CAUSES,
@@ -43,8 +44,21 @@ _AT_ROOF_PCT = 50.0
 #: Host time outside of CUDA of no more than this for each launch is what it takes to launch; more is something else.
 _PER_LAUNCH_US = 50.0
 GPU, GRAPH, MIXED = "GPU-bound", "graph-bound", "mixed"
+#: What a stage of several ranks is called by what their collectives take: transferring, waiting for one rank, waiting
+#: in turn for ranks whose kernels or copies take longer.
+COMMUNICATION, STRAGGLER, IMBALANCE = "communication-bound", "straggler-bound", "imbalanced"
+#: Where the others wait for one rank for this share of their time, it is what limits the stage, whatever its own time
+#: goes to: over all ranks together, what it does meanwhile has as large a part as their waiting.
+_HELD_PCT = 50.0
+#: From this share of the wall time on, collectives without a match are said to be of unknown kind.
+_UNKNOWN_PCT = 5.0
+#: So many ranks that wait in turn are named, and so many groups of ranks.
+_MOST_NAMED, _MOST_GROUPS = 4, 2
+#: A rank that begins so many collectives last and is no straggler is late by much at times, and by little at others.
+_MOSTLY_PCT = 75.0
 #: What a stage with most of its idle time in the causes of one kind is called; of two with as much, the first.
 KINDS = (LAUNCH, HOST, COLD, ALLOCATION, SYNC, COPY, LATENCY, QUEUED, SHARED, PROFILER)
+OF_RANKS = (COMMUNICATION, STRAGGLER, IMBALANCE)
 _REMEDIES = {
     GPU: "Look at the families that take most (stage_family_sum): faster or fewer kernels shorten it.",
     LAUNCH: "Launch less: CUDA graphs (a static cache and torch.compile), fused kernels, a larger batch.",
@@ -59,6 +73,10 @@ _REMEDIES = {
     QUEUED: "It waits for what its own thread launched before, as a prefill that still runs: shorten that.",
     SHARED: "The GPU ran other work of the process: look at stage_stream_sum for who shares it.",
     PROFILER: "Record less at a time: what the profiler takes is not there without it.",
+    COMMUNICATION: "Send less or hide it: fewer and larger collectives, a custom all-reduce, less tensor parallelism; "
+                   "collective_sum has them.",
+    STRAGGLER: "Look at the rank that is named: rank_sum and collective_trace have its times beside the others'.",
+    IMBALANCE: "What ranks compute differs from one collective to the next: balance experts, batches or lengths.",
     MIXED: "No single cause is worth most: stage_trace has the time of each (idle_*).",
 }  # fmt: skip
 #: Instead of the remedy for launches, where graphs make them.
@@ -82,15 +100,17 @@ class Culprit:
 class Verdict:
     """What limits a stage: `kind`, a sentence with the numbers, a remedy, and the numbers themselves.
 
-    `instances` were judged, `warm_up` left out; times are sums over them in ns, of a step in us; `limit_us` is
-    how long the GPU works for a step, which can take no less with these kernels, `roof_us` what it would take at the
-    roof, `plain_step_us` what it takes without the profiler, by the host's times of another run (None: there was none),
-    `graphs_step_us` what it would take as CUDA graphs where launches are what takes long, and `replay_residual_pct` how
-    far the replay that says so is off (see `answers.what_if`);
-    `launches_per_s` is over the wall time. Values of a step are None where there is none, `tokens_per_step` where the
-    batch is not known, `bound_by` (compute, memory bandwidth, or neither) where roofs are not. `python`: what most of
-    its samples outside of CUDA are in; `off_cpu_ns`: how long its thread was off the CPU in the time that is the
-    host's, None where the report does not tell.
+    `instances` were judged, `warm_up` left out; times are sums over them in ns, of a step in us. `gpu_busy_ns` and
+    `busy_pct` are without waiting for other ranks, which is `wait_ns`; `transfer_ns`, `unmatched_ns`: of the busy time,
+    collectives that transfer, and those without a match, which may wait. `limit_us` is how long the GPU works for a
+    step, which can take no less with these kernels, `roof_us` what it would take at the roof, `plain_step_us` what it
+    takes without the profiler, by the host's times of another run (None: there was none), `graphs_step_us` what it
+    would take as CUDA graphs where launches are what takes long, and `replay_residual_pct` how far the replay that says
+    so is off (see `answers.what_if`); `launches_per_s` is over the wall time. Values of a step are None where there is
+    none, `tokens_per_step` where the batch is not known, `bound_by` (compute, memory bandwidth, or neither) where roofs
+    are not. `python`: what most of its samples outside of CUDA are in; `off_cpu_ns`: how long its thread was off the
+    CPU in the time that is the host's, None where the report does not tell. `ranks`: how the ranks of each group waited
+    for each other.
     """
 
     stage: str
@@ -118,6 +138,10 @@ class Verdict:
     replay_residual_pct: float | None = None
     python: tuple[HostFunction, ...] = ()
     off_cpu_ns: int | None = None
+    wait_ns: int = 0
+    transfer_ns: int = 0
+    unmatched_ns: int = 0
+    ranks: tuple[HeldUp, ...] = ()
 
 
 def judge(
@@ -129,12 +153,15 @@ def judge(
     python: tuple[HostFunction, ...] = (),
     predicted: Prediction | None = None,
     of_engine: bool = False,
+    ranks: tuple[HeldUp, ...] = (),
+    link: float | None = None,
 ) -> Verdict | None:
-    """The verdict on a stage from its rows of `stage_trace`; None where it ran no kernel.
+    """The verdict on a stage from its rows of `stage_trace`, or sums of such; None where it ran no kernel.
 
     `roof`: how near the stage came to the GPU's roofs, `culprit`: what takes most, `cost`: what recording it cost,
     `python`: what Python was in, `predicted`: what a step would take as CUDA graphs, where that is known. `of_engine`:
-    the stage is a mode of a serving engine's steps.
+    the stage is a mode of a serving engine's steps. `ranks`: how its ranks waited for each other, `link`: bytes a
+    second that the link between them could move, if there is NVLink.
     """
     kept = instances.filter(instances.column("steady"))
     wall, busy, kernels = (_total(kept, column) for column in ("wall_ns", "gpu_busy_ns", "kernels"))
@@ -142,14 +169,17 @@ def judge(
         return None
     idle = {name: _total(kept, f"idle_{name}_ns") for name in CAUSES}
     steps, launches, graphs = (_total(kept, column) for column in ("steps", "launches", "graph_launches"))
+    wait, transfer, unmatched = (_total(kept, f"{part}_ns") for part in ("wait", "transfer", "unmatched"))
+    busy -= wait
     copies = min(_total(kept, "memcpy_ns"), busy)  # those beside each other, or beside kernels, count once at most
+    talk = _Talk(wait, transfer, unmatched, ranks)
     verdict = Verdict(
         stage=stage,
-        kind=_kind(wall, busy, copies, idle, launches, graphs),
+        kind=_kind(wall, busy, copies, idle, launches, graphs, talk),
         sentence="",
         remedy="",
-        instances=len(kept),
-        warm_up=len(instances) - len(kept),
+        instances=_count(kept),
+        warm_up=_count(instances) - _count(kept),
         wall_ns=wall,
         gpu_busy_ns=busy,
         idle_ns=idle,
@@ -158,7 +188,7 @@ def judge(
         launches_per_step=launches / steps if steps else None,
         kernels_per_step=kernels / steps if steps else None,
         tokens_per_step=_total(kept, "tokens") / steps if steps and not kept.column("batch").null_count else None,
-        kernel_mean_us=_total(kept, "kernel_total_ns") / kernels / 1e3,
+        kernel_mean_us=max(_total(kept, "kernel_total_ns") - wait, 0) / kernels / 1e3,
         step_us=wall / steps / 1e3 if steps else None,
         limit_us=busy / steps / 1e3 if steps else None,
         roof_us=roof.step_roof_ns / 1e3 if roof and roof.step_roof_ns is not None else None,
@@ -167,6 +197,10 @@ def judge(
         plain_step_us=wall / steps / 1e3 / cost.total_ratio if steps and cost else None,
         python=python,
         off_cpu_ns=None if kept.column("off_cpu_ns").null_count else _total(kept, "off_cpu_ns"),
+        wait_ns=wait,
+        transfer_ns=transfer,
+        unmatched_ns=unmatched,
+        ranks=ranks,
     )
     if predicted is not None and predicted.step_predicted_ns and verdict.kind == LAUNCH and _one_by_one(verdict):
         as_graph, off = predicted.step_predicted_ns / 1e3, predicted.residual_pct
@@ -174,8 +208,14 @@ def judge(
     said = _sentence(verdict, 100 * copies / wall, _subject(verdict, of_engine)) + (
         _at_the_roof(verdict, roof) if roof else ""
     )
+    said += of_ranks(verdict, link)
     in_graphs = verdict.kind == LAUNCH and graphs and not _one_by_one(verdict)
     return evolve(verdict, sentence=said, remedy=_IN_GRAPHS if in_graphs else _REMEDIES[verdict.kind])
+
+
+def _count(rows: pa.Table) -> int:
+    """How many instances some rows are: each is one, or says of how many it is."""
+    return _total(rows, "instances") if "instances" in rows.column_names else len(rows)
 
 
 def _total(rows: pa.Table, column: str) -> int:
@@ -185,18 +225,54 @@ def _total(rows: pa.Table, column: str) -> int:
     return int(pc.sum(rows.column(column)).as_py() or 0)
 
 
-def _kind(wall: int, busy: int, copies: int, idle: Mapping[str, int], launches: int, graph_launches: int) -> str:
-    """The kind of a stage; what the GPU is busy with `copies` of memory is no work of its kernels."""
-    busy_pct = 100.0 * (busy - copies) / wall
-    if busy_pct >= _GPU_BOUND_PCT:
-        return GPU
-    kinds = dict.fromkeys(KINDS, 0) | {COPY: copies}
+class _Talk(NamedTuple):
+    """What collectives of a stage took beside all else, in ns, and how their ranks waited for each other."""
+
+    wait: int = 0
+    transfer: int = 0
+    unmatched: int = 0
+    ranks: tuple[HeldUp, ...] = ()
+
+    def kinds(self) -> dict[str, int]:
+        """By kind; of waiting what the host of another rank, or its GPU, was late with. The rest is of none."""
+        found = dict.fromkeys((COMMUNICATION, STRAGGLER, IMBALANCE, HOST), 0)
+        found[COMMUNICATION] = self.transfer + self.unmatched
+        whole = sum(one.waited_ns for group in self.ranks for one in group.ranks)
+        for group in self.ranks:
+            late = group.by_reason(self.wait * sum(one.waited_ns for one in group.ranks) // max(whole, 1))
+            if group.straggler >= 0:
+                found[STRAGGLER] += sum(late.values())
+            else:
+                found[HOST] += late["host"]
+                found[IMBALANCE] += late["kernels"] + late["copies"]
+        return found
+
+
+def _kind(
+    wall: int,
+    busy: int,
+    copies: int,
+    idle: Mapping[str, int],
+    launches: int,
+    graph_launches: int,
+    talk: _Talk,
+) -> str:
+    """The kind of a stage; what the GPU is busy with `copies` of memory, or to `talk`, is no work of its kernels."""
+    working = busy - copies - talk.unmatched
+    busy_pct = 100.0 * (working - talk.transfer) / wall
+    if 100.0 * working / wall >= _GPU_BOUND_PCT:
+        return GPU if 2 * talk.transfer <= working else COMMUNICATION
+    if any(group.straggler >= 0 and group.pct >= _HELD_PCT for group in talk.ranks):
+        return STRAGGLER
+    kinds = dict.fromkeys(KINDS, 0) | talk.kinds()
+    kinds[COPY] += copies
     for name, time in idle.items():
         kinds[CAUSES[name].kind] += time
     if kinds[HOST] <= 1e3 * _PER_LAUNCH_US * launches:
         kinds[LAUNCH] += kinds.pop(HOST)
     kind = max(kinds, key=lambda one: kinds[one])
-    if busy_pct > _NOT_GPU_BOUND_PCT or kinds[kind] < _MOST * (copies + sum(idle.values())):
+    rest = copies + talk.wait + talk.transfer + talk.unmatched + sum(idle.values())
+    if busy_pct > _NOT_GPU_BOUND_PCT or kinds[kind] < _MOST * rest:
         return MIXED
     return GRAPH if kind == LATENCY and graph_launches else kind
 
@@ -224,11 +300,12 @@ def _subject(verdict: Verdict, of_engine: bool) -> str:
 def _sentence(verdict: Verdict, copies_pct: float, subject: str) -> str:
     """The numbers in words: what the GPU did, where the rest went, and what that is for a step."""
     idle, wall = verdict.idle_ns, verdict.wall_ns
-    first, second = sorted(idle, key=lambda cause: -idle[cause])[:2]
-    most, more = 100 * idle[first] / wall, 100 * idle[second] / wall
+    went = {CAUSES[cause].words: time for cause, time in idle.items()}
+    went[f"waiting for {_awaited(verdict)}"] = verdict.wait_ns
+    first, second = sorted(went, key=lambda words: -went[words])[:2]
     text = (
-        f"{subject}: the GPU is busy {verdict.busy_pct:.0f} % of the time; {most:.0f} % goes "
-        f"to {CAUSES[first].words}, {more:.0f} % to {CAUSES[second].words}."
+        f"{subject}: the GPU is busy {verdict.busy_pct:.0f} % of the time; {100 * went[first] / wall:.0f} % goes "
+        f"to {first}, {100 * went[second] / wall:.0f} % to {second}."
     )
     if verdict.kind == MIXED:
         return f"{text} No cause has the better part of it."
@@ -256,6 +333,98 @@ def _sentence(verdict: Verdict, copies_pct: float, subject: str) -> str:
         inside = ", ".join(f"{one.share_pct:.0f} % in {one.function}" for one in verdict.python)
         text += f" Of the samples of Python outside of CUDA there are {inside}."
     return text
+
+
+def _awaited(verdict: Verdict) -> str:
+    """Whom the ranks of a stage wait for: the straggler, where there is one, and one alone."""
+    notable = [group for group in verdict.ranks if group.pct >= NOTABLE_PCT]
+    named = {group.ranks[group.straggler].name if group.straggler >= 0 else "" for group in notable}
+    return next(iter(named)) or "other ranks" if len(named) == 1 else "other ranks"
+
+
+#: What a rank did more of than those that wait for it, where that made it late, and what it was late by.
+_LATE = {
+    "host": ("its host", "the hosts", "its GPU had nothing to do"),
+    "kernels": ("its kernels", "the kernels", "it computed"),
+    "copies": ("its copies", "the copies", "it copied"),
+    "latency": ("what lies between a launch and its begin", "what lies between launches and their begin", "that took"),
+}
+
+
+def of_ranks(verdict: Verdict, link: float | None = None) -> str:
+    """What the ranks of a stage did to each other, in sentences, each with a blank before it; empty for nothing."""
+    wall, said = verdict.wall_ns, ""
+    if verdict.kind == COMMUNICATION and verdict.transfer_ns:
+        said += f" Collectives transfer for {100 * verdict.transfer_ns / wall:.0f} %; {_bandwidth(verdict, link)}."
+    if 100 * verdict.unmatched_ns >= _UNKNOWN_PCT * wall:
+        said += (
+            f" For {100 * verdict.unmatched_ns / wall:.0f} % nothing but collectives without a match ran: how much of "
+            "that is waiting, the reports of all ranks together tell."
+        )
+    groups: dict[tuple[str, str], HeldUp] = {}  # a rank that holds up several groups for one reason is named once
+    for group in sorted(verdict.ranks, key=lambda one: -one.pct):
+        if group.pct >= NOTABLE_PCT:
+            name = group.ranks[group.straggler].name if group.straggler >= 0 else ""
+            groups.setdefault((name, group.reason), group)
+    for group in list(groups.values())[:_MOST_GROUPS]:
+        said += _straggler(group) if group.straggler >= 0 else _in_turn(group)
+    return said
+
+
+def _bandwidth(verdict: Verdict, link: float | None) -> str:
+    """How fast collectives are, where their sizes are known, beside what NVLink could do, where such GPUs have it."""
+    took = sum(group.bus_ns for group in verdict.ranks)
+    if not took:
+        return "how many bytes is not known, so neither is the bandwidth"
+    rate = sum(group.bus_bytes for group in verdict.ranks) / took
+    could = f"of the {link / 1e9:.0f} that NVLink has on such GPUs" if link else "to be held against what it can do"
+    return f"those of known size move {rate:.1f} GB/s over each rank's link, {could}"
+
+
+def _straggler(group: HeldUp) -> str:
+    one = group.ranks[group.straggler]
+    others = " and ".join(other.name for other in group.ranks if other is not one)
+    waits = f"{others} waits" if len(group.ranks) == 2 else "the others wait"
+    late = dict(zip(REASONS, one.late_ns, strict=True))
+    more = ", ".join(
+        f"{words} {abs(late[reason]) / 1e6:.1f} ms {'less' if late[reason] < 0 else 'more'}"
+        for reason, (_, _, words) in _LATE.items()
+        if reason in _TOLD
+    )
+    same = all((turn.straggler, turn.reason) == (group.straggler, group.reason) for turn in group.in_turn)
+    return (
+        f" {one.name.capitalize()} holds the others up: it begins {one.last_pct:.0f} % of the collectives last, and "
+        f"{waits} {group.pct:.0f} % of the time for it. It is late by {_LATE[group.reason][0]}: while it was waited "
+        f"for, {more}.{'' if same else _one_after_another(group)}"
+    )
+
+
+#: The reasons that are told with their numbers.
+_TOLD = ("host", "kernels", "copies")
+
+
+def _in_turn(group: HeldUp) -> str:
+    ordered = sorted(group.ranks, key=lambda one: -one.last_pct)
+    if not ordered[0].last_pct:
+        return f" The ranks wait for each other for {group.pct:.0f} % of the time; who is late is not certain."
+    shares = [f"{one.name} {one.last_pct:.0f} %" for one in ordered[:_MOST_NAMED]]
+    rest = [f"the other {len(ordered) - _MOST_NAMED} less"] if len(ordered) > _MOST_NAMED else []
+    late, mostly = group.by_reason(100), ordered[0].last_pct >= _MOSTLY_PCT
+    turns = "unevenly" if mostly else "in turn"
+    return (
+        f" The ranks wait for each other {turns}, {group.pct:.0f} % of the time; so many collectives each begins last: "
+        f"{', '.join([*shares, *rest])}. They are late by {_LATE[group.reason][1]} ({late[group.reason]:.0f} % of it)."
+        f"{_one_after_another(group)}"
+    )
+
+
+def _one_after_another(group: HeldUp) -> str:
+    """The requests in which one rank holds the others up, of ranks that do so in turn."""
+    told = []
+    for one in group.in_turn[:_MOST_NAMED]:
+        which = f"{one.of}s {one.first} to {one.last}" if one.last > one.first else f"{one.of} {one.last}"
+        told.append(f"{group.ranks[one.straggler].name} in {which} ({_LATE[one.reason][0]})")
+    return f" One holds the others up: {', '.join(told)}." if told else ""
 
 
 def _bound_by(roof: StageRoof | None) -> str | None:

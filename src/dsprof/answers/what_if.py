@@ -213,6 +213,15 @@ def _changed(replay: Replay, changes: Changes, known: _Known) -> tuple[Program, 
     if changes.families or changes.kernels:
         program = evolve(program, length=_scaled(program.length, _of_operations(replay, changes, known)))
         said.append(lambda _: "A kernel of another length leaves all others as long as they were.")
+    if (changes.host != 1 or changes.cuda_graphs) and replay.wait.any():
+        left = min(changes.host, 0.0 if changes.cuda_graphs else changes.host)
+        program = evolve(program, length=program.length - _scaled(replay.wait, 1 - left))
+        said.append(
+            lambda _: (
+                "Ranks wait for each other because of their hosts, and less as these take less: what is left of "
+                f"their waiting is {left:.0%}."
+            )
+        )
     if changes.host != 1:
         program = evolve(program, gap=_scaled(program.gap, changes.host), own=_scaled(program.own, changes.host))
         said.append(

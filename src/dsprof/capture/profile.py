@@ -25,6 +25,7 @@ from dsprof.capture.watching import FULL, LOG, RANGE, Run, numbers_of, report_fi
 from dsprof.capture.ways import Order, RankRecord, Wrapped
 from dsprof.errors import DsprofError, ImportHung, NoSpace, OutputExists, OutputRefused, ProfileFailed
 from dsprof.ground.leftovers import clear_leftovers, own_folder
+from dsprof.model.launched import ProcessRank
 from dsprof.nsys.command import NO_AGENT, export
 from dsprof.nsys.inputs import Input
 
@@ -64,6 +65,8 @@ class Profile:
     wanted: int = 1
     #: What each rank said, by number; empty where there is one nsys for all.
     ranks: tuple[RankRecord, ...] = ()
+    #: What launchers told the program's processes of ranks, as far as they were seen.
+    processes: tuple[ProcessRank, ...] = ()
     #: What went wrong beside the recording, in sentences.
     problems: tuple[str, ...] = ()
     #: Names of the processes that the program left running, and that were ended.
@@ -149,10 +152,17 @@ def profile(
         ending=ending_of(run, options),
         wanted=max((one.size or len(ranks) for one in ranks), default=_wanted(options)),
         ranks=ranks,
+        processes=_processes(run, ranks),
         problems=tuple(run.problems),
         left=tuple(run.left),
         took_s=run.took_s,
     )
+
+
+def _processes(run: Run, ranks: Sequence[RankRecord]) -> tuple[ProcessRank, ...]:
+    """What launchers told the processes: those of a rank's own report, and those that were seen, by their numbers."""
+    of_reports = [ProcessRank(dict(one.variables), report=one.rank) for one in ranks if one.variables]
+    return (*of_reports, *(ProcessRank(told, pid) for pid, told in sorted(run.ranks.items())))
 
 
 def _record(start: Callable[[], Run], progress: Callable[[str], None]) -> Run:

@@ -3,7 +3,7 @@
 It gives each rank a report of its own name, and keeps nsys out of the launcher's way: a launcher that ends its ranks
 signals this process, which passes the signal on to the program, and waits until nsys has written its report. It knows
 nothing but the standard library, as it runs wherever the launcher starts it. Beside the reports it leaves
-``OUTPUT.r<rank>.rank`` with rank, size and exit code.
+``OUTPUT.r<rank>.rank`` with rank, size, exit code, and what the launcher told it of ranks.
 """
 
 from __future__ import annotations
@@ -14,12 +14,34 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
 #: Where an installation of nsys keeps its own programs: what runs from there is nsys, all else is the program's.
 _NSYS_FOLDERS = re.compile(r"/(target|host)-linux-|/linux-desktop-")
+
+#: The variables by which launchers tell a process which rank it is; all else of an environment is withheld.
+RANK_VARIABLES = frozenset(
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "NODE_RANK",
+     "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE",
+     "OMPI_COMM_WORLD_NODE_RANK", "PMIX_RANK", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS",
+     "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_SIZE",
+     "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES",
+     "SLURM_NNODES")
+)  # fmt: skip
+_NUMBER = re.compile("[0-9]{1,9}")
+
+
+def rank_variables(environment: Mapping[str, str]) -> dict[str, int]:
+    """What an environment tells of ranks: those of `RANK_VARIABLES` that hold a whole number, and nothing else.
+
+    >>> rank_variables({"RANK": "3", "PMIX_RANK": "none", "HF_TOKEN": "12"})
+    {'RANK': 3}
+    """
+    found = {name: environment[name] for name in sorted(RANK_VARIABLES & environment.keys())}
+    return {name: int(value) for name, value in found.items() if _NUMBER.fullmatch(value)}
 
 
 def rank_of(variables: str) -> tuple[str, int | None]:
@@ -79,7 +101,7 @@ def main(arguments: list[str]) -> int:
     code = process.wait()
     code = 128 - code if code < 0 else code
     with suppress(OSError):
-        said = json.dumps({"rank": name, "size": size, "code": code})
+        said = json.dumps({"rank": name, "size": size, "code": code, "variables": rank_variables(os.environ)})
         Path(f"{output}.{name}.rank".replace("%%", "%")).write_text(said, encoding="utf-8")
     return code
 

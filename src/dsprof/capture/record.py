@@ -15,6 +15,7 @@ from attrs import field, frozen
 from dsprof.errors import ImageUnusable, OutputRefused, ReportMissing
 from dsprof.ground.documents import parse_json
 from dsprof.model.baseline import Baseline
+from dsprof.model.launched import ProcessRank
 from dsprof.nsys.inputs import sha256_of
 from dsprof.trace import Gpu
 from dsprof.workloads.job import RequestRecord, Served
@@ -38,7 +39,9 @@ class ImageRecord:
 
 @frozen
 class Session:
-    """What ran, with what, and how it ended; the document ``session.json``. It holds no environment values.
+    """What ran, with what, and how it ended; the document ``session.json``.
+
+    It holds no environment values but the whole numbers by which launchers tell ranks (`ranks`).
 
     `command`: as it was given, but with ``<removed>`` for what looks like a secret.
     """
@@ -71,6 +74,8 @@ class Session:
     #: The launchers and engines that the command goes through, and what was added for them.
     launchers: tuple[str, ...] = ()
     added: tuple[str, ...] = ()
+    #: What launchers told the program's processes of ranks, those that were seen.
+    ranks: tuple[ProcessRank, ...] = ()
 
 
 def read_session(path: Path) -> Session:

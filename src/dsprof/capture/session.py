@@ -35,6 +35,7 @@ from dsprof.capture.loopback import base_of
 from dsprof.capture.options import ProfileOptions, known_options, knows
 from dsprof.capture.plan import Plan, Wishes, plan_of
 from dsprof.capture.profile import Profile, profile
+from dsprof.capture.rank import rank_variables
 from dsprof.capture.record import SCHEMA, Session, git_commit, image_record, write_record
 from dsprof.capture.secrets import clean_log, cleaned_command, secrets_of
 from dsprof.capture.serving import Serving
@@ -52,6 +53,7 @@ from dsprof.errors import (
 )
 from dsprof.ground.environment import clean_environment
 from dsprof.ground.versions import installed, our_version
+from dsprof.model.launched import ProcessRank
 from dsprof.nsys.command import find_nsys, nsys_version
 from dsprof.nsys.probe import Probe, probe
 from dsprof.nsys.reader import Progress, nothing_recorded
@@ -346,6 +348,7 @@ def _begin(settings: Settings, usual_name: str, command: tuple[str, ...], nsys: 
         versions={"dsprof": our_version(), "nsys": nsys_version(nsys), "python": sys.version.split()[0]},
         withheld_variables=clean_environment(os.environ, settings.keep_variables).dropped,
         git_commit=git_commit(),
+        ranks=tuple(ProcessRank(told) for told in [rank_variables(os.environ)] if told),
     )
 
 
@@ -357,8 +360,9 @@ def _record(begun: Session, folder: Path, run: Callable[[], Profile]) -> tuple[C
         leave_record(folder, begun, error)
         raise
     record = evolve(
-        begun, ending=done.ending, exit_code=done.exit_code, reports=tuple(report.name for report in done.reports)
-    )
+        begun, ending=done.ending, exit_code=done.exit_code, reports=tuple(report.name for report in done.reports),
+        ranks=(*begun.ranks, *done.processes),
+    )  # fmt: skip
     write_record(folder, record)
     held = probe(done.exports[0])
     if not held.is_empty:

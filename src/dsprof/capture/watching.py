@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, TextIO, cast
 
 from dsprof.capture.options import ProfileOptions, environment_of
+from dsprof.capture.rank import rank_variables
 from dsprof.errors import DsprofError, ProfileFailed
 from dsprof.nsys.command import (
     NO_AGENT,
@@ -27,7 +28,7 @@ from dsprof.nsys.command import (
     scratch_folder,
     share_session_lock,
 )
-from dsprof.nsys.processes import age_s, carriers, family, is_alive
+from dsprof.nsys.processes import age_s, carriers, environment_of_process, family, is_alive
 
 #: What stands between a launcher of ranks and nsys.
 RANK = Path(__file__).with_name("rank.py").absolute()
@@ -37,6 +38,8 @@ LOG = "workload.log"
 _NSYS_FOLDERS = re.compile(r"/(target|host)-linux-|/linux-desktop-")
 #: Seconds between two looks at a running nsys, and for SIGTERM and SIGKILL to show their effect.
 _TICK_S, _LAST_PATIENCE_S = 0.25, 10.0
+#: Seconds between two looks at which ranks the program's processes are, or so many times as long as a look takes.
+_RANKS_TICK_S, _RANKS_SHARE = 0.5, 50
 #: Seconds that nsys's helpers, and what the program left running, have to end once nsys is gone.
 _GRACE_S = 2.0
 #: Bytes free below which a disk is full, and the seconds that nsys then has once the program is gone: it may hang.
@@ -91,6 +94,8 @@ class Run:
         self._begin = self._active = self._before = time.monotonic()
         self._after: float | None = None  # the first look since the program is gone
         self._started: float | None = None  # the program was, as far as it was seen
+        self.ranks: dict[int, dict[str, int]] = {}  # what launchers told the program's processes, by their numbers
+        self._next_ranks = 0.0
         self._steps: list[tuple[signal.Signals, float]] = []
         self._next_step = 0.0
         try:
@@ -166,6 +171,8 @@ class Run:
             self._before = now
         elif self._after is None:
             self._after = now
+        if self._active == now and now >= self._next_ranks and not self._ranked:
+            self._look_for_ranks()
         running = self._active == now or not self.seen
         limit = self._options.limit_s
         if limit is not None and self.asked is None and running and now - self._begin > limit:
@@ -175,6 +182,14 @@ class Run:
         unkillable = self.asked is not None and not self._steps and running and now > self._next_step
         silent_s = now - max(self._active, self.output.last)
         self.hung = unkillable or silent_s > self._options.import_limit_s or self._is_stuck_for_room(silent_s)
+
+    def _look_for_ranks(self) -> None:
+        """Note which ranks the program's processes are by what their launchers told them when they were started."""
+        begin = time.monotonic()
+        for pid in self._programs(family(self.scratch)):
+            if told := rank_variables(environment_of_process(pid)):
+                self.ranks[pid] = told
+        self._next_ranks = begin + max(_RANKS_TICK_S, _RANKS_SHARE * (time.monotonic() - begin))
 
     def _is_stuck_for_room(self, silent_s: float) -> bool:
         """Say once that a disk is full; once the program is gone, an nsys that cannot write waits for ever."""

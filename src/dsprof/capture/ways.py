@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-from attrs import frozen
+from attrs import field, frozen
 
 from dsprof.capture.options import ProfileOptions, arguments_of, escape, known_options, server_arguments
 from dsprof.capture.serving import ServerRun, Serving, check_free
@@ -23,11 +23,15 @@ _SUFFIX = ".rank"
 
 @frozen
 class RankRecord:
-    """What stood before the nsys of a rank said: its name in those of the reports, how many there are, exit code."""
+    """What stood before the nsys of a rank said: its name in those of the reports, how many there are, exit code.
+
+    `variables`: what its launcher told it of ranks.
+    """
 
     rank: str
     size: int | None
     code: int
+    variables: dict[str, int] = field(factory=dict)
 
 
 @frozen

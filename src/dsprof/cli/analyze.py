@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -13,10 +13,11 @@ from dsprof.cli import completing
 from dsprof.cli.options import (
     AnalysisFlags,
     DefaultRules,
-    Report,
+    Reports,
     SelectionFlags,
     analyzed,
     app,
+    files_named,
     listed,
     load_numpy,
     say,
@@ -25,9 +26,30 @@ from dsprof.cli.options import (
 from dsprof.cli.progress import Progress
 
 if TYPE_CHECKING:
+    from dsprof.analysis.many import ManyAnalysis
+    from dsprof.analysis.options import AnalysisOptions
+    from dsprof.show.reports import ReportsSummary
     from dsprof.show.summary import Summary
 
 Top = Annotated[int, typer.Option(min=0, help="Kernels to show for each stage.")]
+
+
+On = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|loop|processes[:N]|ADDRESS|FILE",
+        help="Who analyzes several reports: this process, processes beside it, or the workers of a Dask scheduler, by "
+        "its address or file.",
+    ),
+]
+ThreadsPerReport = Annotated[
+    int | None,
+    typer.Option(min=1, help="Threads for each of several reports; by default the processors that a worker has."),
+]
+NamePattern = Annotated[
+    str | None,
+    typer.Option(metavar="REGEX", help="Of several reports, what their paths say, by the groups run, node and rank."),
+]
 
 
 class SummaryFormat(StrEnum):
@@ -41,8 +63,10 @@ class SummaryFormat(StrEnum):
 @app.command(epilog="Example: dsprof analyze run.nsys-rep --stage vision=encode_image --threads process")
 @with_flags
 def analyze(
-    report: Report,
-    out: Annotated[Path | None, typer.Option(help="Folder for the tables, <report>.dsprof by default.")] = None,
+    reports: Reports,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the tables; <report>.dsprof by default, of several reports.dsprof.")
+    ] = None,
     top: Top = 3,
     format_: Annotated[SummaryFormat, typer.Option("--format", help="How to print the summary.")] = SummaryFormat.RICH,
     strict: Annotated[bool, typer.Option("--strict", help="Fail where data is missing, lost or unreconciled.")] = False,
@@ -54,6 +78,9 @@ def analyze(
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Do not use the results of an earlier run.")] = False,
     default_rules: DefaultRules = False,
+    on: On = "auto",
+    threads_per_report: ThreadsPerReport = None,
+    name_pattern: NamePattern = None,
     *,
     selected: SelectionFlags,
     flags: AnalysisFlags,
@@ -61,21 +88,83 @@ def analyze(
     """Attribute a report's kernels to stages, write all tables as Parquet, print a summary.
 
     Where the report has not changed since the tables were written, they are used as they are. Rules that they were
-    made with hold again, unless others are named.
+    made with hold again, unless others are named. Several reports are one analysis, in one folder; those that fail are
+    told, and the others are there.
     """
     load_numpy()
     chosen = listed(tables)
     options = flags.options(
         tables=chosen, folder=out, reuse=not again, remembered=not default_rules, **selected.options
     )
+    files = files_named(reports)
+    if len(files) > 1:
+        analyze_several(files, options, Several(on, threads_per_report, name_pattern, out), format_, strict)
+        return
     with Progress() as progress:
-        analysis = analyzed(report, options, progress)
+        analysis = analyzed(files[0], options, progress)
         folder = analysis.write(out, progress)
         summary = analysis.summary(top)
     show(summary, format_, folder)
     codes = [found.strict_exit for found in summary.findings if found.strict_exit]
     if strict and codes:
         raise typer.Exit(min(codes))
+
+
+class Several(NamedTuple):
+    """The options of several reports alone."""
+
+    on: str = "auto"
+    threads: int | None = None
+    pattern: str | None = None
+    out: Path | None = None
+
+    def check(self) -> None:
+        """Wrong words are usage errors."""
+        from dsprof.analysis.which import name_pattern
+        from dsprof.analysis.workers import On
+
+        try:
+            On.of(self.on)
+            name_pattern(self.pattern) if self.pattern is not None else None
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+
+
+def analyze_several(
+    files: list[Path], options: AnalysisOptions, several: Several, format_: SummaryFormat, strict: bool
+) -> None:
+    """Analyze several reports as one and print the screen; what failed is told at the end, by `ReportsFailed`."""
+    from dsprof.analysis.many import analyze_files
+    from dsprof.errors import ReportsFailed
+
+    several.check()
+    with Progress(len(files)) as progress:
+        many = analyze_files(files, options, **several._asdict(), progress=progress)
+        summary = many.summary()
+    _show_several(summary, format_, many)
+    failed = summary.failed
+    if failed:
+        codes = ", ".join(map(str, sorted({line.exit_code for line in failed if line.exit_code is not None})))
+        raise ReportsFailed(
+            f"{len(failed)} of {len(summary.reports)} reports failed (exit codes {codes}); the others are there.",
+            "What is said of each is above, and in tables/reports.parquet. The next run tries these alone again.",
+        )
+    strict_codes = [line.strict_exit for line in summary.reports if line.strict_exit]
+    if strict and strict_codes:
+        raise typer.Exit(min(strict_codes))
+
+
+def _show_several(summary: ReportsSummary, format_: SummaryFormat, many: ManyAnalysis) -> None:
+    from dsprof.show import plain, terminal
+
+    if format_ is SummaryFormat.RICH:
+        terminal.print_reports(summary, terminal.console())
+        say(f"Tables: {many.folder / 'tables'}")
+    elif format_ is SummaryFormat.MARKDOWN:
+        typer.echo(plain.reports_markdown(summary))
+    else:
+        sys.stdout.writelines(plain.reports_json(summary))
+        typer.echo()
 
 
 def show(summary: Summary, format_: SummaryFormat, folder: Path) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from attrs import evolve, frozen
 
-from dsprof.cli.analyze import SummaryFormat, Top, show
+from dsprof.cli.analyze import Several, SummaryFormat, Top, analyze_several, show
 from dsprof.cli.options import AnalysisFlags, analyzed, app, load_numpy, pattern, say, with_flags
 from dsprof.cli.progress import Progress
 from dsprof.errors import BaselineFailed, DsprofError
@@ -267,8 +267,11 @@ def capture(
             done = record_images(session.job(images or []), settings, sys.stderr, progress)
     _tell_served(done.session.served)
     try:
-        for export in done.exports if done.recorded else ():
-            _summarize(export, options, top)
+        if done.recorded and done.profile.ranks and len(done.exports) > 1:
+            analyze_several(list(done.exports), options, Several(), SummaryFormat.RICH, strict=False)
+        else:
+            for export in done.exports if done.recorded else ():
+                _summarize(export, options, top)
     finally:  # also where the analysis fails, as with too little --memory: the recording is whole
         say(f"Session: {done.folder} (to pass on: all but the .nsys-rep, which keeps environments and arguments;")
         say("         user, host and folders stand in the export as well: `dsprof scrub` takes them out)")

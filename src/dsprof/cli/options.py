@@ -39,6 +39,15 @@ Report = Annotated[
         autocompletion=completing.reports,
     ),
 ]
+Reports = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="REPORT...",
+        help="A .nsys-rep, .qdrep or .sqlite, or a session folder; several, folders of several, or 'job-*/' are one "
+        "analysis of many.",
+        autocompletion=completing.reports,
+    ),
+]
 Nsys = Annotated[
     str | None,
     typer.Option(metavar="PATH", help="The nsys that exports a .nsys-rep.", autocompletion=completing.files),
@@ -169,6 +178,13 @@ def analyzed(report: Path, options: AnalysisOptions, progress: Callable[[str], N
     if os.path.isdir(report):  # noqa: PTH112  Path raises for a name that is too long
         report = report_in(report, lambda sentence: say(f"dsprof: {sentence}.", err=True))
     return analyze_as(report, options, progress)
+
+
+def files_named(reports: list[Path]) -> list[Path]:
+    """The reports that the command line names, by files, folders and patterns; what was chosen is told."""
+    from dsprof.analysis.which import files_of
+
+    return files_of(reports, lambda sentence: say(f"dsprof: {sentence}.", err=True))
 
 
 def tell_remembered(analysis: Analysis) -> None:

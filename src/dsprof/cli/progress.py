@@ -14,13 +14,17 @@ if TYPE_CHECKING:
 
 
 class Progress(AbstractContextManager["Progress"]):
-    """A bar on a terminal's stderr that says what is being done, once it has taken longer than a second."""
+    """A bar on a terminal's stderr that says what is being done, once it has taken longer than a second.
+
+    `more`: sentences beside those of one report.
+    """
 
     _PATIENCE_S = 1.0
     #: Sentences that an analysis says: what it reads, and the tables that it writes.
     _SENTENCES = 16
 
-    def __init__(self) -> None:
+    def __init__(self, more: int = 0) -> None:
+        self._sentences = self._SENTENCES + more
         self._sentence, self._said = "reading", 0
         self._lock = threading.Lock()
         self._over = False
@@ -54,5 +58,5 @@ class Progress(AbstractContextManager["Progress"]):
             if self._over:
                 return
             self._bar = progress_bar()
-            self._bar.add_task(self._sentence, total=self._SENTENCES, completed=self._said)
+            self._bar.add_task(self._sentence, total=self._sentences, completed=self._said)
             self._bar.start()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -78,16 +80,19 @@ def table(
 
     A terminal and Markdown show numbers in units that people read; other formats, and with --raw all of them, show the
     numbers themselves, which --where and --sort always go by. Rules that the tables beside the report were made with
-    hold here too, unless others are named.
+    hold here too, unless others are named. Of a folder that holds an analysis of several reports it is the table over
+    all of them; `reports` has a row for each.
     """
     load_numpy()
-    options = flags.options(tables=[name], remembered=not default_rules, **selected.options)
     if format_ is TableFormat.PARQUET and sys.stdout.isatty():
         raise typer.BadParameter("--format parquet writes a file, and this is a terminal: add > table.parquet.")
-    with Progress() as progress:
-        analysis = analyzed(report, options, progress)
-        made = analysis.arrow(name)
-    tell_remembered(analysis)
+    made = _of_several(report, name, plain_words=(selected, flags) == (SelectionFlags(), AnalysisFlags()))
+    if made is None:
+        options = flags.options(tables=[name], remembered=not default_rules, **selected.options)
+        with Progress() as progress:
+            analysis = analyzed(report, options, progress)
+            made = analysis.arrow(name)
+        tell_remembered(analysis)
     from dsprof.show import plain, terminal
     from dsprof.show.select import select
 
@@ -102,6 +107,17 @@ def table(
         typer.echo(plain.to_csv(found), nl=False)
     else:
         typer.echo(plain.to_json(name, found) if format_ is TableFormat.JSON else plain.to_markdown(found, raw))
+
+
+def _of_several(folder: Path, name: str, plain_words: bool) -> pa.Table | None:
+    """The table over several reports, where the folder is of an analysis of several."""
+    if not os.path.isfile(folder / "tables" / "reports.json"):  # noqa: PTH113  Path raises for a name that is too long
+        return None
+    from dsprof.analysis.many import ManyAnalysis
+
+    if not plain_words:
+        raise typer.BadParameter("The tables over several reports are as they were made: `dsprof analyze` has options.")
+    return ManyAnalysis(folder).arrow(name)
 
 
 def _parquet_to_stdout(table: pa.Table) -> None:

@@ -77,6 +77,27 @@ class HostTimeOfSteps(Measure):
         return evolve(self, spent=both(self.spent, other.spent))
 
 
+@frozen(eq=False)
+class HostInCalls(Measure):
+    """How long the thread of each of `StageRanges.rows` was in CUDA API calls while that went on, in ns."""
+
+    in_calls: Ints
+
+    @classmethod
+    def take(cls, launches: Launches, pieces: HostPieces) -> Self:
+        """Of a part of a report."""
+        low, high, begin, finish = windows_of(launches, launches.stages.rows, pieces)
+        running = np.append(0, np.cumsum(pieces.end - pieces.start))
+        found, some = running[high] - running[low], np.flatnonzero(high > low)
+        found[some] -= np.maximum(begin[some] - pieces.start[low[some]], 0)
+        found[some] -= np.maximum(pieces.end[high[some] - 1] - finish[some], 0)
+        return cls(found)
+
+    def merge(self, other: Self) -> Self:
+        """Both together; they are of one report."""
+        return type(self)(self.in_calls + other.in_calls)
+
+
 def call_names(names: tuple[str, ...], codes: Ints) -> tuple[Ints, tuple[str, ...]]:
     """What the API calls of some codes of `names` are called without their version: places, and these names."""
     used = at.distinct(codes)

@@ -101,11 +101,19 @@ class StepTotals(Totals):
             empty = {name: np.full(last - steps, _EMPTY.get(name, 0)) for name in by_stage.columns}
             return cls(**{name: np.concatenate([column[:-1], empty[name], column[-1:]])
                           for name, column in by_stage.columns.items()})  # fmt: skip
-        between = np.full(len(stages.rows) + 1, last)
-        between[stages.row[stages.with_steps]] = np.arange(steps, last)
-        of_step = stages.step_row[launches.step_range_of_call]
-        of_call = np.where(of_step >= 0, of_step, between[stages.row[launches.stage_range_of_call]])
-        return cls(**_totals(launches, launches.of_op(of_call, last), of_call, last + 1))
+        of_call, rows = step_of_call(launches)
+        return cls(**_totals(launches, launches.of_op(of_call, last), of_call, rows))
+
+
+def step_of_call(launches: Launches) -> tuple[Ints, int]:
+    """The row of `StepTotals` of each API call, the last for those in none; and how many rows it has."""
+    stages, steps = launches.stages, len(launches.stages.steps)
+    last = steps + len(stages.with_steps)
+    between = np.full(len(stages.rows) + 1, last)
+    between[stages.row[stages.with_steps]] = np.arange(steps, last)
+    of_step = stages.step_row[launches.step_range_of_call]
+    of_call = np.where(of_step >= 0, of_step, between[stages.row[launches.stage_range_of_call]])
+    return of_call, last + 1
 
 
 def _totals(launches: Launches, of_op: Ints, of_call: Ints, rows: int) -> dict[str, Ints]:

@@ -20,6 +20,7 @@ from dsprof.errors import ExportFailed, NsysMissing, NsysTooOld, OutputRefused
 from dsprof.ground.leftovers import clear_leftovers, own_folder
 from dsprof.nsys.clean import clean
 from dsprof.nsys.inputs import Input
+from dsprof.nsys.nccl import may_hold_payloads, store_nccl
 from dsprof.nsys.processes import end_all, guarded, tmpdir_of
 from dsprof.nsys.python_samples import holds_marks, store_samples
 from dsprof.nsys.schema import VERSION_TABLES
@@ -247,7 +248,7 @@ def export(report: Input, target: Path, nsys: Path, command: Sequence[str] = ())
         if outcome.code != 0 or not is_whole(partial):
             raise _export_error(report.path, nsys, outcome)
         try:
-            _store_samples(report.path, partial, nsys)
+            _store_payloads(report.path, partial, nsys)
             clean(partial, command)
             _mark(partial, sha256)
         except sqlite3.OperationalError as error:
@@ -258,24 +259,29 @@ def export(report: Input, target: Path, nsys: Path, command: Sequence[str] = ())
         partial.replace(target)
 
 
-#: How nsys is asked for what was sampled, and the file for it: 2025.3 knows the first way, 2023.4 the second alone, and
+#: How nsys is asked for payloads, and the file for them: 2025.3 knows the first way, 2023.4 the second alone, and
 #: refuses what it does not know at once. Its help need not tell.
 _WITH_PAYLOAD = ((("--type=sqlite", "--include-blobs=true"), "again.sqlite"), (("--type=json",), "again.json"))
 
 
-def _store_samples(report: Path, partial: Path, nsys: Path) -> None:
-    """Where the export holds marks of Python samples, ask nsys for what was sampled, too.
+def _store_payloads(report: Path, partial: Path, nsys: Path) -> None:
+    """Where the export holds marks of Python samples or ranges of NCCL, ask nsys for their payloads, too.
 
-    An nsys that fails at it leaves an export without samples.
+    Of them only what is read goes into the export. An nsys that fails at it leaves an export without them; schemas,
+    without which those of NCCL cannot be read, stand only in SQLite.
     """
-    for options, name in _WITH_PAYLOAD if holds_marks(partial) else ():
+    sampled, nccl = holds_marks(partial), may_hold_payloads(partial)
+    for options, name in _WITH_PAYLOAD:
+        if not (sampled or (nccl and name.endswith(".sqlite"))):
+            continue
         again = partial.with_name(name)
         words = ["export", *options, "--force-overwrite=true", f"--output={again}", str(report.resolve())]
         done = run_nsys(nsys, words, EXPORT_LIMIT_S)
-        stored = done.code == 0 and again.is_file() and store_samples(partial, again)
+        if done.code == 0 and again.is_file():
+            sampled = sampled and not store_samples(partial, again)
+            if nccl and again.suffix == ".sqlite":
+                store_nccl(partial, again)
         again.unlink(missing_ok=True)
-        if stored:
-            return
 
 
 def _mark(exported: Path, sha256: str) -> None:

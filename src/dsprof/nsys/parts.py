@@ -31,6 +31,7 @@ from dsprof.nsys.about import report_of
 from dsprof.nsys.export import Columns, Export, is_null, nulls
 from dsprof.nsys.graph_nodes import NODE, graph_nodes_of, knows_modules, table_of
 from dsprof.nsys.inputs import Input
+from dsprof.nsys.nccl import nccl_of
 from dsprof.nsys.off_cpu import off_cpu_of
 from dsprof.nsys.python_samples import python_samples_of
 from dsprof.nsys.reader import Progress, nothing_recorded
@@ -93,11 +94,11 @@ class Size:
     def plan(self, limit: int | None, workers: int | None = None) -> Plan:
         """In how many parts it is quick to work on, and stays below so many bytes. Raises `MemoryTooSmall`.
 
-        `workers`: how many parts may be worked on at once, as many as there are processors unless given.
+        `workers`: how many parts may be worked on at once, as many as there are processors for us unless given.
         """
         if self.rows <= _ROWS_AT_ONCE and (limit is None or self.fixed_bytes + self.events_bytes <= limit):
             return Plan(1, 1, self.fixed_bytes + self.events_bytes)
-        for at_once in range(min(_AT_ONCE, workers or os.cpu_count() or 1), 0, -1):
+        for at_once in range(min(_AT_ONCE, workers or len(os.sched_getaffinity(0))), 0, -1):
             parts = max(-(-self.rows * at_once // _ROWS_AT_ONCE), self._parts(limit, at_once))
             if self.rows >= parts * _LEAST_ROWS or at_once == 1:
                 break
@@ -180,13 +181,13 @@ class ReportInParts:
             progress("reading names and ranges")
             self._names, chosen = Names(), choose(export, wanted)
             ranges, overheads = ranges_of(export, self._names), overheads_of(export)
-            samples = python_samples_of(export, self._names)
+            samples, nccl = python_samples_of(export, self._names), nccl_of(export, ranges, self._names)
             if chosen is not None:
                 ranges, overheads, samples = chosen.ranges(ranges), chosen.overheads(overheads), chosen.samples(samples)
             off_cpu = off_cpu_of(export, distinct(ranges.thread))
-            modules = knows_modules(self._names)
-            nodes = graph_nodes_of(export) if modules else no_nodes()
-            self._extra = {schema.KERNEL: (NODE,)} if modules and not details else {}
+            born = knows_modules(self._names) or len(nccl) > 0
+            nodes = graph_nodes_of(export) if born else no_nodes()
+            self._extra = {schema.KERNEL: (NODE,)} if born and not details else {}
             progress("looking where to cut")
             self._survey, self._chosen = Survey(export, chosen), chosen
             self._names.learn(export, self._survey.call_names)
@@ -202,7 +203,7 @@ class ReportInParts:
         none = _nothing()
         self.trace = Trace(
             report, self._names.all(), ranges, none.calls, none.kernels, none.memops, overheads, off_cpu,
-            impossible=found, samples=samples, graph_launches=launched, nodes=nodes,
+            impossible=found, samples=samples, graph_launches=launched, nodes=nodes, nccl=nccl,
         )  # fmt: skip
         self._moments = _Moments(ranges)
         self.cuts = self._survey.cuts(parts, BYTES_PER_CALL, BYTES_PER_OP, _SPARE)

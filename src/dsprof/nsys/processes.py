@@ -35,6 +35,16 @@ def tmpdir_of(pid: int) -> bytes | None:
     return next((entry[7:] for entry in environment.split(b"\0") if entry.startswith(b"TMPDIR=")), b"")
 
 
+def environment_of_process(pid: int) -> dict[str, str]:
+    """The environment that a process was started with; empty where it cannot be read."""
+    try:
+        text = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return {}
+    pairs = (os.fsdecode(entry).partition("=") for entry in text.split(b"\0"))
+    return {name: value for name, equals, value in pairs if equals}
+
+
 def family(folder: Path) -> dict[int, int]:
     """The carriers of `folder` and all that descend from them, as a program may change its TMPDIR.
 

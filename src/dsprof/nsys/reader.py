@@ -13,6 +13,7 @@ from dsprof.nsys.about import report_of
 from dsprof.nsys.export import Export
 from dsprof.nsys.graph_nodes import NODE, graph_nodes_of, knows_modules
 from dsprof.nsys.inputs import Input
+from dsprof.nsys.nccl import nccl_of
 from dsprof.nsys.off_cpu import off_cpu_of
 from dsprof.nsys.python_samples import python_samples_of
 from dsprof.nsys.rows import calls_of, graph_launches_of, kernels_of, memops_of, only_caller, overheads_of, ranges_of
@@ -43,15 +44,16 @@ def read(
         progress("reading NVTX ranges")
         names = Names()
         ranges = ranges_of(export, names)
-        modules = knows_modules(names)
-        nodes = graph_nodes_of(export) if modules else no_nodes()
+        nccl = nccl_of(export, ranges, names)
+        born = knows_modules(names) or len(nccl) > 0
+        nodes = graph_nodes_of(export) if born else no_nodes()
         progress("reading CUDA API calls")
         called = export.integers(schema.CALLS)
         names.learn(export, called["nameId"])
         calls = calls_of(called, names)
         caller = only_caller(distinct(calls.thread))
         progress("reading kernels")
-        extra = (NODE,) if modules and not details else ()
+        extra = (NODE,) if born and not details else ()
         kernels = export.integers(schema.KERNELS, details=details, extra=extra)
         graphs = export.integers(schema.GRAPHS, details=details)
         names.learn(export, kernels["demangledName"])
@@ -74,7 +76,7 @@ def read(
     trace = Trace(
         report if chosen is None else chosen.report(report), names.all(), ranges, calls, kernels_and_graphs, memops,
         overheads, off_cpu, part, impossible=found, samples=samples, elsewhere=elsewhere, graph_launches=launched,
-        nodes=nodes,
+        nodes=nodes, nccl=nccl,
     )  # fmt: skip
     if not (len(ranges) or len(calls) or len(trace.operations)):
         raise nothing_recorded(report.file) if chosen is None else chosen.nothing(report)

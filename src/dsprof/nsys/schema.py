@@ -22,6 +22,8 @@ SWITCH, OS_CALL = "SCHED_EVENTS", "OSRT_API"
 STRINGS = "StringIds"
 #: Tables of dsprof's own exports: see `nsys.python_samples`.
 PYTHON, PYTHON_STACKS = "DSPROF_PYTHON_SAMPLES", "DSPROF_PYTHON_CALLCHAINS"
+#: And of what NCCL says: see `nsys.nccl`.
+NCCL = "DSPROF_NCCL"
 #: The version table: none in 2020 and 2021, the first name up to 2023.1.2, the second from 2023.4.4.
 VERSION_TABLES = ("EXPORT_META_DATA", "META_DATA_EXPORT")
 #: Tables whose absence is worth telling, with what is lost.
@@ -74,4 +76,4 @@ RANGE_TYPES = PUSH_POP + START_END
 DOMAIN_CREATED, DOMAIN_DESTROYED = 75, 76
 #: All tables of which rows are told by their number in the file, or of which many are read.
 READ = (STRINGS, *(source.table for source in EVENTS), SWITCH, OS_CALL, NODES, GRAPH_EVENTS, PYTHON,
-        PYTHON_STACKS)  # fmt: skip
+        PYTHON_STACKS, NCCL)  # fmt: skip

@@ -12,6 +12,7 @@ from dsprof.words import STAGES, STEP
 
 if TYPE_CHECKING:
     from dsprof.model.baseline import Baseline
+    from dsprof.model.launched import Launched
     from dsprof.model.record import ModelRecord
 
 Threads = Literal["thread", "process"]
@@ -25,8 +26,8 @@ class Rules:
     not part of it); where several fit, the first stage counts. `threads="process"` gives a launch whose
     own thread has no stage open the one that was open anywhere in its process. `families` are the rules that
     tell a kernel's family by its name, in order. `engine`: the engine whose steps are looked for, ``none`` for none,
-    and None for that which each thread has most ranges of. `model`: which model ran, and `baseline`: what recording
-    it cost, where that is known.
+    and None for that which each thread has most ranges of. `model`: which model ran, `baseline`: what recording
+    it cost, and `launched`: what launchers told its processes of ranks, where that is known.
     """
 
     stages: dict[str, str] = field(factory=lambda: {name: f"^{re.escape(name)}$" for name in STAGES})
@@ -36,3 +37,4 @@ class Rules:
     engine: str | None = None
     model: ModelRecord | None = None
     baseline: Baseline | None = None
+    launched: Launched | None = None

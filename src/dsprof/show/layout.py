@@ -26,6 +26,7 @@ from dsprof.show.summary import (
     LayerLine,
     OutlierLine,
     RangeLine,
+    RankLine,
     RequestLine,
     RuleLine,
     StageLine,
@@ -39,6 +40,8 @@ from dsprof.words import NO_MODULE, NO_STAGE, OUTSIDE_CUDA
 MOST_INSTANCES = 12
 #: With more requests than this the summary shows the median one and the slowest; `request_trace` holds them all.
 MOST_REQUESTS = 4
+#: With more ranks in a stage than this the summary shows those that began last most and least often.
+MOST_RANKS = 4
 #: So many threads of engines, and modes of their steps, are shown; `engine_sum` holds them all.
 MOST_WORKERS, MOST_MODES = 2, 4
 #: So many kernels of all modes together are named, one of each at least.
@@ -83,6 +86,8 @@ def grids(summary: Summary) -> list[Grid]:
     aside = "warm-up or cut" if summary.report.selection.has_window else "warm-up"
     stages = evolve(_stages(others, on_gpu, aside), notes=_of_one(summary.instances))
     shown = [stages] if any(row[0] != NO_STAGE for row in stages.rows) or (stages.rows and not modes) else []
+    if summary.ranks:
+        shown.append(_ranks(summary.ranks))
     if workers := [line for line in summary.workers if line.alike][:MOST_WORKERS]:
         shown += [_engine(summary, worker, on_gpu) for worker in workers] + [_throughput(summary, workers)]
     if summary.requests:
@@ -333,13 +338,62 @@ def _stages(lines: Sequence[StageLine], on_gpu: bool, aside: str) -> Grid:
         f"{x.stage}, {aside}" if x.warm_up else x.stage,
         units.count(x.instances), units.count(x.tokens), units.rate(x.tokens_per_s),
         units.time(x.wall_total_ns), units.time(x.wall_mean_ns), *([units.time(x.wall_p50_ns)] if tailed else []),
-        units.time(x.gpu_busy_total_ns),
-        units.percent(x.busy_pct), units.count(x.kernels_total), units.count(x.launches_total),
-        units.time(x.memcpy_total_ns),
+        units.time(x.gpu_busy_total_ns - (x.wait_total_ns or 0)),
+        units.percent(x.busy_pct if x.work_pct is None else x.work_pct), units.count(x.kernels_total),
+        units.count(x.launches_total), units.time(x.memcpy_total_ns),
     ] for x in lines if x.instances or x.stage == NO_STAGE]  # fmt: skip
     low = ("memcpy", "launches", "kernels", "tokens", "wall", "GPU busy", "median", "n")
     grid = Grid("Stages", tuple(header), tuple(map(tuple, rows)), "stage_sum", low=low)
     return _without_gpu(grid, on_gpu, first=6 + tailed)
+
+
+def _ranks(lines: Sequence[RankLine]) -> Grid:
+    """What each rank did in each stage, in percent of its wall time, and of how many collectives it began last."""
+    header = ("stage", "rank", "compute", "transfer", "waiting", "unmatched", "other", "idle", "last", "hidden", "wall")
+    rows, more = [], 0
+    for stage, of_stage in groupby(lines, lambda line: line.stage):
+        every = list(of_stage)
+        shown = _most_and_least(every)
+        more = max(more, len(every) - len(shown))
+        rows += [(stage if not at else "", *_rank(line)) for at, line in enumerate(shown)]
+    notes = [
+        "Percent of the wall time; waiting for other ranks is no work. Last: of the collectives those that it began "
+        "last; hidden: of transfers those beside other work. Stages are summed over ranks."
+    ]
+    if more:
+        notes.append(f"{more} more ranks lie between these.")
+    unknown = [] if any(line.unmatched_exposed_ns for line in lines) else ["unmatched"]
+    kept = [at for at, word in enumerate(header) if word not in unknown]
+    low = ("wall", "hidden", "other", "unmatched", "idle")
+    return Grid(
+        "Ranks", tuple(header[at] for at in kept), tuple(tuple(row[at] for at in kept) for row in rows), "rank_sum", 2,
+        tuple(notes), low,
+    )  # fmt: skip
+
+
+def _most_and_least(lines: Sequence[RankLine]) -> list[RankLine]:
+    """The ranks of a stage, or those of them that began last most often, and least."""
+    if len(lines) <= MOST_RANKS:
+        return list(lines)
+    ordered = sorted(lines, key=lambda line: -(line.last_pct or 0.0))
+    half = MOST_RANKS // 2
+    return [*ordered[:half], *ordered[-half:]]
+
+
+def _rank(line: RankLine) -> tuple[str, ...]:
+    """The cells of a rank; without a stage on its host there is no wall time, and its busy time is the whole."""
+    whole, busy = line.wall_ns or line.busy_ns, line.busy_ns
+    parts = (line.compute_busy_ns, line.transfer_exposed_ns, line.wait_exposed_ns, line.unmatched_exposed_ns,
+             line.other_busy_ns, max(whole - busy, 0))  # fmt: skip
+    transfer, hidden = line.transfer_exposed_ns, line.transfer_hidden_ns
+    sent = None if transfer is None or hidden is None else transfer + hidden
+    return (
+        f"{line.pid} on {line.device_id}" if line.rank is None else str(line.rank),
+        *(units.percent(None if part is None else 100 * part / whole if whole else 0.0) for part in parts),
+        units.percent(line.last_pct),
+        units.percent(100 * hidden / sent if sent and hidden is not None else None),
+        units.time(line.wall_ns),
+    )
 
 
 def _of_one(instances: Sequence[InstanceLine]) -> tuple[str, ...]:
@@ -361,6 +415,11 @@ def _ranges(lines: Sequence[RangeLine], on_gpu: bool) -> Grid:
     return _without_gpu(grid, on_gpu, first=3)
 
 
+def _worked(line: InstanceLine) -> int:
+    """How long the GPU worked, without waiting for other ranks."""
+    return line.gpu_busy_ns - (line.wait_ns or 0)
+
+
 def _instances(lines: Sequence[InstanceLine], on_gpu: bool) -> Grid:
     header = [
         "stage",
@@ -376,8 +435,8 @@ def _instances(lines: Sequence[InstanceLine], on_gpu: bool) -> Grid:
     ]
     rows = [[
         x.stage, units.count(x.instance), units.count(x.tokens), units.time(x.wall_ns),
-        units.time(x.gpu_busy_ns), units.percent(x.busy_pct), units.time(x.gpu_idle_ns), units.count(x.kernels),
-        units.count(x.launches), units.time(x.sync_ns),
+        units.time(_worked(x)), units.percent(100 * _worked(x) / x.wall_ns if x.wall_ns else 0.0),
+        units.time(x.gpu_idle_ns), units.count(x.kernels), units.count(x.launches), units.time(x.sync_ns),
     ] for x in lines]  # fmt: skip
     low = ("sync", "launches", "GPU idle", "tokens", "kernels", "GPU busy")
     grid = Grid("Stages in no request", tuple(header), tuple(map(tuple, rows)), "stage_trace", low=low)
@@ -393,6 +452,8 @@ def _requests(lines: Sequence[RequestLine], on_gpu: bool) -> Grid:
     """Latencies of each request, or of the median and the slowest one; a warm-up is called one."""
     latencies = [(word, field) for word, field in _LATENCIES.items() if on_gpu or field.endswith("host_ns")]
     notes: list[str] = []
+    if (ranks := max(line.ranks for line in lines)) > 1:
+        notes.append(f"Requests of a group of {ranks} ranks are one.")
     many, steady = len({line.pid for line in lines}) > 1, [line for line in lines if line.steady]
     batched = any(line.batch not in (None, 1) for line in lines)
     counts = (*(("batch",) if batched else ()), "prompt_tokens", "new_tokens")
@@ -439,7 +500,7 @@ def _steps(lines: Sequence[StepLine], outliers: Sequence[OutlierLine], on_gpu: b
     notes: list[str] = []
     for line in lines:
         told = False
-        for word, stem in (("host", "duration"), ("GPU busy", "gpu_busy"))[: 1 + on_gpu]:
+        for word, stem in (("host", "duration"), ("GPU busy", "gpu_work"))[: 1 + on_gpu]:
             values = [getattr(line, f"{stem}_{part}_ns") for part in ("p50", "p90", "p99", "max", "mean")]
             stage, count = (line.stage, units.count(line.steps)) if word == "host" else ("", "")
             drift = _drift(line, stem)

@@ -13,8 +13,9 @@ import pyarrow as pa
 from dsprof.answers.what_if import WhatIf
 from dsprof.compare.outcome import Outcome
 from dsprof.ground.documents import json_pieces
-from dsprof.show import diff, units
+from dsprof.show import diff, reports, units
 from dsprof.show.layout import Grid, coverage, grids, headline, verdicts
+from dsprof.show.reports import ReportsSummary
 from dsprof.show.safe import for_csv, for_json, for_markdown
 from dsprof.show.summary import Summary
 from dsprof.show.what_if import grid
@@ -129,6 +130,20 @@ def summary_markdown(summary: Summary) -> str:
     parts += map(_grid_markdown, grids(summary))
     notes = [f"- {for_markdown(str(found))}" for found in summary.findings]
     parts += filter(None, [for_markdown(coverage(summary)), "\n".join(notes)])
+    return "\n\n".join(parts)
+
+
+def reports_json(summary: ReportsSummary) -> Iterator[str]:
+    """The summary of several reports as a JSON document, piece by piece."""
+    return map(for_json, json_pieces(summary, lines=True, ascii_alone=False))
+
+
+def reports_markdown(summary: ReportsSummary) -> str:
+    """The summary of several reports as Markdown."""
+    parts = ["\n".join(f"- **{label}**: {for_markdown(text)}" for label, text in reports.headline_of(summary))]
+    parts += filter(None, [for_markdown(reports.nobody_compared(summary))])
+    parts += map(_grid_markdown, reports.reports_grids(summary))
+    parts += filter(None, ["\n".join(f"- {for_markdown(one)}" for one in reports.failures(summary))])
     return "\n\n".join(parts)
 
 

@@ -17,6 +17,7 @@ from dsprof.answers.host_python import HostFunction, HostPython
 from dsprof.answers.overhead import Cost, Overhead
 from dsprof.answers.roofs import ASK, StageRoof, StageRoofs, sum_roofs
 from dsprof.answers.verdicts import Culprit, Verdict, judge
+from dsprof.answers.waits import StageWaits
 from dsprof.answers.what_if import Prediction, as_graphs
 from dsprof.attribute.ranges import VIA, RangeTree
 from dsprof.attribute.stages import StageRanges
@@ -25,6 +26,7 @@ from dsprof.findings import Finding
 from dsprof.ground.arrow import bits
 from dsprof.measures.tally import Tally
 from dsprof.measures.totals import StageTotals
+from dsprof.model.peaks import link_of
 from dsprof.rules.names import short_kernel_name
 from dsprof.rules.rules import Rules
 from dsprof.trace import Report, pid_of
@@ -59,6 +61,12 @@ class StageLine:
     wall_p50_ns: float | None
     gpu_busy_total_ns: int
     busy_pct: float | None
+    work_pct: float | None
+    compute_total_ns: int
+    transfer_total_ns: int | None
+    wait_total_ns: int | None
+    unmatched_total_ns: int
+    other_total_ns: int
     kernels_total: int
     kernel_total_ns: int
     launches_total: int
@@ -81,10 +89,39 @@ class InstanceLine:
     gpu_busy_ns: int
     gpu_idle_ns: int
     busy_pct: float
+    wait_ns: int | None
     kernels: int
     launches: int
     memcpy_bytes: int
     sync_ns: int
+
+
+@frozen
+class RankLine:
+    """A stage on one of several ranks: a row of `rank_sum`."""
+
+    stage: str
+    rank: int | None
+    pid: int
+    device_id: int
+    group: int | None
+    collectives: int
+    matched: int
+    last_pct: float | None
+    busy_ns: int
+    compute_busy_ns: int
+    transfer_exposed_ns: int | None
+    transfer_hidden_ns: int | None
+    wait_exposed_ns: int | None
+    wait_hidden_ns: int | None
+    unmatched_exposed_ns: int
+    other_busy_ns: int
+    launches: int
+    wall_ns: int | None
+    host_ns: int | None
+    host_in_calls_ns: int | None
+    compute_vs_median_pct: float | None
+    host_vs_median_pct: float | None
 
 
 @frozen
@@ -94,6 +131,7 @@ class RequestLine:
     request: int
     found: str
     pid: int
+    ranks: int
     steady: bool
     batch: int | None
     prompt_tokens: int | None
@@ -130,6 +168,11 @@ class StepLine:
     gpu_busy_p90_ns: float | None
     gpu_busy_p99_ns: float | None
     gpu_busy_max_ns: int | None
+    gpu_work_mean_ns: float | None
+    gpu_work_p50_ns: float | None
+    gpu_work_p90_ns: float | None
+    gpu_work_p99_ns: float | None
+    gpu_work_max_ns: int | None
     launches_p50: float | None
     kernels_p50: float | None
     cut_steps: int
@@ -144,6 +187,8 @@ class StepLine:
     duration_drift_error_ns_per_token: float | None
     gpu_busy_drift_ns_per_token: float | None
     gpu_busy_drift_error_ns_per_token: float | None
+    gpu_work_drift_ns_per_token: float | None
+    gpu_work_drift_error_ns_per_token: float | None
 
 
 @frozen
@@ -321,6 +366,7 @@ class Summary:
     verdicts: tuple[Verdict, ...]
     stages: tuple[StageLine, ...]
     instances: tuple[InstanceLine, ...]
+    ranks: tuple[RankLine, ...]
     roofs: tuple[StageRoof, ...]
     roofs_note: str
     requests: tuple[RequestLine, ...]
@@ -358,10 +404,20 @@ def summarize(
         report=facts[RangeTree].report,
         counts=_counts(facts[Tally], len(facts[RangeTree].ranges)),
         verdicts=tuple(
-            _verdicts(tables, roofs, facts[Overhead], facts.call(_python), facts.call(as_graphs), facts[StageRanges])
+            _verdicts(
+                tables,
+                roofs,
+                facts[Overhead],
+                facts.call(_python),
+                facts.call(as_graphs),
+                facts[StageRanges],
+                facts[StageWaits],
+                link_of(gpu.name for gpu in facts[RangeTree].report.gpus),
+            )
         ),
         stages=tuple(_lines(StageLine, tables["stage_sum"])),
         instances=tuple(_lines(InstanceLine, facts.call(_of_no_engine, stage_trace=tables["stage_trace"]))),
+        ranks=tuple(_of_several(_lines(RankLine, tables["rank_sum"]))),
         roofs=tuple(roofs.values()),
         roofs_note=facts.call(_roofs_note),
         requests=tuple(_lines(RequestLine, tables["request_trace"])),
@@ -394,6 +450,8 @@ def _verdicts(
     python: Mapping[str, tuple[HostFunction, ...]],
     graphs: Mapping[str, Prediction],
     staged: StageRanges,
+    waits: StageWaits,
+    link: float | None,
 ) -> list[Verdict]:
     """A verdict on each stage that ran kernels."""
     costs = {cost.stage: cost for cost in overhead.costs if not cost.of_steps}
@@ -403,7 +461,8 @@ def _verdicts(
         first = [one[stage].slice(0, 1).to_pylist()[0] for one in (families, kernels) if stage in one]
         culprit = _culprit(*first) if len(first) == 2 else None
         about = (roofs.get(stage), culprit, costs.get(stage), python.get(stage, ()), graphs.get(stage))
-        found.append(judge(stage, rows, *about, of_engine=stage in staged.engine.modes))
+        ranks = waits.of_stage.get(stage, ())
+        found.append(judge(stage, rows, *about, of_engine=stage in staged.engine.modes, ranks=ranks, link=link))
     return [verdict for verdict in found if verdict is not None]
 
 
@@ -438,6 +497,13 @@ def _roofs_note(rules: Rules, staged: StageRanges, totals: StageTotals) -> str:
 def _of_no_engine(staged: StageRanges, stage_trace: pa.Table) -> pa.Table:
     """The rows of `stage_trace` that are no steps of an engine, of which there may be very many."""
     return stage_trace.filter(bits(staged.engine_row < 0))
+
+
+def _of_several(lines: list[RankLine]) -> list[RankLine]:
+    """Those of ranks that make their collectives together; of ``(no stage)`` too where it is all there is."""
+    some = [line for line in lines if line.group is not None and line.collectives]
+    kept = _shown([line.stage for line in some])
+    return [line for line in some if line.stage in kept]
 
 
 def _workers(

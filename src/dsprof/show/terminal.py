@@ -17,9 +17,10 @@ from rich.text import Text
 from dsprof.answers.what_if import WhatIf
 from dsprof.compare.outcome import Outcome
 from dsprof.rules.names import short_kernel_name
-from dsprof.show import diff, units, what_if
+from dsprof.show import diff, reports, units, what_if
 from dsprof.show.layout import Grid, coverage, grids, headline, verdicts
 from dsprof.show.plain import cells, kind_of
+from dsprof.show.reports import ReportsSummary
 from dsprof.show.safe import for_terminal, visible
 from dsprof.show.summary import Summary
 
@@ -73,6 +74,72 @@ def print_summary(summary: Summary, out: Console) -> None:
     narrow = f" Left out at this width: {words}." if words else ""
     more = f"More with `dsprof{_GLUE}table`: {tables}.{narrow}"
     _paragraph(out, [("" if first or not covered else f"{covered} ", ""), (more, "dim")])
+
+
+def print_reports(summary: ReportsSummary, out: Console) -> None:
+    """The first screen of several reports: who holds the others up, a heat map, what failed, each of them."""
+    labels = reports.headline_of(summary)
+    room = max(len(label) for label, _ in labels) + _GAP
+    for label, text in labels:
+        _paragraph(out, [(label.ljust(room), "dim"), (text, "")], " " * room)
+    if said := reports.nobody_compared(summary):
+        out.print()
+        _paragraph(out, [(said, "")])
+    left_out = list[str]()
+    if held := reports.holders(summary):
+        out.print()
+        left_out += _print_grid(held, out)
+        _paragraph(out, [(" ".join(held.notes), "dim")])
+    if heat := reports.heat_of(reports.shown_stages(summary)):
+        out.print()
+        _print_heat(heat, out)
+    if lost := reports.failures(summary):
+        out.print()
+        for sentence in lost:
+            _paragraph(out, [("! ", "bold yellow"), (sentence, "")], "  ")
+    out.print()
+    each = reports.report_grid(summary)
+    left_out += _print_grid(each, out)
+    narrow = [f"Left out at this width: {', '.join(dict.fromkeys(left_out))}."] if left_out else []
+    if notes := " ".join([*each.notes, *narrow]):
+        _paragraph(out, [(notes, "dim")])
+
+
+#: How a number of a heat map looks that is so far from the median, in percent; those below it, and nearer ones not.
+_HEAT = ((20.0, "bold white on red"), (10.0, "black on bright_red"), (5.0, "black on yellow"))
+_COLD = ((20.0, "bold white on blue"), (10.0, "black on bright_blue"), (5.0, "black on cyan"))
+
+
+def _print_heat(heat: reports.Heat, out: Console) -> None:
+    """A heat map; what does not fit the width follows below."""
+    _paragraph(out, [(heat.title, "bold")])
+    names = _Shown("stage", False, [_fit(visible(name), _LEAST_NAMES) for name in heat.names])
+    columns = [
+        _Shown(_fit(visible(label), _LEAST_NAMES), True, [reports.heat_cell(row[place]) for row in heat.rows])
+        for place, label in enumerate(heat.columns)
+    ]
+    values, done = [list(column) for column in zip(*heat.rows, strict=True)], 0
+    for block in _blocks(columns, out.width + _GAP - names.width):
+        table = RichTable(box=None, pad_edge=False, padding=(0, 1))
+        table.add_column(names.name, header_style="bold", no_wrap=True)
+        for column in block:
+            table.add_column(_text(column.name), justify="right", header_style="dim", no_wrap=True)
+        for place, name in enumerate(names.cells):
+            cells = [
+                Text(column.cells[place], _heat_style(values[done + number][place]))
+                for number, column in enumerate(block)
+            ]
+            table.add_row(_text(name), *cells)
+        out.print(table)
+        done += len(block)
+    if heat.notes:
+        _paragraph(out, [(" ".join(heat.notes), "dim")])
+
+
+def _heat_style(value: float | None) -> str:
+    if value is None:
+        return "dim"
+    return next((style for least, style in (_HEAT if value > 0 else _COLD) if abs(value) >= least), "")
 
 
 def _print_verdicts(summary: Summary, out: Console) -> None:

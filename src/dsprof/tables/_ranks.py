@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from attrs import evolve
 
-from dsprof.answers.collectives import INCONCLUSIVE, RANK_FROM, YES, MatchedCollectives
+from dsprof.answers.collectives import INCONCLUSIVE, YES, MatchedCollectives
+from dsprof.answers.identity import RANK_FROM
 from dsprof.arrays import NULL, Ints
 from dsprof.arrays.statistics import Floats, count_by, sum_by
 from dsprof.tables._table import CodedText, Table, integer, name, real, share_pct
@@ -17,7 +18,9 @@ from dsprof.trace import pid_of
 #: Which rank it is.
 WHO = (
     integer("rank", "The number of the rank; missing where nothing tells it.", True),
-    name("rank_from", "What tells it: the device, or the report's file name.", nullable=True),
+    name(
+        "rank_from", "What tells it: NCCL, the environment by its launcher, the device, the file name.", nullable=True
+    ),
     integer("pid", "Process."),
     integer("device_id", "CUDA device."),
     integer("group", "Ranks that make their collectives together have the same; missing without a match.", True),

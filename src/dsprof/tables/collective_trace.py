@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from dsprof.answers.collectives import LAST, TOGETHER, MatchedCollectives
-from dsprof.arrays import NULL
+from dsprof.answers.collectives import LAST, TOGETHER, MatchedCollectives, hexadecimal
+from dsprof.arrays import NULL, Ints
 from dsprof.rules.collectives import OPERATIONS
 from dsprof.rules.names import short_kernel_name
 from dsprof.tables._ranks import WHO, who
@@ -20,6 +20,9 @@ def build(matched: MatchedCollectives) -> dict[str, Any]:
     columns = {column: values[order] for column, values in matched.columns.items()}
     return {
         **who(matched, columns["rank"]),
+        "group": np.where(columns["group"] < 0, NULL, columns["group"]),
+        "communicator": _communicators(columns["communicator"]),
+        "bytes": columns["bytes"],
         "operation": CodedText(columns["operation"], tuple(OPERATIONS)),
         "kernel": CodedText(columns["name"], tuple(short_kernel_name(text) for text in matched.names)),
         "ends_together": TOGETHER[columns["operation"]],
@@ -40,6 +43,13 @@ def build(matched: MatchedCollectives) -> dict[str, Any]:
     }
 
 
+def _communicators(column: Ints) -> CodedText:
+    """Communicators as text; missing where they are not known."""
+    known, code = np.unique(column, return_inverse=True)
+    unknown = len(known) > 0 and known[0] == NULL
+    return CodedText(code.reshape(-1) - unknown, tuple(map(hexadecimal, known[int(unknown) :].tolist())))
+
+
 TABLE = Table(
     "collective_trace",
     "a collective x rank",
@@ -50,6 +60,8 @@ TABLE = Table(
         integer("collective", "Which collective of its group it is, from 0; missing without a match.", True),
         integer("ranks", "How many ranks of the report, or of the reports, it has.", True),
         *WHO,
+        name("communicator", "Its communicator, as NCCL says in the payload of its ranges; missing without.", True),
+        integer("bytes", "The message size that NCCL was told: what a rank sends; missing without.", True),
         integer("stream_id", "CUDA stream.", True),
         integer("api_start_ns", "When the API call that launched it began.", True),
         integer("start_ns", "When it began on the GPU."),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from dsprof.answers.engine_times import EngineTimes
+from dsprof.answers.painting import StageBusy
 from dsprof.arrays import NULL, Ints
 from dsprof.arrays.statistics import Floats, count_by, distribution, sum_by
 from dsprof.attribute.engines import COUNTS
@@ -19,7 +20,7 @@ _COUNTED = COUNTS[:4]
 _PERCENTS = (50, 90, 99)
 
 
-def build(staged: StageRanges, times: EngineTimes, totals: StageTotals) -> dict[str, Any]:
+def build(staged: StageRanges, times: EngineTimes, totals: StageTotals, busy: StageBusy) -> dict[str, Any]:
     """A row per thread that runs an engine, over all its steps; after it one for each mode of them.
 
     ::
@@ -66,7 +67,7 @@ def build(staged: StageRanges, times: EngineTimes, totals: StageTotals) -> dict[
         "in_range_ns": total(times.in_range_ns),
         "after_range_ns": total(times.after_range_ns, followed),
         "between_ns": total(times.between_ns, followed & ~pause),
-        "gpu_busy_ns": total(totals.gpu_busy_ns[:-1][stage]),
+        "gpu_busy_ns": total((totals.gpu_busy_ns - busy.collectives.wait)[:-1][stage]),
         "kernels": total(totals.kernels[:-1][stage]),
         "kernel_total_ns": total(totals.kernel_total_ns[:-1][stage]),
         "after_kernels": total(times.after_kernels),
@@ -146,7 +147,10 @@ TABLE = Table(
         integer("in_range_ns", "Host time in the ranges of the steps."),
         integer("after_range_ns", "Host time after them, until the last CUDA API call of each step."),
         integer("between_ns", "Time from then, or from when the GPU was done, to the next step; without pauses."),
-        integer("gpu_busy_ns", "Sum over the steps of the time in which the GPU worked for each."),
+        integer(
+            "gpu_busy_ns",
+            "Sum over the steps of the time in which the GPU worked for each and waited for no rank.",
+        ),
         integer("kernels", "Their kernels."),
         integer("kernel_total_ns", "Sum of the kernels' durations."),
         integer("after_kernels", "Of the kernels, those launched after the range of their step."),

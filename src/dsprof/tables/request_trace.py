@@ -10,27 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from dsprof.answers.batches import Batches, of_all
-from dsprof.answers.requests import FOUND, Requests, RequestTokens
-from dsprof.answers.stages import Stages
+from dsprof.answers.batches import of_all
+from dsprof.answers.collectives import MatchedCollectives
+from dsprof.answers.rank_requests import SUMS, RankRequests
+from dsprof.answers.requests import FOUND
 from dsprof.arrays import NULL, Bools, Ints
-from dsprof.arrays.statistics import Floats, count_by, sum_by
-from dsprof.attribute.ranges import RangeTree
-from dsprof.measures.totals import StageTotals
+from dsprof.arrays.statistics import Floats
 from dsprof.tables._table import CodedText, Column, Table, integer, name, real
 from dsprof.trace import pid_of, tid_of
 
-_SUMS = ("gpu_busy_ns", "launches", "gpu_ops", "kernels", "kernel_total_ns", "memcpy_ns", "sync_ns")
 
-
-def build(
-    tree: RangeTree,
-    found: Requests,
-    batches: Batches,
-    tokens: RequestTokens,
-    stages: Stages,
-    totals: StageTotals,
-) -> dict[str, Any]:
+def build(requests: RankRequests, matched: MatchedCollectives) -> dict[str, Any]:
     """A row per request, by start.
 
     ::
@@ -40,46 +30,46 @@ def build(
         TTFT         |............. host                            (last - first) / steps = TPOT, on each clock
                      |.............. GPU
     """
-    sums = {column: _sum(found.of_stage, getattr(totals, column)[:-1], len(found)) for column in _SUMS}
-    new: Ints = of_all(np.where(tokens.steps != NULL, tokens.steps + 1, NULL), batches.of_request)
-    duration = found.end - found.start
+    found = requests.columns
+    batch, steps = found["batch"], found["steps"]
+    new: Ints = of_all(np.where(steps != NULL, steps + 1, NULL), batch)
+    duration = found["end"] - found["start"]
     return {
-        "request": found.number,
-        "found": CodedText((found.range < 0).astype(np.int64), FOUND),
-        "pid": pid_of(found.thread),
-        "tid": tid_of(found.thread),
-        "range_id": np.append(tree.ranges.range_id, NULL)[found.range],
-        "start_ns": found.start,
-        "end_ns": found.end,
-        "batch": batches.of_request,
-        "prompt_tokens": of_all(tokens.prompt, batches.of_request),
+        "report": CodedText(found["report"], matched.reports),
+        "request": found["number"],
+        "found": CodedText(found["paired"], FOUND),
+        "pid": pid_of(found["thread"]),
+        "tid": tid_of(found["thread"]),
+        "range_id": found["range_id"],
+        "ranks": found["ranks"],
+        "start_ns": found["start"],
+        "end_ns": found["end"],
+        "batch": batch,
+        "prompt_tokens": of_all(found["prompt"], batch),
         "new_tokens": new,
-        "steady": count_by(found.of_stage[~stages.steady & (found.of_stage >= 0)], len(found)) == 0,
-        **_latencies(found, tokens),
+        "steady": found["steady"] > 0,
+        **_latencies(found),
         "e2e_ns": duration,
         "tokens_per_s": _per_second(new, duration),
-        "limit_tokens_per_s": _per_second(new, sums["gpu_busy_ns"]),
-        "stages": count_by(found.of_stage + 1, len(found) + 1)[1:],
-        **sums,
+        "limit_tokens_per_s": _per_second(new, found["work"]),
+        "stages": found["stages"],
+        **{column: found[column] for column in (*SUMS, "wait_ns")},
     }
 
 
-def _latencies(found: Requests, tokens: RequestTokens) -> dict[str, Any]:
+def _latencies(found: dict[str, Ints]) -> dict[str, Any]:
     """Time to first token, and per token after it, as the host saw them and as the GPU did."""
-    some = (tokens.steps != NULL) & (tokens.steps > 0)
-    on_gpu = some & (tokens.first_gpu != NULL) & (tokens.last_gpu != NULL) & (tokens.last_gpu >= tokens.first_gpu)
+    start, first, last, steps = (found[name] for name in ("start", "first", "last", "steps"))
+    first_gpu, last_gpu, work = (found[name] for name in ("first_gpu", "last_gpu", "decode_work"))
+    some = (steps != NULL) & (steps > 0)
+    on_gpu = some & (first_gpu != NULL) & (last_gpu != NULL) & (last_gpu >= first_gpu)
     return {
-        "ttft_host_ns": np.where(tokens.first != NULL, tokens.first - found.start, NULL),
-        "ttft_gpu_ns": np.where(tokens.first_gpu != NULL, tokens.first_gpu - found.start, NULL),
-        "tpot_host_ns": _ratio(tokens.last - tokens.first, tokens.steps, some),
-        "tpot_gpu_ns": _ratio(tokens.last_gpu - tokens.first_gpu, tokens.steps, on_gpu),
-        "tpot_busy_ns": _ratio(tokens.busy, tokens.steps, some & (tokens.busy > 0)),
+        "ttft_host_ns": np.where(first != NULL, first - start, NULL),
+        "ttft_gpu_ns": np.where(first_gpu != NULL, first_gpu - start, NULL),
+        "tpot_host_ns": _ratio(last - first, steps, some),
+        "tpot_gpu_ns": _ratio(last_gpu - first_gpu, steps, on_gpu),
+        "tpot_busy_ns": _ratio(work, steps, some & (work > 0)),
     }
-
-
-def _sum(of_stage: Ints, values: Ints, requests: int) -> Ints:
-    """Sum per request over its stages."""
-    return sum_by(of_stage + 1, values, requests + 1)[1:]
 
 
 def _ratio(part: Ints | Floats, whole: Ints, known: Bools) -> Floats:
@@ -96,15 +86,24 @@ TABLE = Table(
     "request_trace",
     "a request",
     (
-        integer("request", "Its number: payload of its range, else its ordinal, from 0; one per process and payload."),
+        integer(
+            "request",
+            "Its number: payload of its range, else its ordinal, from 0; one per process and payload, or for all the "
+            "ranks that make it together.",
+        ),
         name(
             "found",
             "How it was found: range (the range `request`), or paired (a prefill that no such range holds, with the "
             "decodes that follow it on its thread before the next prefill).",
         ),
-        integer("pid", "Process."),
+        integer("pid", "Process; of several ranks the first."),
         integer("tid", "Thread that began it."),
         integer("range_id", "Its row in range_trace; missing where it was paired.", True),
+        integer(
+            "ranks",
+            "How many processes make it: the ranks of a tensor-parallel group, whose requests have the same number and "
+            "tokens, and whose collectives are each other's, all-reduces for the better part.",
+        ),
         integer("start_ns", "When it began on the host: its range, else its first stage."),
         integer("end_ns", "When it ended on the host: its range, else the last of its stages."),
         integer("batch", "Sequences that it serves at once; missing where nothing says it.", True),
@@ -141,13 +140,19 @@ TABLE = Table(
         ),
         real(
             "tpot_busy_ns",
-            "GPU busy time of the decode by its steps: a step cannot take less with these kernels.",
+            "GPU busy time of the decode by its steps, without waiting for other ranks, on the slowest rank: a step "
+            "cannot take less with these kernels.",
             True,
         ),
         integer("e2e_ns", "End-to-end latency on the host: end_ns - start_ns."),
         real("tokens_per_s", "new_tokens by e2e_ns.", True),
-        real("limit_tokens_per_s", "new_tokens by gpu_busy_ns: more cannot be had with these kernels.", True),
-        integer("stages", "Its stages, whatever their names; the sums that follow are theirs."),
+        real(
+            "limit_tokens_per_s",
+            "new_tokens by gpu_busy_ns, without waiting for other ranks, on the slowest rank: more cannot be had with "
+            "these kernels.",
+            True,
+        ),
+        integer("stages", "Its stages on all its ranks, whatever their names; the sums that follow are theirs."),
         integer("gpu_busy_ns", "Sum of its stages' GPU busy times."),
         integer("launches", "CUDA API calls that put its operations on the GPU."),
         integer("gpu_ops", "Its GPU operations."),
@@ -155,6 +160,7 @@ TABLE = Table(
         integer("kernel_total_ns", "Sum of the kernels' durations."),
         integer("memcpy_ns", "Sum of its copies' durations."),
         integer("sync_ns", "Host time in calls that only wait for the GPU."),
+        integer("wait_ns", "Of gpu_busy_ns: nothing but waiting for other ranks; see stage_trace."),
     ),
     build,
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dsprof.answers.painting import StageBusy
 from dsprof.answers.roofs import StageRoofs
 from dsprof.answers.stages import Stages
 from dsprof.attribute.stages import StageRanges
@@ -14,7 +15,7 @@ from dsprof.tables._table import CodedText, Table, integer, name, real
 _ROOFS = ("compute", "memory")
 
 
-def build(staged: StageRanges, stages: Stages, found: StageRoofs) -> dict[str, Any]:
+def build(staged: StageRanges, stages: Stages, found: StageRoofs, busy: StageBusy) -> dict[str, Any]:
     """A row per stage whose costs are known, by start; none without a model (``--model-config``)."""
     known, rows, peaks = found.known, found.known.row, found.peaks
     shares = {"mfu": found.mfu, "busy_mfu": found.busy_mfu, "bandwidth": found.bandwidth,
@@ -32,7 +33,7 @@ def build(staged: StageRanges, stages: Stages, found: StageRoofs) -> dict[str, A
         "model_bytes": known.bytes,
         "flops_per_byte": known.flops / np.maximum(known.bytes, 1),
         "wall_ns": stages.wall[rows],
-        "gpu_busy_ns": stages.busy[rows],
+        "gpu_busy_ns": (stages.busy - busy.collectives.wait[:-1])[rows],
         **{f"{column}_pct": 100.0 * share for column, share in shares.items()},
         "peak_flops_per_s": known.flops / (found.compute_ns / 1e9),
         "peak_bytes_per_s": known.devices * (peaks.bytes_per_s if peaks else 0.0),
@@ -53,12 +54,12 @@ TABLE = Table(
         integer("forwards", "Forwards of the model: 1 of a prefill, the steps of a decode."),
         integer("tokens", "Tokens of all its sequences, as in stage_trace."),
         integer("context_tokens", "Tokens of one sequence in the KV cache before it."),
-        integer("devices", "GPUs it ran on; their peaks are added up."),
+        integer("devices", "GPUs it ran on, also those of other ranks of its request; their peaks are added up."),
         integer("model_flops", "Floating-point operations that its tokens need; a multiply-add is 2."),
         integer("model_bytes", "Bytes of weights and KV cache that must be moved at least; activations do not count."),
         real("flops_per_byte", "Arithmetic intensity: model_flops by model_bytes."),
         integer("wall_ns", "Wall time, as in stage_trace."),
-        integer("gpu_busy_ns", "Time the GPU was busy with it, as in stage_trace."),
+        integer("gpu_busy_ns", "Time the GPU was busy with it: gpu_busy_ns of stage_trace without its wait_ns."),
         real("mfu_pct", "Model FLOPs utilization: compute_roof_ns in percent of wall_ns.", True),
         real("busy_mfu_pct", "The same of gpu_busy_ns.", True),
         real("bandwidth_pct", "Memory-bandwidth utilization: memory_roof_ns in percent of wall_ns.", True),

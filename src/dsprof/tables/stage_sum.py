@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dsprof.answers.painting import StageBusy
 from dsprof.answers.stages import Stages
 from dsprof.arrays import NULL, Ints
 from dsprof.attribute.stages import StageRanges
@@ -32,7 +33,17 @@ _EVERYWHERE = ("launches", "gpu_ops", "kernels", "kernel_total", "memcpy", "sync
 _SPREAD = ("mean", "std", "p50", "p90", "p99")
 
 
-def build(staged: StageRanges, stages: Stages, totals: StageTotals) -> dict[str, Any]:
+#: What the GPU was busy with, which is summed and not spread out, and what each is.
+_SPLIT = {
+    "compute_ns": "a kernel ran that is no collective",
+    "transfer_ns": "nothing but a collective that transferred; missing where none has its match",
+    "wait_ns": "nothing but one that waited for another rank, which is no work; missing where none has its match",
+    "unmatched_ns": "nothing but one without a match",
+    "other_ns": "a copy or a set, and no kernel that is no collective",
+}
+
+
+def build(staged: StageRanges, stages: Stages, totals: StageTotals, parts: StageBusy) -> dict[str, Any]:
     """A row per stage of the rules over its steady instances, one over its warm-up, if any, and ``(no stage)`` last."""
     kind, last = 2 * stages.code + ~stages.steady, len(staged.names) - 1
     kinds = np.union1d(2 * np.arange(last), kind)
@@ -53,9 +64,23 @@ def build(staged: StageRanges, stages: Stages, totals: StageTotals) -> dict[str,
     counted = (tokens != NULL) & (duration > 0)
     per_second = np.divide(tokens * 1e9, duration, out=np.full(count, np.nan), where=counted)
     values["tokens_per_s"] = np.append(per_second, np.nan)
+    for column, rows in parts.columns.items():
+        values[_split_name(column)] = np.append(_totals(rows[:-1], of_row, count), rows[-1])
     busy, wall = values["gpu_busy_total_ns"][:-1], values["wall_total_ns"][:-1]
     values["busy_pct"] = np.append(np.where(wall > 0, share_pct(busy, wall), np.nan), np.nan)
+    waited = values["wait_total_ns"][:-1]
+    working = np.where((wall > 0) & (waited != NULL), share_pct(busy - np.maximum(waited, 0), wall), np.nan)
+    values["work_pct"] = np.append(working, np.nan)
     return values
+
+
+def _split_name(column: str) -> str:
+    """The name of the sum of a part of the busy time.
+
+    >>> _split_name("wait_ns")
+    'wait_total_ns'
+    """
+    return f"{column.removesuffix('_ns')}_total_ns"
 
 
 def _total_name(stem: str, unit: str) -> str:
@@ -118,6 +143,10 @@ TABLE = Table(
         integer("tokens", "Tokens of all these instances and their sequences: see stage_trace.", True),
         real("tokens_per_s", "tokens by duration_total_ns.", True),
         real("busy_pct", "gpu_busy_total_ns in percent of wall_total_ns.", True),
+        real(
+            "work_pct", "The same without the time in which the GPU waited for other ranks, where that is known.", True
+        ),
+        *(integer(_split_name(column), f"Of gpu_busy_total_ns: {text}.", True) for column, text in _SPLIT.items()),
         *_columns(),
     ),
     build,

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from dsprof.answers.ends import StageEnds, settled
+from dsprof.answers.painting import StageBusy
 from dsprof.answers.stages import Stages
+from dsprof.answers.waits import WaitedFor
 from dsprof.answers.warm_up import EXPLAINED, NOTABLE, ColdTime
 from dsprof.arrays import NULL
 from dsprof.attribute.ranges import RangeTree
@@ -28,6 +30,8 @@ def build(
     accounts: Accounts,
     cold: ColdTime,
     ends: StageEnds,
+    busy: StageBusy,
+    waited: WaitedFor,
 ) -> dict[str, Any]:
     """A row per stage range, by start.
 
@@ -36,6 +40,7 @@ def build(
         host   start |=========== duration ===========| end
         GPU            proj_start |--busy--|  |--busy--|-----|
         wall         |======================================|      wall = busy + idle
+        busy                       |compute|  |wait|transfer|      busy = compute + transfer + wait + other
     """
     account = settled(accounts.stages, ends.left)
     projected = np.where(stages.proj_end == NULL, NULL, stages.proj_end - stages.proj_start)
@@ -62,6 +67,9 @@ def build(
         "gpu_busy_ns": stages.busy,
         "gpu_idle_ns": stages.wall - stages.busy,
         "busy_pct": share_pct(stages.busy, stages.wall),
+        **{column: values[:-1] for column, values in busy.columns.items()},
+        "wait_rank": waited.rank,
+        "wait_rank_ns": waited.wait,
         "launches": totals.launches[:-1],
         "graph_launches": totals.graph_launches[:-1],
         "gpu_ops": totals.gpu_ops[:-1],
@@ -74,6 +82,15 @@ def build(
         "off_cpu_ns": account.get("off_cpu", np.full(len(staged.rows), NULL)),
     }
 
+
+#: What the GPU was busy with.
+SPLIT = (
+    integer("compute_ns", "Of gpu_busy_ns: a kernel ran that is no collective."),
+    integer("transfer_ns", "Of the rest: a collective transferred; missing where none has its match.", True),
+    integer("wait_ns", "Of the rest: a collective waited for another rank, which is no work; missing as that.", True),
+    integer("unmatched_ns", "Of the rest: a collective ran that has no match, so that it may transfer or wait."),
+    integer("other_ns", "Of gpu_busy_ns: a copy or a set ran, and no kernel that is no collective."),
+)
 
 TABLE = Table(
     "stage_trace",
@@ -120,6 +137,9 @@ TABLE = Table(
         integer("gpu_busy_ns", "Time covered by at least one of its GPU operations."),
         integer("gpu_idle_ns", "wall_ns - gpu_busy_ns."),
         real("busy_pct", "gpu_busy_ns in percent of wall_ns."),
+        *SPLIT,
+        integer("wait_rank", "The number of the rank that it waited for longest, where that is known.", True),
+        integer("wait_rank_ns", "How long it waited in collectives that this rank began last.", True),
         integer("launches", "CUDA API calls that put its operations on the GPU."),
         integer("graph_launches", "Those of them that launch a CUDA graph."),
         integer("gpu_ops", "Its GPU operations: kernels, copies, sets, whole graphs."),

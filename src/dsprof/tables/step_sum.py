@@ -8,6 +8,7 @@ import numpy as np
 from attrs import frozen
 
 from dsprof.answers.engine_times import EngineTimes
+from dsprof.answers.painting import StepBusy
 from dsprof.answers.stages import Stages
 from dsprof.answers.steps import Steps
 from dsprof.arrays import NULL, Bools, Ints
@@ -20,6 +21,7 @@ from dsprof.tables._table import CodedText, Column, Table, integer, name, real
 _METRICS = (
     ("duration", "_ns", "time on the host"),
     ("gpu_busy", "_ns", "GPU busy time"),
+    ("gpu_work", "_ns", "GPU busy time without waiting for other ranks"),
     ("launches", "", "launches"),
     ("kernels", "", "kernels"),
 )
@@ -27,10 +29,12 @@ _PERCENTS = (50, 90, 99)
 #: Bits of the logarithm of a batch.
 _SIZES = 8
 #: Of these, the ones for which a drift is told.
-_DRIFTING = ("duration", "gpu_busy")
+_DRIFTING = ("duration", "gpu_busy", "gpu_work")
 
 
-def build(staged: StageRanges, stages: Stages, steps: Steps, totals: StepTotals, engine: EngineTimes) -> dict[str, Any]:
+def build(
+    staged: StageRanges, stages: Stages, steps: Steps, totals: StepTotals, engine: EngineTimes, busy: StepBusy
+) -> dict[str, Any]:
     """A row per stage with steps, over its steady ones; then its parts: instances, with all their steps, or batches.
 
     ::
@@ -43,7 +47,7 @@ def build(staged: StageRanges, stages: Stages, steps: Steps, totals: StepTotals,
     """
     whole = np.append(engine.whole, True)[staged.step_engine_row]
     of = _Rows.of(staged, steps, whole)
-    measured, rows = _measured(steps, totals), len(of.code)
+    measured, rows = _measured(steps, totals, busy), len(of.code)
     values: dict[str, Any] = {
         "stage": of.code,
         "instance": np.append(stages.instance, NULL)[of.stage],
@@ -119,9 +123,14 @@ def _intervals(staged: StageRanges, engine: EngineTimes, of: _Rows, rows: int) -
     return values
 
 
-def _measured(steps: Steps, totals: StepTotals) -> dict[str, Ints]:
-    rest = {stem: getattr(totals, stem + unit)[: len(steps.range)] for stem, unit, _ in _METRICS[1:]}
-    return {"duration": steps.duration, **rest}
+def _measured(steps: Steps, totals: StepTotals, busy: StepBusy) -> dict[str, Ints]:
+    """For each of `_METRICS`, in order: its value in every step."""
+    columns = {
+        **totals.columns,
+        "duration_ns": steps.duration,
+        "gpu_work_ns": totals.gpu_busy_ns - busy.collectives.wait,
+    }
+    return {stem: columns[stem + unit][: len(steps.range)] for stem, unit, _ in _METRICS}
 
 
 def _statistics(measured: dict[str, Ints], group: Ints, step: Ints, rows: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from dsprof import arrays as at
 from dsprof.answers.ends import StageEnds, settled
 from dsprof.answers.engine_times import PAUSE, EngineTimes
+from dsprof.answers.painting import StepBusy
 from dsprof.answers.stages import Stages, wall_time
 from dsprof.answers.steps import Steps
 from dsprof.arrays import NULL, Ints
@@ -44,6 +45,7 @@ def build(
     host: HostTimeOfSteps,
     ends: StageEnds,
     engine: EngineTimes,
+    busy: StepBusy,
 ) -> dict[str, Any]:
     """A row per step, by start; then a row without a number per stage that launched something between its steps."""
     count = len(steps.range)
@@ -55,6 +57,7 @@ def build(
         **_of_engine(staged, engine, len(between)),
         **_standing_out(steps, host, len(between)),
         **{column: getattr(totals, column)[np.append(np.arange(count), between)] for column in _SUMS},
+        **{column: values[np.append(np.arange(count), between)] for column, values in busy.collectives.columns.items()},
     }
 
 
@@ -246,6 +249,9 @@ TABLE = Table(
         integer("kernels", "Its kernels."),
         integer("kernel_total_ns", "Sum of the kernels' durations."),
         integer("gpu_busy_ns", "Time covered by at least one of its GPU operations."),
+        integer("transfer_ns", "Of gpu_busy_ns: nothing but a collective that transfers; as in stage_trace.", True),
+        integer("wait_ns", "Of gpu_busy_ns: nothing but one that waits for another rank; as in stage_trace.", True),
+        integer("unmatched_ns", "Of gpu_busy_ns: nothing but one without a match; as in stage_trace."),
         integer("gpu_idle_ns", "wall_ns - gpu_busy_ns.", True),
         integer("api_ns", "Host time inside CUDA API calls.", True),
         integer("first_kernel_delay_ns", "From its begin to its first GPU operation.", True),
