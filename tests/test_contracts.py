@@ -42,7 +42,7 @@ PLANTS = [
     (LAYERS, "answers/steps.py", "import dsprof.show.units"),
     (LAYERS, "show/layout.py", "def late():\n    import dsprof.analysis.analyze"),
     (LAYERS, "compare/outcome.py", "import dsprof.show.layout"),
-    (LAYERS, "tables/step_trace.py", "import dsprof.compare.units"),
+    (LAYERS, "answers/steps.py", "import dsprof.compare.gates"),
     (LAYERS, "facts.py", "import dsprof.trace"),
     (LAYERS, "words.py", "import dsprof.ground.versions"),
     (LAYERS, "newcomer.py", ""),  # a module that has no layer

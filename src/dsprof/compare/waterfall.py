@@ -15,7 +15,7 @@ from dsprof.rules.collectives import COMMUNICATION
 BUSY, IDLE = "busy", "idle"
 #: What the GPU was busy with beside kernels that compute, by the column that says it where a table has it.
 _SPLIT = {"transfer_ns": "transfer between ranks", "wait_ns": "waiting for another rank",
-          "unmatched_ns": "collectives without a match", "other_ns": "copies and sets alone"}  # fmt: skip
+          "unmatched_ns": "collectives, not matched", "other_ns": "copies and sets alone"}  # fmt: skip
 _COMPUTE = "compute_ns"
 #: What several operations at once take less than one after another.
 AT_ONCE, WHOLE, REST = "several at once", "GPU busy", "not told"
