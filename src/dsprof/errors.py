@@ -41,7 +41,8 @@
     ├── ServerFailed           50   a server ended before it was ready, was not ready in time, or was not recorded
     ├── RanksMissing           51   a program of several ranks was recorded, and some left no report
     ├── ReportsFailed          52   of several reports some could not be analyzed; the others are there
-    └── WorkersUnavailable     53   the workers that were asked for cannot be had, or were lost
+    ├── WorkersUnavailable     53   the workers that were asked for cannot be had, or were lost
+    └── RunsFailed             56   of several runs some failed; the others are there
 
 Exit code 2 is the command line's own (a wrong option); 20 and above are findings under ``--strict``,
 see `dsprof.findings`.
@@ -306,3 +307,9 @@ class WorkersUnavailable(DsprofError):
     """The workers that should analyze several reports cannot be had, or those that had one were lost."""
 
     exit_code = 53
+
+
+class RunsFailed(DsprofError):
+    """Of several runs some failed, or were left out after that; the recordings of the others are there."""
+
+    exit_code = 56
