@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
-from itertools import cycle
+from itertools import cycle, permutations
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
@@ -74,13 +74,14 @@ def images_side(name: str, job: Job) -> Side:
 class Unfinished:
     """A run that is not to be compared, and why, as a sentence; `error`: where it has an exit code of its own.
 
-    `capture`: what was recorded all the same; None where that is nothing.
+    `capture`: where the program ran to some end; `folder`: where something is left.
     """
 
     turn: Turn
     why: str
     error: DsprofError | None = None
     capture: Capture | None = None
+    folder: Path | None = None
 
 
 @frozen
@@ -101,7 +102,7 @@ class Runs:
 
     @property
     def comparison(self) -> str:
-        """The command that compares the sides, the second left open where there is one; empty where a side has no run."""
+        """What compares the sides, the other left open where there is one; empty where a side has no run."""
         patterns = [f"{shlex.quote(str(self.folder))}/{side}-*" for side in self.sides if self.of(side)]
         if not patterns or len(patterns) < len(self.sides):
             return ""
@@ -121,7 +122,7 @@ def check_names(names: Sequence[str]) -> None:
             raise ValueError(f"{ascii(name)[:80]} is no name of a side: letters, digits, and ._+- after the first.")
         if name.startswith(UNFINISHED.rstrip("-")):
             raise ValueError(f"{name} is how runs are called that are not whole.")
-    for one, other in ((one, other) for one in names for other in names if one is not other):
+    for one, other in permutations(names, 2):
         if other == one or other.startswith(f"{one}-"):
             raise ValueError(f"{one}-* would stand for the runs of {other} as well.")
 
@@ -182,6 +183,7 @@ def _with_run(found: Runs, turn: Turn, side: Side, settings: Settings, live: Tex
             forget_empty(folder)
     except DsprofError as error:
         bad = Unfinished(turn, error.message.rstrip("."), error)
+    bad = evolve(bad, folder=folder if folder.is_dir() else None)
     return evolve(found, unfinished=(*found.unfinished, bad))
 
 

@@ -77,7 +77,8 @@ def tell_runs(done: Runs) -> None:
     if not done.whole and not done.unfinished:
         return
     counts = " and ".join(f"{len(done.of(side))} of {side}" for side in done.sides)
-    say(f"Runs: {done.folder} ({counts}; each is a session: pass on all but its .nsys-rep, or what dsprof scrub makes)")
+    say(f"Runs: {done.folder} ({counts})")
+    say("      each is a session (to pass on: all but the .nsys-rep, or what `dsprof scrub` makes of the export)")
     if done.comparison:
         say(f"Then: {done.comparison}")
 
@@ -85,11 +86,8 @@ def tell_runs(done: Runs) -> None:
 def end_runs(done: Runs) -> None:
     """End as the runs did: where none is whole, as the first did."""
     for bad in done.unfinished:
-        kept = bad.capture.folder if bad.capture else None
-        say(
-            f"dsprof: {bad.turn.name} does not count: {bad.why}." + (f" What there is lies in {kept}." if kept else ""),
-            err=True,
-        )
+        kept = f" What there is lies in {bad.folder}." if bad.folder else ""
+        say(f"dsprof: {bad.turn.name} does not count: {bad.why}.{kept}", err=True)
     if done.interrupted:
         say(f"dsprof: interrupted; {_count(done.left_out)} not begun.", err=True)
         raise typer.Exit(130)
