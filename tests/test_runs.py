@@ -23,7 +23,16 @@ from dsprof.capture.record import Turn, read_session
 from dsprof.capture.runs import Runs, Side, check_names, record_runs, turns_of
 from dsprof.capture.session import Capture, Settings
 from dsprof.cli import main
-from dsprof.errors import BaselineFailed, CaptureRefused, DsprofError, NoSpace, NsysMissing, ProfileFailed, RunsFailed
+from dsprof.errors import (
+    BaselineFailed,
+    CaptureRefused,
+    DsprofError,
+    MemoryTooSmall,
+    NoSpace,
+    NsysMissing,
+    ProfileFailed,
+    RunsFailed,
+)
 from engines.recording import stand_ins
 from fake_nsys import install
 from nsys_stats import AGENT_LOST, PRIMARY, TRIES, Nsys, require
@@ -259,6 +268,27 @@ def test_the_other_side_of_a_session_differs_in_the_options_that_are_named(
     assert [(job.use_flash_attn, job.max_new_tokens, job.repeat) for job in jobs] == [(False, 7, 3), (True, 64, 3)] * 2
 
 
+def test_an_analysis_that_fails_costs_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dsprof.capture import runs
+
+    def fail(*rest: object) -> None:
+        raise MemoryTooSmall("Too small.")
+
+    monkeypatch.setattr(runs, "record_command", lambda words, settings, *rest: made(settings.out, settings.turn))
+    monkeypatch.setattr("dsprof.cli.capture.analyzed", fail)
+    fake = str(install(tmp_path / "fake"))
+    words = ["--runs", "2", "--nsys", fake, "--out", str(tmp_path / "out"), "--", "true"]
+    monkeypatch.setattr("sys.argv", ["dsprof", "capture", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == MemoryTooSmall.exit_code
+    (folder,) = (tmp_path / "out").iterdir()
+    assert f"Then: dsprof diff {folder}/run-* -- AFTER" in capsys.readouterr().out
+    assert names_in(folder) == ["run-1", "run-2"]
+
+
 # -- with the real nsys ---------------------------------------------------------------------------------------
 
 
@@ -391,6 +421,7 @@ def test_ctrl_c_ends_the_run_and_all_after_it(nsys: Nsys, place: Path) -> None:
     assert "dsprof: interrupted; 2 runs were not begun." in done.text
     assert read_session(done.folder / "unfinished-after-1").ending == "interrupted"
     assert read_session(done.folder / "before-1").ending == "finished"
+    assert not (done.folder / "before-1" / "run.dsprof").exists()
 
 
 @pytest.mark.nsys
@@ -418,7 +449,9 @@ def test_a_killed_dsprof_leaves_no_run_that_looks_whole(nsys: Nsys, place: Path)
 
     done = drive(nsys, lambda notes: in_turn(notes, "2:sleep"), meet)
     assert done.names == ["before-1", "unfinished-after-1"]
-    again = drive(nsys, lambda notes: ["--runs", "1", "--", *program("C", notes=notes)])
+    again = drive(
+        nsys, lambda notes: ["--runs", "1", "--out", str(done.folder.parent), "--", *program("C", notes=notes)]
+    )
     assert again.code == 0, again.text
     assert not list(done.folder.rglob(".partial-*"))
     assert not list((done.folder / "unfinished-after-1").glob("run.nsys-rep"))
@@ -463,12 +496,13 @@ def test_a_server_is_started_for_each_run(nsys: Nsys, place: Path) -> None:
         port = one.getsockname()[1]
     server = ["vllm", "serve", "model", "--port", str(port)]
     whom = " ".join(client(port))
-    words = ["--server", "--while", whom, "--runs", "1", "--before", " ".join(server), "--", *server]
+    words = ["--server", "--while", whom, "--before", " ".join(server), "--", *server]
     done = drive(nsys, lambda notes: words)
     assert done.code == 0, done.text
     assert done.names == ["after-1", "before-1"]
     assert [read_session(done.folder / name).ending for name in done.names] == ["ended", "ended"]
     assert done.text.count("so it gets") == 2
+    assert "after-1: the server was ended when its window was recorded." in done.text
 
 
 @pytest.mark.nsys
@@ -480,6 +514,7 @@ def test_each_run_has_a_report_of_each_rank(nsys: Nsys, place: Path) -> None:
     assert done.code == 0, done.text
     assert done.names == ["run-1", "run-2"]
     for name in done.names:
+        assert done.text.count("nsys behind the launcher") == 1
         assert {"run.r0.nsys-rep", "run.r1.nsys-rep"} <= set(names_in(done.folder / name))
     done = drive(nsys, lambda notes: words(notes, "--continuous"))
     assert done.names == [f"{UNFINISHED}run-1"]

@@ -85,6 +85,9 @@ def tell_runs(done: Runs) -> None:
 
 def end_runs(done: Runs) -> None:
     """End as the runs did: where none is whole, as the first did."""
+    for one in done.whole:
+        if one.profile.ending != "finished" or one.profile.left or one.profile.short:
+            say(f"dsprof: {one.folder.name}: {one.profile.explain()}.", err=True)
     for bad in done.unfinished:
         kept = f" What there is lies in {bad.folder}." if bad.folder else ""
         say(f"dsprof: {bad.turn.name} does not count: {bad.why}.{kept}", err=True)
