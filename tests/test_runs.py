@@ -39,8 +39,9 @@ from nsys_stats import AGENT_LOST, PRIMARY, TRIES, Nsys, require
 from test_captured_servers import CLIENT, client
 
 #: Notes its name in a file, and serves as a model does; fails or sleeps at the turns that are named, like ``3:fail``.
+#: With ``ps`` it prints the command lines of those that started it.
 PROGRAM = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from dsprof.workloads.toy import serve
 name, notes, *what = sys.argv[1:]
@@ -49,6 +50,10 @@ with open(notes, "a") as file:
 turn = len(Path(notes).read_text().split())
 print("turn", turn, flush=True)
 serve(0, 3)
+pid = str(os.getpid())
+while "ps" in what and pid != "0":
+    print(*Path("/proc", pid, "cmdline").read_text().split("\\0"), flush=True)
+    pid = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[1]
 if f"{turn}:fail" in what:
     sys.exit("the reason")
 if f"{turn}:sleep" in what:
@@ -370,10 +375,12 @@ def test_two_programs_in_turn(nsys: Nsys, place: Path) -> None:
     secret = "hf_" + "Q7" * 17
 
     def words(notes: Path) -> list[str]:
-        return in_turn(notes, f"--token={secret}", options=("--sides", "main,branch"))
+        before = " ".join(program("A", f"--token={secret}", notes=notes))
+        return ["--runs", "2", "--sides", "main,branch", "--before", before, "--", *program("B", "ps", notes=notes)]
 
     done = drive(nsys, words)
     assert done.code == 0, done.text
+    assert secret in done.text  # by the other program, as it came
     assert next(place.glob("notes*")).read_text().split() == ["A", "B", "A", "B"]
     assert done.names == ["branch-1", "branch-2", "main-1", "main-2"]
     assert f"Then: dsprof diff {done.folder}/main-* -- {done.folder}/branch-*" in done.text
