@@ -43,7 +43,8 @@
     ├── ReportsFailed          52   of several reports some could not be analyzed; the others are there
     ├── WorkersUnavailable     53   the workers that were asked for cannot be had, or were lost
     ├── NothingToCompare       54   a side of a comparison is empty, or is not there
-    └── TablesUnreadable       55   a folder of tables, or a baseline, is damaged, or lacks what a comparison needs
+    ├── TablesUnreadable       55   a folder of tables, or a baseline, is damaged, or lacks what a comparison needs
+    └── RunsFailed             56   of several runs some failed; the others are there
 
 Exit code 2 is the command line's own (a wrong option); 20 and above are findings under ``--strict``,
 see `dsprof.findings`.
@@ -320,3 +321,9 @@ class TablesUnreadable(DsprofError):
     """A folder of tables, or a baseline, is damaged, or lacks what a comparison needs."""
 
     exit_code = 55
+
+
+class RunsFailed(DsprofError):
+    """Of several runs some failed, or were left out after that; the recordings of the others are there."""
+
+    exit_code = 56
