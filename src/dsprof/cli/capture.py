@@ -287,7 +287,7 @@ def capture(
             done = record_images(session.job(images or []), settings, sys.stderr, progress)
     _tell_served(done.session.served)
     try:
-        if done.recorded and done.profile.ranks and len(done.exports) > 1:
+        if done.recorded and len(done.exports) > 1 and done.profile.ranks:
             analyze_several(list(done.exports), options, Several(), SummaryFormat.RICH, strict=False)
         else:
             for export in done.exports if done.recorded else ():
