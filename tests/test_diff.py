@@ -919,5 +919,7 @@ def test_columns_that_split_the_busy_time_are_taken_where_both_sides_have_them(t
     parts = {part.name: part.before_ns for part in waterfall(matched([told], [told]))}
     assert parts["waiting for another rank"] == 4_000
     assert sum(parts.values()) == sum(part.before_ns for part in waterfall(matched([units], [units])))
-    mixed = {part.name for part in waterfall(matched([told], [units]))}
+    assert matched([told], [told]).before[0].mean("gpu_busy_ns") == units.mean("gpu_busy_ns") - 4_000
+    older = evolve(units, columns={name: values for name, values in units.columns.items() if name != "wait_ns"})
+    mixed = {part.name for part in waterfall(matched([told], [older]))}
     assert "waiting for another rank" not in mixed

@@ -19,6 +19,8 @@ from dsprof.words import NO_STAGE
 #: of so many steps, at least.
 STRETCHES, LEAST_STEPS = 8, 4
 STEP, INSTANCE = "step", "instance"
+#: What the GPU is busy with, and how long of that it waits for another rank, which is no work.
+BUSY, WAITED = "gpu_busy_ns", "wait_ns"
 
 
 @frozen(eq=False)
@@ -282,6 +284,11 @@ class Sides:
         return (*self.before, *self.after)
 
 
+def _working(units: Units) -> Units:
+    """The units, whose GPU is busy only while it does not wait for another rank."""
+    return evolve(units, columns={**units.columns, BUSY: units.column(BUSY) - units.column(WAITED)})
+
+
 def matched(before: Sequence[Units], after: Sequence[Units]) -> Sides:
     """The steady units of both sides; of steps with numbers those that every run has, as context grows with them."""
     stage, said = before[0].stage, list[str]()
@@ -296,4 +303,6 @@ def matched(before: Sequence[Units], after: Sequence[Units]) -> Sides:
             )
         wanted = np.array(sorted(common), np.int64)
         sides = [[one.keep(np.isin(one.number, wanted)) for one in side] for side in sides]
+    if all(one.known(WAITED) for side in sides for one in side):
+        sides = [[_working(one) for one in side] for side in sides]
     return Sides(stage, tuple(sides[0]), tuple(sides[1]), tuple(said))

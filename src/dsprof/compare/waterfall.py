@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from attrs import frozen
 
+from dsprof.compare import units
 from dsprof.compare.recordings import COPIES, SETS
 from dsprof.compare.units import Sides, Units
 from dsprof.measures.causes import CAUSES
@@ -14,9 +15,11 @@ from dsprof.rules.collectives import COMMUNICATION
 
 BUSY, IDLE = "busy", "idle"
 #: What the GPU was busy with beside kernels that compute, by the column that says it where a table has it.
-_SPLIT = {"transfer_ns": "transfer between ranks", "wait_ns": "waiting for another rank",
+_SPLIT = {"transfer_ns": "transfer between ranks",
           "unmatched_ns": "collectives, not matched", "other_ns": "copies and sets alone"}  # fmt: skip
-_COMPUTE = "compute_ns"
+_WAITING = "waiting for another rank"
+#: The families that are not told where such a part is.
+_INSTEAD = {"transfer_ns": {COMMUNICATION}, "other_ns": {COPIES, SETS}}
 #: What several operations at once take less than one after another.
 AT_ONCE, WHOLE, REST = "several at once", "GPU busy", "not told"
 
@@ -56,8 +59,10 @@ def _side(runs: Sequence[Units], sides: Sides) -> dict[tuple[str, str], float]:
 
 
 def _run(run: Units, sides: Sides) -> dict[tuple[str, str], float]:
-    busy, wall = run.mean("gpu_busy_ns"), run.mean("wall_ns")
+    busy, wall = run.mean(units.BUSY), run.mean("wall_ns")
     found = _busy(run, busy, sides)
+    if all(one.known(units.WAITED) for one in sides.runs):
+        found[IDLE, _WAITING] = run.mean(units.WAITED)
     for cause in CAUSES.values():
         if run.known(column := f"idle_{cause.name}_ns"):
             found[IDLE, cause.short] = run.mean(column)
@@ -75,8 +80,8 @@ def _busy(run: Units, busy: float, sides: Sides) -> dict[tuple[str, str], float]
     """The busy time of a run: by family, and transfers and waits where both sides tell them; missing ones are none."""
     if any(one.operations is None for one in sides.runs):
         return {(BUSY, WHOLE): busy}
-    split = _SPLIT if all(one.known(_COMPUTE) for one in sides.runs) else {}
-    apart = {COMMUNICATION, COPIES, SETS} if split else set()
+    split = {column: name for column, name in _SPLIT.items() if all(one.known(column) for one in sides.runs)}
+    apart = set[str]().union(*(_INSTEAD.get(column, set()) for column in split))
     found = {(BUSY, name): run.mean_of(np.maximum(run.column(column), 0)) for column, name in split.items()}
     families = {name: time for name, time in _families(run).items() if name not in apart}
     found |= {(BUSY, name): time for name, time in families.items()}
