@@ -32,6 +32,7 @@ import compared
 
 import dsprof
 from dsprof.analysis.analyze import Analysis
+from dsprof.analysis.ranks import Ranks
 from dsprof.analysis.sides import WANTED, recording_in, recording_of, runs_of
 from dsprof.analysis.slim import read_slim, write_slim
 from dsprof.cli import _split, app
@@ -923,3 +924,18 @@ def test_columns_that_split_the_busy_time_are_taken_where_both_sides_have_them(t
     older = evolve(units, columns={name: values for name, values in units.columns.items() if name != "wait_ns"})
     mixed = {part.name for part in waterfall(matched([told], [older]))}
     assert "waiting for another rank" not in mixed
+
+
+def test_reports_of_two_recorded_ranks_are_matched_as_one_run():
+    """Compute, transfer and waiting are told of both, as in the tables of both together."""
+    samples = {kind: [SAMPLES / f"h100x2-{kind}-rank{rank}.sqlite.xz" for rank in range(2)] for kind in ("even", "gpu")}
+    found = dsprof.diff(samples["even"], samples["gpu"], force=True)
+    (decode,) = (one for one in found.outcome.stages if one.stage == "decode")
+    parts = {part.name: part.after_ns for part in decode.waterfall}
+    ranks = Ranks.of(dsprof.analyze(path) for path in samples["gpu"])
+    steps = sum(len(one["step_trace"]["transfer_ns"]) for one in ranks.busy)
+    assert steps > 0
+    assert parts["transfer between ranks"] > 0
+    assert parts["waiting for another rank"] > 1_000_000
+    assert "communication" not in parts
+    assert parts["gemm"] > 10 * {part.name: part.before_ns for part in decode.waterfall}["gemm"]

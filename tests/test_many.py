@@ -22,6 +22,7 @@ from dsprof.analysis import gather as gathering
 from dsprof.analysis import one_report as one
 from dsprof.analysis.kept_ranks import keep_ranks, kept_ranks
 from dsprof.analysis.many import ManyAnalysis, analyze_many
+from dsprof.analysis.matched_tables import TOLD
 from dsprof.analysis.options import AnalysisOptions
 from dsprof.analysis.ranks import RankReport, Ranks
 from dsprof.analysis.which import Named, files_of, named
@@ -157,7 +158,7 @@ def test_every_table_holds_the_rows_of_each_report(reports: Path, many: ManyAnal
             assert sum(whole.column("ranks").to_pylist()) == sum(map(len, each)) > len(whole)
             continue
         assert len(mine) == len(alone.arrow(name)), name
-        columns = [column for column in alone.arrow(name).column_names if column not in ("rank", "rank_from")]
+        columns = [one for one in alone.arrow(name).column_names if one not in ("rank", "rank_from", *TOLD)]
         if name in of_ranks:  # matched with others: see below
             continue
         assert mine.select(columns).to_pylist() == alone.arrow(name).select(columns).to_pylist(), name
@@ -184,6 +185,34 @@ def test_clocks_and_residuals_are_told_of_each_report(many: ManyAnalysis) -> Non
     assert set(matched.clock_from) == {"capture begin"}
     assert set(matched.residual_ns) == {0}
     assert set(matched.clock_shift_ns) == {0}
+
+
+@pytest.mark.parametrize("kind", ["gpu", "overlap", "data"])
+def test_busy_time_of_recorded_ranks_is_told_by_matching_in_every_table(kind: str, tmp_path: Path) -> None:
+    samples = Path(__file__).resolve().parents[1] / "traces/samples"
+    names = [samples / f"h100x2-{kind}-rank{rank}.sqlite.xz" for rank in range(2)]
+    found = analyze_many(names, on="loop", out=tmp_path / "out")
+    parts, talk = ["compute", "transfer", "wait", "unmatched", "other"], ["transfer", "wait", "unmatched"]
+    stages, sums, steps = (found[name] for name in ("stage_trace", "stage_sum", "step_trace"))
+    assert (stages[[f"{part}_ns" for part in parts]].sum(axis=1) == stages["gpu_busy_ns"]).all()
+    assert (sums[[f"{part}_total_ns" for part in parts]].sum(axis=1) == sums["gpu_busy_total_ns"]).all()
+    assert sums["unmatched_total_ns"].sum() == steps["unmatched_ns"].sum() == 0
+
+    def by_rank(table: pd.DataFrame, column: str) -> dict[Any, int]:
+        told = table.groupby(["stage", "rank"], observed=True)[column].sum()
+        return {key: int(value) for key, value in told.items() if value}
+
+    for part in talk[:2]:
+        whole, of_stages = by_rank(sums, f"{part}_total_ns"), by_rank(stages, f"{part}_ns")
+        assert whole == by_rank(found["rank_sum"], f"{part}_exposed_ns"), part
+        assert of_stages == {key: value for key, value in whole.items() if key[0] != "(no stage)"}, part
+        assert all(value <= of_stages[key] for key, value in by_rank(steps, f"{part}_ns").items()), part
+    working = sums[sums["wait_total_ns"].notna() & (sums["wall_total_ns"] > 0)]
+    expected = 100 * (working["gpu_busy_total_ns"] - working["wait_total_ns"]) / working["wall_total_ns"]
+    np.testing.assert_allclose(working["work_pct"].astype(float), expected.astype(float))
+    if kind == "gpu":
+        planted = stages[(stages["stage"] == "decode") & stages["steady"] & (stages["rank"] == 1)]
+        assert set(planted["wait_rank"]) == {0}
 
 
 def test_ranks_come_in_natural_order(many: ManyAnalysis) -> None:

@@ -18,6 +18,7 @@ from dsprof.analysis.rules_file import find_rules_file
 from dsprof.analysis.stored import RECORD, Stored, find, identity, remembered, store, strangers
 from dsprof.analysis.work import ReportReader, WholeReport
 from dsprof.answers.collectives import ReportCollectives
+from dsprof.answers.painting import StepPlaces
 from dsprof.answers.rank_requests import RequestRows
 from dsprof.answers.report_work import ReportWork
 from dsprof.answers.what_if import Changes, WhatIf
@@ -264,7 +265,8 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
     def rank_work(self) -> ReportWork:
         """What its stages and requests did beside that; can be pickled as well."""
         fresh = self._from_report()
-        return ReportWork.of(fresh.arrow("stage_trace"), fresh.fact(StageWork).hidden, fresh.fact(RequestRows))
+        hidden, requests, steps = fresh.fact(StageWork).hidden, fresh.fact(RequestRows), fresh.fact(StepPlaces)
+        return ReportWork.of(fresh.arrow("stage_trace"), hidden, requests, steps)
 
     # -- what it says -----------------------------------------------------------------------------------
 

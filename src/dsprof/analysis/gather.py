@@ -29,6 +29,7 @@ from attrs import evolve, frozen
 from cattrs import structure
 
 from dsprof.analysis.kept_ranks import kept_ranks
+from dsprof.analysis.matched_tables import as_matched
 from dsprof.analysis.one_report import FAILED, Row, ranks_file
 from dsprof.analysis.parquet import parquet, write_parquet, writer
 from dsprof.analysis.ranks import TABLES as OF_RANKS
@@ -200,6 +201,7 @@ class _Gathering:
         #: Of each report, what is known of its clock.
         self.clocks: dict[str, Clock] = {}
         self.held: list[Held] = []
+        self._busy: dict[str, dict[str, dict[str, Ints]]] = {}
 
     @property
     def _analyzed(self) -> list[Row]:
@@ -220,7 +222,16 @@ class _Gathering:
         """The rows of each report behind each other."""
         with _Joined(parquet(self._fresh, table), all_tables()[table]) as joined:
             for row in self._analyzed:
-                joined.add(read_parquet(parquet(self._folder[row.report], table)), [row])
+                joined.add(self._told(table, row), [row])
+
+    def _told(self, table: str, row: Row) -> pa.Table:
+        """A table of a report, its busy time as matching over all reports of its run tells it."""
+        folder = self._folder[row.report]
+        found, busy = read_parquet(parquet(folder, table)), self._busy.get(row.report)
+        if busy is None:
+            return found
+        trace = parquet(folder, "stage_trace")
+        return as_matched(table, found, busy, lambda: read_parquet(trace) if trace.exists() else None)
 
     def _match(self, tables: Sequence[str]) -> None:
         """Of each run, the tables of its ranks over all its reports."""
@@ -236,6 +247,8 @@ class _Gathering:
                 for table, file in files.items():
                     found = ranks.arrow(table)
                     file.add(found.drop_columns("report"), rows, _places(found))
+                if len(rows) > 1:
+                    self._busy |= {row.report: busy for row, busy in zip(rows, ranks.busy, strict=True)}
                 self._tell_clocks(rows, ranks)
                 self.held += _held(rows, ranks)
             self.rows = [told.get(row.report, row) for row in self.rows]

@@ -14,10 +14,10 @@ from dsprof.analysis.analyze import Analysis, frame_of
 from dsprof.answers.collectives import MatchedCollectives, ReportCollectives, clocks, unmatched
 from dsprof.answers.identity import ENVIRONMENT, NCCL, Place
 from dsprof.answers.rank_checks import check_several
-from dsprof.answers.report_work import ReportWork, requests_of, verdicts_of
+from dsprof.answers.report_work import ReportWork, busy_of, requests_of, verdicts_of
 from dsprof.answers.verdicts import Verdict
-from dsprof.answers.waits import HeldUp, StageWaits
-from dsprof.arrays import NULL
+from dsprof.answers.waits import HeldUp, StageWaits, Waits
+from dsprof.arrays import NULL, Ints
 from dsprof.errors import UnknownTable
 from dsprof.facts import Facts
 from dsprof.findings import Finding
@@ -131,6 +131,11 @@ class Ranks(Mapping[str, "pd.DataFrame"]):
         """What limits each stage over all reports; `sentence` and `remedy` say it."""
         link = link_of(name for one in self.reports for name in one.gpus)
         return verdicts_of(self.matched, [one.work for one in self.reports], self._facts[StageWaits], link)
+
+    @cached_property
+    def busy(self) -> list[dict[str, dict[str, Ints]]]:
+        """Of each report, what matching tells of the busy time in its tables: columns by table."""
+        return busy_of(self.matched, [one.work for one in self.reports], self._facts[Waits])
 
     @cached_property
     def _facts(self) -> Facts:

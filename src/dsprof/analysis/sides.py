@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from attrs import evolve
 
 from dsprof.analysis.analyze import Analysis, analyze_as
+from dsprof.analysis.matched_tables import as_matched
 from dsprof.analysis.named_rules import NamedRules, rules_of
 from dsprof.analysis.options import AnalysisOptions
 from dsprof.analysis.parquet import parquet, read_parquet
-from dsprof.analysis.ranks import rank_in
+from dsprof.analysis.ranks import Ranks, rank_in
 from dsprof.analysis.slim import FOLDER, is_slim, read_slim
 from dsprof.analysis.stored import RECORD, UNREADABLE, Stored, unsealed
+from dsprof.arrays import Ints
 from dsprof.compare.recordings import (
     EVENTS,
     KEPT,
@@ -64,10 +67,10 @@ def runs_of(
     `options`; what lies in folders of tables is taken as it is. Raises `NothingToCompare` where there is nothing of a
     name, `TablesUnreadable`, and what `analyze` raises.
     """
-    recordings: list[Recording] = []
+    recordings: list[_Found] = []
     for path in paths:
         if isinstance(path, Analysis):
-            recordings.append(recording_of(path))
+            recordings.append((recording_of(path), path))
         else:
             recordings += _recordings(os.fspath(path), options, progress)
     if not recordings:
@@ -75,20 +78,25 @@ def runs_of(
     return _grouped(recordings)
 
 
+#: A recording, and its report where it is of one: its collectives can be matched with those of other ranks.
+_Found = tuple[Recording, Analysis | None]
+
+
 # -- from names to recordings -----------------------------------------------------------------------------------
 
 
-def _recordings(named: str, options: AnalysisOptions | None, progress: Progress) -> Iterator[Recording]:
+def _recordings(named: str, options: AnalysisOptions | None, progress: Progress) -> Iterator[_Found]:
     """What one name means."""
     for path in _paths(named):
         for one in _within(path):
             if is_slim(one):
-                yield read_slim(one)
+                yield read_slim(one), None
             elif one.is_dir():
-                yield recording_in(one)
+                yield recording_in(one), None
             else:
                 progress(f"reading {one.name}")
-                yield recording_of(_analyzed(one, options, progress))
+                analysis = _analyzed(one, options, progress)
+                yield recording_of(analysis), analysis
 
 
 def _analyzed(report: Path, options: AnalysisOptions | None, progress: Progress) -> Analysis:
@@ -140,18 +148,33 @@ def _has_tables(folder: Path) -> bool:
     return all(os.path.isfile(parquet(folder, name)) for name in NEEDED)  # noqa: PTH113
 
 
-def _grouped(recordings: Sequence[Recording]) -> list[Run]:
+def _grouped(recordings: Sequence[_Found]) -> list[Run]:
     """Recordings as runs: those of several ranks at one time are one."""
-    groups: list[list[Recording]] = []
+    groups: list[list[_Found]] = []
     for one in recordings:
         for group in groups:
-            if all(_together(one.about, other.about) for other in group):
+            if all(_together(one[0].about, other[0].about) for other in group):
                 group.append(one)
                 break
         else:
             groups.append([one])
-    ordered = (sorted(group, key=lambda one: one.about.rank or 0) for group in groups)
-    return [Run(tuple(group)) for group in ordered]
+    ordered = (sorted(group, key=lambda one: one[0].about.rank or 0) for group in groups)
+    return [Run(tuple(_matched(group))) for group in ordered]
+
+
+def _matched(group: Sequence[_Found]) -> list[Recording]:
+    """The recordings of a run; of several reports with what matching their collectives tells of their busy time."""
+    found, analyses = [one for one, _ in group], [analysis for _, analysis in group if analysis is not None]
+    if len(found) == 1 or len(analyses) < len(found):
+        return found
+    return [_told(one, busy) for one, busy in zip(found, Ranks.of(analyses).busy, strict=True)]
+
+
+def _told(one: Recording, busy: Mapping[str, Mapping[str, Ints]]) -> Recording:
+    tables = {
+        name: as_matched(name, table, busy, lambda: one.tables["stage_trace"]) for name, table in one.tables.items()
+    }
+    return evolve(one, tables=tables)
 
 
 def _together(one: About, other: About) -> bool:
