@@ -30,7 +30,7 @@ from dsprof.errors import ReportMissing, ReportsFailed, WorkersUnavailable
 from dsprof.show import plain, terminal
 from dsprof.show.by_rank import StageOfRun, from_median, standing_out
 from dsprof.show.html import reports_html
-from dsprof.show.reports import MOST_RANKS, MOST_REPORTS, ReportsSummary, heat_of, holders, reports_grids
+from dsprof.show.reports import MOST_RANKS, MOST_REPORTS, ReportsSummary, heat_of, holders, reports_grids, shown_stages
 from test_many import made
 
 mpl.use("Agg")
@@ -270,6 +270,19 @@ def test_in_text_and_html(summary: ReportsSummary, many: ManyAnalysis) -> None:
         assert text.index("who holds") < text.index("from the median rank") < text.index("bad")
     assert "background:rgba(204,70,60,1.00)" in html
     assert "<script" not in html
+
+
+def test_as_a_page(many: ManyAnalysis, run: Callable[..., Ended], tmp_path: Path) -> None:
+    """The numbers of the map, the names of reports, and what failed."""
+    assert run("report", many.folder, "-o", tmp_path / "all.html").code == 0
+    text = (tmp_path / "all.html").read_text(encoding="utf-8")
+    assert text == many.page()
+    found = heat_of(shown_stages(many.summary()))
+    assert found is not None
+    cells = [float(value) for value in re.findall(r'data-v="([^"]+)"', text)]
+    assert cells == [value for row in found.rows for value in row if value is not None]
+    assert "bad\\x1b[2J" in text and "\x1b" not in text and "dp-rank10" in text
+    assert run("report", many.folder, "-o", tmp_path / "b.html", "--stage", "a=b").code == 2
 
 
 def test_a_run_without_ranks_says_so(tmp_path: Path) -> None:

@@ -108,16 +108,19 @@ def files_in(folder: Path) -> set[str]:
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel):
-    package = {f"dsprof/{name}" for name in files_in(ROOT / "src/dsprof") if name.endswith((".py", "py.typed"))}
+    package = {
+        f"dsprof/{name}" for name in files_in(ROOT / "src/dsprof") if name.endswith((".py", "py.typed", ".css", ".js"))
+    }
     about = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
     assert set(wheel.namelist()) == package | {f"dsprof-{VERSION}.dist-info/{name}" for name in about}
-    assert "dsprof/py.typed" in package
+    assert {"dsprof/py.typed", "dsprof/page/style.css", "dsprof/page/script.js"} <= package
 
 
 def test_the_sources_hold_what_both_commands_of_the_readme_need(sources):
     found = files_in(sources)
     assert not found & set(LITTER)
     needed = {"Makefile", "pyproject.toml", "hatch_build.py", "LICENSE", "CHANGELOG.md", ".ci/demo", ".ci/install-nsys",
+              ".ci/install-chromium",
               SAMPLE, SAMPLE.replace(".sqlite.xz", ".model.json"), "tests/conftest.py", "PKG-INFO"}  # fmt: skip
     assert needed <= found
     assert os.access(sources / ".ci/demo", os.X_OK)
@@ -209,6 +212,8 @@ def test_an_installed_release_runs_from_elsewhere(program, installed, elsewhere)
     shown = run([*dsprof, "analyze", Path(SAMPLE).name], elsewhere)
     assert "decode is launch-bound" in shown and "83 814 kernels" in shown
     assert (elsewhere / "h200-stages.dsprof" / "stage_sum.parquet").is_file()
+    assert run([*dsprof, "report", Path(SAMPLE).name], elsewhere) == "Report: h200-stages.html\n"
+    assert "<style>:root {" in (elsewhere / "h200-stages.html").read_text(encoding="utf-8")
 
 
 def test_a_release_brings_one_program(installed):

@@ -13,14 +13,14 @@
     ├── NsysMissing            10   a .nsys-rep needs nsys to export it, and none was found
     ├── NsysTooOld             11   the report is newer than the installed nsys
     ├── ExportFailed           12   nsys could not export the report
-    ├── OutputRefused          13   the tables could not be written there
+    ├── OutputRefused          13   the tables or the file could not be written there
     ├── UnknownTable           14   no table of that name
     ├── RulesUnreadable        15   a file of rules or kernel families, or rules beside the tables, missing or wrong
     ├── ConfigUnreadable       16   the file that should say which model ran does not
     ├── MemoryTooSmall         17   the report cannot be analyzed in so little memory
     ├── FastUnavailable        18   compiled loops were asked for, and numba is missing or does not work
     ├── ReportChanging         19   the report was written to while it was read
-    ├── OutputExists           30   a recording is there already, and --force was not given
+    ├── OutputExists           30   a recording or a file is there already, and --force was not given
     ├── NoSpace                31   too little room on the disk to record, or it became full
     ├── ProfileFailed          32   nsys ended without a report of the program
     ├── ImportHung             33   nsys hung while it imported the recording, and again when asked once more
@@ -132,7 +132,7 @@ class ExportFailed(DsprofError):
 
 
 class OutputRefused(DsprofError):
-    """The tables could not be written."""
+    """The tables, or the file that was asked for, could not be written."""
 
     exit_code = 13
 
@@ -258,7 +258,7 @@ class NotPredictable(DsprofError):
 
 
 class OutputExists(DsprofError):
-    """The output folder holds a recording already, and overwriting it was not asked for."""
+    """There is a recording or a file of that name already, and overwriting it was not asked for."""
 
     exit_code = 30
 

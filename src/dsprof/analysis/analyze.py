@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,10 @@ from attrs import evolve, field, frozen
 from dsprof.analysis.memory import allowed
 from dsprof.analysis.named_rules import NamedRules
 from dsprof.analysis.options import AnalysisOptions
+from dsprof.analysis.parquet import Condition
 from dsprof.analysis.results import Fresh, Results
 from dsprof.analysis.rules_file import find_rules_file
-from dsprof.analysis.stored import RECORD, Stored, find, identity, remembered, store, strangers
+from dsprof.analysis.stored import RECORD, Stored, find, identity, open_folder, remembered, store, strangers
 from dsprof.analysis.work import ReportReader, WholeReport
 from dsprof.answers.collectives import ReportCollectives
 from dsprof.answers.painting import StepPlaces
@@ -24,7 +25,7 @@ from dsprof.answers.report_work import ReportWork
 from dsprof.answers.what_if import Changes, WhatIf
 from dsprof.arrays import backend
 from dsprof.attribute.stages import StageRanges
-from dsprof.errors import MemoryTooSmall, OutputRefused
+from dsprof.errors import MemoryTooSmall, OutputRefused, ReportMissing
 from dsprof.findings import Finding
 from dsprof.ground.swap import clear_unfinished, replacing
 from dsprof.measures.rank_work import StageWork
@@ -176,6 +177,24 @@ def _plan(
     return backend.NUMPY, size.plan(limit, threads)
 
 
+def analysis_in(folder: Path, tables: Iterable[str]) -> Analysis | None:
+    """The analysis whose tables lie in a folder, whose report need not be there; None where the folder has none.
+
+    Raises `NoReportInFolder` where they are of another dsprof, or not all of `tables` are there.
+    """
+    opened = open_folder(folder, tables)
+    if opened is None:
+        return None
+    found, named = opened
+
+    def read_again() -> Fresh:
+        raise ReportMissing(f"{folder} holds the tables of {found.report.file} alone.", "Name the report itself.")
+
+    told = named.lines(NamedRules(), NamedRules(), "")
+    origin = Origin(folder / found.report.file, folder, tuple(tables), named=named, rules=told)
+    return Analysis(found, origin, read_again)
+
+
 @frozen
 class Origin:
     """Of which report an analysis is, where its tables go, which they are, and from what they are made.
@@ -243,6 +262,13 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
     def arrow(self, name: str) -> pa.Table:
         """The table `name` as Arrow, units and sentences in its fields' metadata. Raises `UnknownTable`."""
         return self.results.arrow(name)
+
+    def rows_where(self, name: str, columns: Sequence[str], conditions: Sequence[Condition]) -> pa.Table:
+        """Columns of those rows of a table for which all conditions like ``("start_ns", "<", 7)`` hold.
+
+        So of a table with a row per event no more is held than is asked for. Raises `UnknownTable`.
+        """
+        return self.results.rows_where(name, columns, conditions)
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         return frame_of(self.arrow(name))
@@ -313,6 +339,12 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
         if not isinstance(self.results, Fresh):
             self.results = self._read_again()
         return self.results
+
+    def page(self) -> str:
+        """All of it as one HTML file, which needs nothing else to be read."""
+        from dsprof.page.document import page
+
+        return page(self.summary(), self)
 
     def _repr_html_(self) -> str:
         from dsprof.show.html import summary_html

@@ -18,6 +18,7 @@ from dsprof.analysis.parquet import parquet
 from dsprof.analysis.which import Named, files_of, folder_of, named
 from dsprof.analysis.workers import AUTO, On, rows_of
 from dsprof.errors import OutputRefused, ReportMissing, UnknownTable
+from dsprof.ground.versions import our_version
 from dsprof.show.by_rank import COLLECTIVE_COLUMNS, STAGE_COLUMNS
 from dsprof.show.reports import ReportsSummary, summarize_reports
 from dsprof.tables import known_table
@@ -169,6 +170,12 @@ class ManyAnalysis(Mapping[str, "pd.DataFrame"]):
             with place.open("rb") as file:
                 for batch in pq.ParquetFile(file).iter_batches(_ROWS_AT_ONCE, columns=list(columns)):
                     yield pa.Table.from_batches([batch])
+
+    def page(self) -> str:
+        """All of it as one HTML file, which needs nothing else to be read."""
+        from dsprof.page.many import reports_page
+
+        return reports_page(self.summary(), our_version())
 
     def _repr_html_(self) -> str:
         from dsprof.show.html import reports_html

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pyarrow as pa
+
+from dsprof.ground.arrow import bits
 
 #: Columns of integers that take few values, so that a dictionary holds them in less than their differences do.
 FEW_VALUES = frozenset(
@@ -20,6 +23,9 @@ FEW_VALUES = frozenset(
 _VALUES_AT_ONCE = 1 << 14
 #: Rows that wait in memory for those of later parts.
 _MOST_WAITING = 1 << 14
+#: A column, how it is compared, and with which number.
+Condition = tuple[str, Literal["<", "<=", "=", ">=", ">"], int]
+_COMPARE = {"<": operator.lt, "<=": operator.le, "=": operator.eq, ">=": operator.ge, ">": operator.gt}
 _FOREVER = int(np.iinfo(np.int64).max)
 
 
@@ -33,6 +39,38 @@ def read_parquet(source: BinaryIO | pa.NativeFile, columns: Sequence[str] | None
     import pyarrow.parquet as pq
 
     return pq.ParquetFile(source).read(columns=columns)
+
+
+def rows_that(table: pa.Table, conditions: Sequence[Condition]) -> pa.Table:
+    """The rows for which all conditions on columns of integers hold; Arrow's own expressions would load pandas."""
+    kept = np.ones(len(table), np.bool_)
+    for column, sign, value in conditions:
+        chunks = [np.from_dlpack(chunk) for chunk in table.column(column).chunks]
+        kept &= _COMPARE[sign](np.concatenate(chunks) if chunks else np.zeros(0, np.int64), value)
+    return table.filter(bits(kept))
+
+
+def read_rows_that(file: BinaryIO, columns: Sequence[str], conditions: Sequence[Condition]) -> pa.Table:
+    """Columns of such rows of a Parquet file, of which groups of rows that hold none are not read."""
+    import pyarrow.parquet as pq
+
+    opened = pq.ParquetFile(file)
+    wanted = list(dict.fromkeys((*columns, *(column for column, _, _ in conditions))))
+    groups = [at for at in range(opened.num_row_groups) if _may_hold(opened.metadata.row_group(at), conditions)]
+    table = rows_that(opened.read_row_groups(groups, columns=wanted), conditions)
+    return table.select(list(columns))
+
+
+def _may_hold(group: Any, conditions: Sequence[Condition]) -> bool:
+    """Can some of its rows fulfil the conditions, by the least and the greatest value of their columns?"""
+    known = {group.column(at).path_in_schema: group.column(at).statistics for at in range(group.num_columns)}
+    for column, sign, value in conditions:
+        found = known.get(column)
+        if found is not None and found.has_min_max:
+            far = found.max if sign in (">", ">=") else found.min
+            if not (found.min <= value <= found.max if sign == "=" else _COMPARE[sign](far, value)):
+                return False
+    return True
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:
@@ -205,15 +243,16 @@ def _before(table: pa.Table, time: int) -> int:
 
 
 class RowsInMemory(OrderedRows):
-    """Rows that are kept in memory."""
+    """Rows that are kept in memory, as they are or what `kept` makes of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: Callable[[pa.Table], pa.Table] = lambda table: table) -> None:
         super().__init__()
+        self._kept = kept
         self._parts: list[pa.Table] = []
 
     def put(self, table: pa.Table) -> None:
         """Keep them."""
-        self._parts.append(table)
+        self._parts.append(self._kept(table))
 
     def begin_again(self) -> None:
         """Forget all rows so far."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
@@ -12,7 +12,7 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 import pyarrow as pa
 
 from dsprof import findings
-from dsprof.analysis.parquet import RowsInFile, RowsInMemory, parquet, write_parquet
+from dsprof.analysis.parquet import Condition, RowsInFile, RowsInMemory, parquet, rows_that, write_parquet
 from dsprof.analysis.work import ReportReader, Work
 from dsprof.answers.checks import check, requests_apart, warm_ups
 from dsprof.answers.engine_checks import check_engines
@@ -55,6 +55,9 @@ class Results(Protocol):
     def arrow(self, name: str) -> pa.Table:
         """The table `name` as Arrow. Raises `UnknownTable`."""
 
+    def rows_where(self, name: str, columns: Sequence[str], conditions: Sequence[Condition]) -> pa.Table:
+        """Columns of those rows of a table for which all conditions hold. Raises `UnknownTable`."""
+
     def summary(self, top: int) -> Summary:
         """The first screen as data, with the `top` kernels of each stage."""
 
@@ -96,6 +99,19 @@ class Fresh:
         if name not in self._arrow:
             self._arrow[name] = self._rows(table) if isinstance(table, EventTable) else self._built(table)
         return self._arrow[name]
+
+    @_on_its_backend
+    def rows_where(self, name: str, columns: Sequence[str], conditions: Sequence[Condition]) -> pa.Table:
+        """Columns of those rows of a table for which all conditions hold. Raises `UnknownTable`.
+
+        Of events all rows are made, in pieces, and no others kept; of a report in many parts it is gone through again.
+        """
+        table = known_table(name)
+        if name in self._arrow or not isinstance(table, EventTable):
+            return rows_that(self.arrow(name), conditions).select(list(columns))
+        rows = RowsInMemory(lambda found: rows_that(found, conditions).select(list(columns)))
+        self._work.through([], {table: rows})
+        return rows.table()
 
     def _rows(self, table: EventTable) -> pa.Table:
         rows = RowsInMemory()

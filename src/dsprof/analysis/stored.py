@@ -24,8 +24,8 @@ from attrs import evolve
 
 import dsprof
 from dsprof.analysis.named_rules import NamedRules, rules_of
-from dsprof.analysis.parquet import parquet, read_parquet
-from dsprof.errors import RulesUnreadable
+from dsprof.analysis.parquet import Condition, parquet, read_parquet, read_rows_that
+from dsprof.errors import NoReportInFolder, RulesUnreadable
 from dsprof.findings import Finding
 from dsprof.ground.documents import json_pieces
 from dsprof.ground.swap import locked
@@ -200,6 +200,12 @@ class Stored:
         with self._file(name).open("rb") as file:
             return read_parquet(file, columns)
 
+    def rows_where(self, name: str, columns: Sequence[str], conditions: Sequence[Condition]) -> pa.Table:
+        """Columns of those rows of a table for which all conditions hold, read alone. Raises `UnknownTable`."""
+        known_table(name)
+        with self._file(name).open("rb") as file:
+            return read_rows_that(file, columns, conditions)
+
     def _file(self, name: str) -> Path:
         return Path(f"/proc/self/fd/{self._handles[name]}")
 
@@ -282,6 +288,32 @@ def _find(
         found = Stored(_summary(unsealed(summary)["summary"]), handles)
         opened.pop_all()
         return found
+
+
+def open_folder(folder: Path, tables: Iterable[str]) -> tuple[Stored, NamedRules] | None:
+    """The results in a folder whose report nobody asks for, and the rules that were named for them; None without any.
+
+    Raises `NoReportInFolder` where another dsprof made them, or a table is missing.
+    """
+    try:
+        with locked(folder, exclusive=False) as place, contextlib.ExitStack() as opened:
+            with _opened(place) as file:
+                document = unsealed(file.read())
+            if document["made_from"]["code"] != _code() or not set(tables) <= set(document["tables"]):
+                raise NoReportInFolder(
+                    f"The tables in {folder} are of another dsprof, or not all are there.", "Name their report instead."
+                )
+            handles = {}
+            for name in document["tables"]:
+                handles[name] = os.open(f"{name}{_SUFFIX}", _OPEN, dir_fd=place)
+                opened.callback(os.close, handles[name])
+            text = document.get("rules", "")
+            rules = rules_of(unsealed(text)) if text else NamedRules()
+            found = Stored(_summary(document["summary"]), handles)
+            opened.pop_all()
+            return found, rules
+    except UNREADABLE:
+        return None
 
 
 def _summary(document: Any) -> Summary:

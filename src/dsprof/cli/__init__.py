@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from dsprof.cli import analyze, table, whatif, diff, tables, capture, doctor, scrub, workloads, completion  # isort: skip  (as --help lists them)
+from dsprof.cli import analyze, report, table, whatif, diff, tables, capture, doctor, scrub, workloads, completion  # isort: skip  (as --help lists them)
 from dsprof.cli import completing
 from dsprof.cli.options import app, say
 from dsprof.errors import DsprofError, OutputRefused
@@ -28,6 +28,7 @@ __all__ = [
     "diff",
     "doctor",
     "main",
+    "report",
     "scrub",
     "table",
     "tables",

@@ -1,0 +1,71 @@
+"""A file that appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from dsprof.errors import OutputExists, OutputRefused
+
+
+def check_free(path: Path, replace: bool) -> None:
+    """Raises `OutputExists` and `OutputRefused` as `write_whole` does, before there is anything to write."""
+    if os.path.isdir(path):  # noqa: PTH112  Path raises for a name that is too long
+        raise OutputRefused(f"{path} is a folder, so it is not replaced.", "Name a file.")
+    if not replace and os.path.lexists(path):
+        raise _there(path)
+    folder = os.path.dirname(os.path.realpath(path))  # noqa: PTH120
+    if not os.path.isdir(folder):  # noqa: PTH112
+        raise OutputRefused(f"{path} cannot be written: there is no folder {folder}.", "Name a file in a folder.")
+
+
+def write_whole(path: Path, text: str, replace: bool) -> None:
+    """Write a file beside its place and move it there when it is complete.
+
+    Raises `OutputExists` where there is one and it is not to be replaced, `OutputRefused` where it cannot be written.
+    A link is followed, so that what it stands for is replaced.
+    """
+    check_free(path, replace)
+    target = Path(os.path.realpath(path))
+    try:
+        handle, name = tempfile.mkstemp(".writing", f".{target.name[:80]}.", target.parent)
+        try:
+            with open(handle, "w", encoding="utf-8", newline="\n") as file:  # noqa: PTH123  it is open already
+                file.write(text)
+                os.fchmod(file.fileno(), _mode(target))
+            _move(Path(name), target, replace)
+        finally:
+            with suppress(FileNotFoundError):
+                Path(name).unlink()
+    except FileExistsError as error:  # somebody wrote one in between
+        raise _there(path) from error
+    except OSError as error:
+        raise OutputRefused(f"{path} cannot be written ({error.strerror or error}).", "Name another file.") from error
+
+
+def _there(path: Path) -> OutputExists:
+    return OutputExists(f"{path} is there already.", "Name another file, or add --force to replace it.")
+
+
+def _move(written: Path, target: Path, replace: bool) -> None:
+    """In one step; where nothing is to be replaced, a link fails if there is something."""
+    if replace:
+        written.replace(target)
+        return
+    try:
+        target.hardlink_to(written)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        written.replace(target)
+
+
+def _mode(target: Path) -> int:
+    """That of the file that is there, or what a new one would have."""
+    if target.exists():
+        return target.stat().st_mode & 0o777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
