@@ -45,7 +45,9 @@ class Read:
     @property
     def problems(self) -> list[dict[str, Any]]:
         """What the importer says that it could not read, or lost."""
-        return self.rows("SELECT name, severity, value FROM stats WHERE severity IN ('error', 'data_loss') AND value > 0")
+        return self.rows(
+            "SELECT name, severity, value FROM stats WHERE severity IN ('error', 'data_loss') AND value > 0"
+        )
 
 
 @contextmanager
@@ -56,7 +58,13 @@ def read(timeline: Path) -> Iterator[Read]:
 
     with tempfile.TemporaryDirectory() as place:
         socket = Path(place, "socket")
-        command = ["node", str(Path(__file__).with_suffix("").parent / "trace_processor.mjs"), str(folder), str(timeline), str(socket)]
+        command = [
+            "node",
+            str(Path(__file__).with_suffix("").parent / "trace_processor.mjs"),
+            str(folder),
+            str(timeline),
+            str(socket),
+        ]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as node:
             try:
                 assert node.stdout is not None

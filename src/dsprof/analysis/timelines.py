@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ from attrs import frozen
 from dsprof.analysis.analyze import Analysis
 from dsprof.analysis.ranks import RankReport, Ranks
 from dsprof.answers.collectives import Clock, MatchedCollectives
-from dsprof.arrays import NULL, Ints
+from dsprof.arrays import NULL
 from dsprof.attribute.ranges import RangeTree
 from dsprof.errors import OutputRefused, SelectionEmpty
 from dsprof.facts import Facts
@@ -81,7 +81,8 @@ def write_timeline(
         for number, (analysis, report) in enumerate(zip(analyses, reports, strict=True)):
             one = kept if kept is not None else analysis()
             progress(f"drawing {one.path.name}")
-            _draw(one, Drawn(packets, taken, one.results.report.gpus, report.called, report.clock.shift, view), report.tables, matched, number)
+            drawn = Drawn(packets, taken, one.results.report.gpus, report.called, report.clock.shift, view)
+            _draw(one, drawn, report.tables, matched, number)
             del one  # before the next is read
         packets.finish()
     return Timeline(target, None if sight is None else _seen(sight))
@@ -216,6 +217,5 @@ def _umask() -> int:
 def _packed(file: BinaryIO, target: Path) -> AbstractContextManager[Any]:
     if target.suffix != ".gz":
         return nullcontext(file)
-    return cast(Any, gzip.GzipFile("", "wb", _LEVEL, file, mtime=0))
-
-
+    packed: AbstractContextManager[Any] = gzip.GzipFile("", "wb", _LEVEL, file, mtime=0)
+    return packed

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from dsprof.cli import analyze, table, whatif, tables, capture, doctor, scrub, workloads, completion  # isort: skip  (as --help lists them)
+from dsprof.cli import analyze, table, whatif, timeline, tables, capture, doctor, scrub, workloads, completion  # isort: skip  (as --help lists them)
 from dsprof.cli import completing
 from dsprof.cli.options import app, say
 from dsprof.errors import DsprofError, OutputRefused
@@ -30,6 +30,7 @@ __all__ = [
     "scrub",
     "table",
     "tables",
+    "timeline",
     "whatif",
     "workloads",
 ]

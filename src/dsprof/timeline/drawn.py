@@ -16,7 +16,7 @@ from dsprof.timeline.busy import BusyBins
 from dsprof.timeline.events import PartEvents
 from dsprof.timeline.lanes import FlatLanes, NestedLanes
 from dsprof.timeline.packets import Numbers, Packets, Slices, Texts
-from dsprof.trace import STYLES, Calls, Gpu, Ranges, pid_of, process_of, rows_of, tid_of
+from dsprof.trace import STYLES, Calls, Gpu, Ranges, pid_of, process_of, rows_of
 
 #: NVTX ranges of no domain.
 _DEFAULT_DOMAIN = "NVTX"
@@ -86,9 +86,7 @@ class Called:
             return f"rank {found.pop():0{self.width}}"
         return self.report
 
-    def title(
-        self, text: str, process: int | None = None, device: int | None = None, pid: int | None = None
-    ) -> str:
+    def title(self, text: str, process: int | None = None, device: int | None = None, pid: int | None = None) -> str:
         """A title that says which rank it is of."""
         rank = self.of(process, device, pid)
         return f"{rank} · {text}" if rank else text
@@ -200,7 +198,7 @@ class Drawn:
         calls, first = part.calls, part.operations["first"] == 1
         launching = np.zeros(len(calls), np.bool_)
         launching[part.operations["call"][first]] = True
-        arrow = np.where(launching, self._packets.arrows(np.count_nonzero(launching)) + np.cumsum(launching) - 1, 0)
+        arrow = np.where(launching, self._packets.arrows(int(launching.sum())) + np.cumsum(launching) - 1, 0)
         start, end, kept = self.in_view(calls.start, calls.end)
         thread = calls.thread[kept]
         track = np.zeros(len(kept), np.int64)
@@ -217,7 +215,7 @@ class Drawn:
         start, end, kept = self.in_view(ops["start"], ops["end"])
         ops = {name: values[kept] for name, values in ops.items()}
         names = part.all_names
-        more = {
+        more: dict[str, Numbers | Texts] = {
             "name": Texts(np.where(ops["bytes"] == NULL, ops["name"], -1), names),
             "stage": Texts(ops["stage"], part.stages),
             "step": Numbers(ops["step"]),

@@ -28,15 +28,14 @@ def begins_and_ends(start: Ints, end: Ints, track: Ints | None = None) -> tuple[
     that lasts no time ending right after it began.
     """
     rows = len(start)
-    keys = (-end, start) if track is None else (-end, start, track)
+    of = () if track is None else (track,)
     place = np.empty(rows, np.int64)
-    place[np.lexsort(keys)] = np.arange(rows)
+    place[np.lexsort((-end, start, *of))] = np.arange(rows)
     empty = start == end
     time, is_end = np.concatenate([start, end]), np.arange(2 * rows) >= rows
     later = np.concatenate([np.ones(rows, np.bool_), empty])
     tie = np.concatenate([2 * place, np.where(empty, 2 * place + 1, -place)])
-    keys = (tie, later, time) if track is None else (tie, later, time, np.concatenate([track, track]))
-    order = np.lexsort(keys)
+    order = np.lexsort((tie, later, time, *(np.concatenate([column, column]) for column in of)))
     return order % max(rows, 1), is_end[order]
 
 

@@ -105,9 +105,7 @@ class Packets:
         self._tracks, self._arrows = 0, 0
         self._new_tracks: list[bytes] = []
         self._shared: dict[str, int] = {}
-        self._names, self._keys, self._values, self._categories = map(
-            _Interned, (_NAMES, _KEYS, _VALUES, _CATEGORIES)
-        )
+        self._names, self._keys, self._values, self._categories = map(_Interned, (_NAMES, _KEYS, _VALUES, _CATEGORIES))
         sink(message(_PACKET, _OURS, number(_FLAGS, _CLEARED)))
         root = message(_DESCRIPTOR, number(_UUID, 0), number(_CHILD_ORDER, _BY_RANK))
         sink(message(_PACKET, root, _OURS))
@@ -172,8 +170,8 @@ class Packets:
     def count(self, track: int, times: Ints, values: npt.NDArray[np.float64]) -> None:
         """Write what a counter shows from some times on."""
         self._tell()
-        event = Messages(len(times)).bytes(number(_TYPE, _COUNTER) + number(_TRACK, track)).fixed(_DOUBLE, values)
-        packet = Messages(len(times)).number(_TIMESTAMP, times).bytes(_OURS).message(_EVENT, event)
+        event = Messages(len(times)).same(number(_TYPE, _COUNTER) + number(_TRACK, track)).fixed(_DOUBLE, values)
+        packet = Messages(len(times)).number(_TIMESTAMP, times).same(_OURS).message(_EVENT, event)
         self._sink(Messages(len(times)).message(_PACKET, packet).joined())
 
     def finish(self) -> None:
@@ -215,8 +213,8 @@ def _events(slices: Slices, more: Mapping[int, tuple[int, Ints, Bools]], row: In
         event.fixed(_FLOW, flow, begins & (flow != 0))
     for key, (kind, values, known) in more.items():
         there = begins & known[row]
-        shown = Messages(len(row)).bytes(number(_KEY, key)).number(kind, np.where(there, values[row], 0))
+        shown = Messages(len(row)).same(number(_KEY, key)).number(kind, np.where(there, values[row], 0))
         event.message(_ANNOTATION, shown, there)
     times = np.where(is_end, slices.end[row], slices.start[row])
-    packet = Messages(len(row)).number(_TIMESTAMP, times).bytes(_OURS + number(_FLAGS, _NEEDED)).message(_EVENT, event)
+    packet = Messages(len(row)).number(_TIMESTAMP, times).same(_OURS + number(_FLAGS, _NEEDED)).message(_EVENT, event)
     return Messages(len(row)).message(_PACKET, packet).joined()

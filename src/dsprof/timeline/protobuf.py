@@ -66,25 +66,26 @@ class Messages:
         self._used: list[Bools] = []
         self.length = np.zeros(count, np.int64)
 
-    def bytes(self, same: bytes, where: Bools | None = None) -> Self:
+    def same(self, same: bytes, where: Bools | None = None) -> Self:
         """Some bytes that are the same in all."""
         columns = np.broadcast_to(np.frombuffer(same, np.uint8), (self._count, len(same)))
-        return self._add(columns, np.ones(columns.shape, np.bool_), where)
+        return self._add(columns, None, len(same), where)
 
     def number(self, field: int, values: Ints, where: Bools | None = None) -> Self:
-        """A field that is a number of 0 or more."""
-        return self.bytes(_key(field, _VARINT), where)._varint(values, where)
+        """A field that is a number; a negative one takes ten bytes."""
+        return self.same(_key(field, _VARINT), where)._varint(values, where)
 
     def fixed(self, field: int, values: npt.NDArray[np.int64 | np.float64], where: Bools | None = None) -> Self:
         """A field of eight bytes: ``fixed64`` of integers, ``double`` of floats."""
         columns = np.ascontiguousarray(values).view(np.uint8).reshape(self._count, 8)
-        return self.bytes(_key(field, _FIXED64), where)._add(columns, np.ones(columns.shape, np.bool_), where)
+        return self.same(_key(field, _FIXED64), where)._add(columns, None, 8, where)
 
     def message(self, field: int, inner: Messages, where: Bools | None = None) -> Self:
         """A field that is a message."""
-        self.bytes(_key(field, _MESSAGE), where)._varint(inner.length, where)
+        self.same(_key(field, _MESSAGE), where)._varint(inner.length, where)
         for columns, used in zip(inner._columns, inner._used, strict=True):
-            self._add(columns, used, where)
+            self._add(columns, used, 0, where)
+        self.length += inner.length if where is None else inner.length * where
         return self
 
     def joined(self) -> bytes:
@@ -95,23 +96,26 @@ class Messages:
         return columns[used].tobytes()
 
     def _varint(self, values: Ints, where: Bools | None) -> Self:
-        positive = values.astype(np.uint64)
-        width = max(1, -(-int(positive.max(initial=1)).bit_length() // 7))
+        rest = values.astype(np.uint64)
+        width = max(1, -(-int(rest.max(initial=1)).bit_length() // 7))
         columns = np.empty((self._count, width), np.uint8)
-        used = np.empty((self._count, width), np.bool_)
-        used[:, 0] = True
-        for place in range(width):
-            rest = positive >> np.uint64(7)
-            more = rest != 0
-            columns[:, place] = (positive & np.uint64(_MORE - 1)).astype(np.uint8) | (more * np.uint8(_MORE))
-            if place + 1 < width:
-                used[:, place + 1] = more
-            positive = rest
-        return self._add(columns, used, where)
+        used = np.ones((self._count, width), np.bool_)
+        for place in range(width - 1):
+            columns[:, place] = rest  # its lowest bits
+            rest = rest >> np.uint64(7)
+            np.not_equal(rest, 0, out=used[:, place + 1])
+            columns[:, place] = columns[:, place] & (_MORE - 1) | used[:, place + 1] * np.uint8(_MORE)
+            self.length += used[:, place + 1] if where is None else used[:, place + 1] & where
+        columns[:, width - 1] = rest
+        return self._add(columns, used, 1, where)
 
-    def _add(self, columns: _Bytes, used: Bools, where: Bools | None) -> Self:
-        used = used if where is None else used & where[:, None]
+    def _add(self, columns: _Bytes, used: Bools | None, length: int, where: Bools | None) -> Self:
+        """Some columns, of which each message has those that are used; `length` of them, or as was added already."""
+        if used is None:
+            used = np.broadcast_to(np.True_ if where is None else where[:, None], columns.shape)
+        elif where is not None:
+            used = used & where[:, None]
         self._columns.append(columns)
         self._used.append(used)
-        self.length += np.count_nonzero(used, axis=1)
+        self.length += length if where is None else length * where
         return self
