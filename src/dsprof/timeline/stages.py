@@ -36,8 +36,8 @@ TABLES = tuple(dict.fromkeys(kind.table for kind in KINDS))
 #: What is shown of a selected one, as far as its table has the column.
 _SHOWN = (
     "request", "instance", "step", "range_id", "batch", "tokens", "prompt_tokens", "new_tokens", "context_tokens",
-    "steady", "outlier", "pause", "wall_ns", "ttft_gpu_ns", "gpu_busy_ns", "gpu_idle_ns", "compute_ns", "transfer_ns", "wait_ns", "kernels",
-    "launches", "memcpy_ns", "sync_ns", "excess_in",
+    "steady", "outlier", "pause", "wall_ns", "ttft_gpu_ns", "gpu_busy_ns", "gpu_idle_ns", "compute_ns", "transfer_ns",
+    "wait_ns", "kernels", "launches", "memcpy_ns", "sync_ns", "excess_in",
 )  # fmt: skip
 _IDLE = "idle_"
 
