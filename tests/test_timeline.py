@@ -1,4 +1,4 @@
-"""The timeline says what the tables say, to the nanosecond, by Perfetto's own importer, and nothing is lost on the way."""
+"""The timeline says what the tables say, to the nanosecond, by Perfetto's own importer, and loses nothing on the way."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsprof.analysis.analyze import Analysis, analyze
+from dsprof.analysis.analyze import Analysis
 from dsprof.analysis.ranks import Ranks
 from dsprof.analysis.timelines import StepWanted, Timeline, write_timeline
-from dsprof.arrays import NULL, united
+from dsprof.arrays import united
 from dsprof.errors import OutputRefused, SelectionEmpty
 from dsprof.nsys.locate import locate
 from dsprof.nsys.parts import ReportInParts
 from dsprof.nsys.reader import read as read_report
-from dsprof.rules.names import short_kernel_name
 from dsprof.timeline.busy import BusyBins
 from dsprof.timeline.drawn import Taken
 from dsprof.timeline.lanes import FlatLanes, NestedLanes, begins_and_ends, nests
@@ -199,8 +198,9 @@ def test_an_arrow_leads_from_each_launch_to_the_first_operation_of_it_alone(draw
         for call, op in first.items()
     )
     arrows = timeline.rows(
-        "SELECT a.ts AS called, th.tid AS tid, b.ts AS ran, b.dur AS dur FROM flow f JOIN slice a ON a.id = f.slice_out "
-        "JOIN slice b ON b.id = f.slice_in JOIN track t ON t.id = a.track_id JOIN thread_track tt ON tt.id = t.id "
+        "SELECT a.ts AS called, th.tid AS tid, b.ts AS ran, b.dur AS dur FROM flow f "
+        "JOIN slice a ON a.id = f.slice_out JOIN slice b ON b.id = f.slice_in "
+        "JOIN track t ON t.id = a.track_id JOIN thread_track tt ON tt.id = t.id "
         "JOIN thread th USING (utid)"
     )
     assert_same(Counter((row["called"], row["tid"], row["ran"], row["dur"]) for row in arrows), expected)
@@ -305,7 +305,8 @@ def test_a_report_in_parts_gives_the_same_timeline(sample: str, parts: int, tmp_
             slices = placed(timeline).drop(columns=["id", "args", "track_id"]).astype(str)
             counter = timeline.rows("SELECT ts, round(value, 9) AS value FROM counter ORDER BY ts, value")
             flows = timeline.rows(
-                "SELECT a.ts AS a, b.ts AS b FROM flow f JOIN slice a ON a.id = f.slice_out JOIN slice b ON b.id = f.slice_in"
+                "SELECT a.ts AS a, b.ts AS b FROM flow f "
+                "JOIN slice a ON a.id = f.slice_out JOIN slice b ON b.id = f.slice_in"
             )
             arrows = Counter((row["a"], row["b"]) for row in flows)
             seen.append(
@@ -350,8 +351,9 @@ def test_a_step_that_is_not_there_is_said_with_those_that_are(tmp_path: Path) ->
 # -- names and times of all kinds ------------------------------------------------------------------------------
 
 HOSTILE = (
-    "</script><img src=x onerror=alert(1)>", "a\0b", "\x1b[2J\x1b]0;owned\a", "\u202egnp.exe", "x" * 20_000, "'; DROP--",
-    "\ud83d\ude00 \U0001f600".encode("utf-16", "surrogatepass").decode("utf-16"), "line\nbreak\ttab", "", "%s%n{0}",
+    "</script><img src=x onerror=alert(1)>", "a\0b", "\x1b[2J\x1b]0;owned\a", "\u202egnp.exe", "x" * 20_000,
+    "'; DROP--", "\ud83d\ude00 \U0001f600".encode("utf-16", "surrogatepass").decode("utf-16"), "line\nbreak\ttab", "",
+    "%s%n{0}",
 )  # fmt: skip
 
 
@@ -491,3 +493,163 @@ def test_a_number_is_given_once() -> None:
     assert numbers[0] == 7
     assert numbers[-1] == 8
     assert all(0 < one < 1 << 31 for one in numbers)
+
+
+# -- the file --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A made report with a step."""
+    made = TraceBuilder().range("decode", 0, 10 * MS).range("decode.step", MS, 3 * MS)
+    made.kernel("gemm", at=(2 * MS, 4 * MS), call=(MS + 10, MS + 20))
+    return made.write(tmp_path_factory.mktemp("small") / "run.sqlite")
+
+
+def dsprof(*words: object, **more: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dsprof", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=100, **more)
+
+
+def test_the_command_writes_a_file_of_usual_rights_and_replaces_none(small: Path, tmp_path: Path) -> None:
+    target = tmp_path / "run.pftrace.gz"
+    done = dsprof("timeline", small, "-o", target, umask=0o027)
+    assert (done.returncode, done.stdout) == (0, f"Timeline: {target}\n")
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+    with gzip.open(target) as file:
+        assert file.read(1) == b"\x0a"
+    target.write_text("mine")
+    done = dsprof("timeline", small, "-o", target)
+    assert done.returncode == OutputRefused.exit_code
+    assert "--force" in done.stderr
+    assert target.read_text() == "mine"
+    assert dsprof("timeline", small, "-o", target, "--force").returncode == 0
+    assert target.read_bytes()[:2] == b"\x1f\x8b"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.pftrace.gz"]
+
+
+def test_the_same_report_gives_the_same_bytes(small: Path, tmp_path: Path) -> None:
+    one, other = (written(tmp_path / f"{name}.pftrace.gz", small).path for name in "ab")
+    assert one.read_bytes() == other.read_bytes()
+    plain = written(tmp_path / "plain.pftrace", small).path
+    assert gzip.decompress(one.read_bytes()) == plain.read_bytes()
+
+
+def test_where_nothing_can_be_written_nothing_is_left(small: Path, tmp_path: Path) -> None:
+    folder, pipe = tmp_path / "folder", tmp_path / "pipe"
+    folder.mkdir()
+    os.mkfifo(pipe)
+    for target in (folder, pipe, tmp_path / "none" / "run.pftrace", Path("/proc/run.pftrace"), tmp_path / ("x" * 300)):
+        with pytest.raises(OutputRefused):
+            written(target, small, force=True)
+    assert sorted(tmp_path.iterdir()) == [folder, pipe]
+
+
+def test_what_fails_midway_leaves_what_was_there(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "run.pftrace"
+    target.write_text("before")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("dsprof.timeline.drawn.Drawn.finish", fail)
+    with pytest.raises(OutputRefused, match="No space left"):
+        written(target, small, force=True)
+    assert target.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "-o"),
+        (("--ui", "http://127.0.0.1:1", "-o", "x"), "--open"),
+        (("--open", "--ui", "javascript:alert(1)"), "no address"),
+        (("-o", "x.pftrace", "--step", "("), "no regular"),
+        (("-o", "x.pftrace", "--window", "5"), "no window"),
+    ],
+)
+def test_wrong_words_are_usage_errors(words: tuple[str, ...], said: str, small: Path, tmp_path: Path) -> None:
+    done = dsprof("timeline", small, *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in " ".join(done.stderr.replace("\u2502", " ").split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_window_and_a_step_are_chosen_by_options(small: Path, tmp_path: Path) -> None:
+    one, other = tmp_path / "window.pftrace", tmp_path / "step.pftrace"
+    assert dsprof("timeline", small, "-o", one, "--window", "0ms..1ms").returncode == 0
+    assert dsprof("timeline", small, "-o", other, "--step", "0").returncode == 0
+    with read(one) as timeline:
+        assert {row["name"] for row in timeline.rows("SELECT name FROM slice")} >= {"decode"}
+        assert not len(placed(timeline, "t.name LIKE 'stream %'"))
+    with read(other) as timeline:
+        assert {"gemm", "step 0", "decode 0"} <= {row["name"] for row in timeline.rows("SELECT name FROM slice")}
+    assert dsprof("timeline", small, "-o", tmp_path / "no", "--step", "7").returncode == SelectionEmpty.exit_code
+
+
+def test_reports_without_kernels_or_ranges_have_a_timeline(tmp_path: Path) -> None:
+    ranges = TraceBuilder().range("prefill", 0, MS).write(tmp_path / "ranges.sqlite")
+    kernels = TraceBuilder().kernel("k", at=(5, 9)).write(tmp_path / "kernels.sqlite")
+    for path, count in ((ranges, 2), (kernels, 1)):
+        with read(written(path.with_suffix(".pftrace"), path).path) as timeline:
+            assert timeline.problems == []
+            assert timeline.rows("SELECT count(*) AS n FROM slice") == [{"n": count}]
+
+
+# -- the page --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(small: Path, tmp_path: Path) -> Iterator[Served]:
+    made = written(tmp_path / "a<b>'\".pftrace", small, step=StepWanted(0))
+    shown_first = Shown(made.path.name, made.sight, "http://127.0.0.1:1/ui/")
+    with Served(shown_first, made.path.stat().st_size, lambda: made.path.open("rb")) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        yield served
+        served.shutdown()
+
+
+def ask(served: Served, path: str, host: str | None = None) -> tuple[int, bytes, dict[str, str]]:
+    connection = http.client.HTTPConnection("127.0.0.1", served.server_port, timeout=10)
+    connection.request("GET", path, headers={"Host": host or served.host})
+    answer = connection.getresponse()
+    return answer.status, answer.read(), dict(answer.getheaders())
+
+
+def test_the_page_hands_the_timeline_to_the_ui_alone(served: Served, tmp_path: Path) -> None:
+    status, body, head = ask(served, f"/{served.key}/")
+    page = body.decode()
+    assert status == 200
+    assert "frame-src http://127.0.0.1:1;" in head["Content-Security-Policy"]
+    assert "default-src 'none'" in head["Content-Security-Policy"]
+    assert "a<b>" not in page
+    assert "visStart" in page
+    assert '"http://127.0.0.1:1")' in page
+    status, body, _ = ask(served, f"/{served.key}/timeline")
+    assert (status, body) == (200, next(tmp_path.glob("*.pftrace")).read_bytes())
+
+
+@pytest.mark.parametrize("path", ["/", "/timeline", "/../etc/passwd", "//timeline"])
+def test_who_has_no_key_gets_nothing(served: Served, path: str) -> None:
+    assert ask(served, path)[0] == 404
+
+
+def test_a_foreign_name_of_this_machine_is_refused(served: Served) -> None:
+    assert ask(served, f"/{served.key}/timeline", "evil.example:80")[0] == 403
+    assert served.server_address[0] == "127.0.0.1"
+
+
+def test_addresses_of_a_ui_are_plain() -> None:
+    assert ui_of("https://ui.perfetto.dev") == "https://ui.perfetto.dev"
+    for wrong in (
+        "file:///x",
+        "javascript:1",
+        "http://",
+        "http://a b/",
+        "http://u:p@h/",
+        "http://h/?q",
+        "x; script-src *",
+    ):
+        with pytest.raises(ValueError, match="no address"):
+            ui_of(wrong)

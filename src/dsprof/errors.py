@@ -13,7 +13,7 @@
     ├── NsysMissing            10   a .nsys-rep needs nsys to export it, and none was found
     ├── NsysTooOld             11   the report is newer than the installed nsys
     ├── ExportFailed           12   nsys could not export the report
-    ├── OutputRefused          13   the tables could not be written there
+    ├── OutputRefused          13   the tables, or a file, could not be written there
     ├── UnknownTable           14   no table of that name
     ├── RulesUnreadable        15   a file of rules or kernel families, or rules beside the tables, missing or wrong
     ├── ConfigUnreadable       16   the file that should say which model ran does not
@@ -37,7 +37,7 @@
     ├── SelectionUnusable      44   rows or columns were asked for that a table cannot give
     ├── BaselineFailed         46   a program was recorded, and its run again to compare with failed
     ├── UnknownEngine          47   no engine of that name
-    ├── SelectionEmpty         48   the report holds nothing of the window, devices or processes asked for
+    ├── SelectionEmpty         48   the report holds nothing of the window, devices, processes or step asked for
     ├── ServerFailed           50   a server ended before it was ready, was not ready in time, or was not recorded
     ├── RanksMissing           51   a program of several ranks was recorded, and some left no report
     ├── ReportsFailed          52   of several reports some could not be analyzed; the others are there
@@ -129,7 +129,7 @@ class ExportFailed(DsprofError):
 
 
 class OutputRefused(DsprofError):
-    """The tables could not be written."""
+    """The tables, or the file that was asked for, could not be written."""
 
     exit_code = 13
 
@@ -243,7 +243,7 @@ class SelectionUnusable(DsprofError):
 
 
 class SelectionEmpty(DsprofError):
-    """The report holds nothing of the window, the devices or the processes that were asked for."""
+    """The report holds nothing of the window, the devices, the processes or the step that were asked for."""
 
     exit_code = 48
 
