@@ -1,4 +1,4 @@
-"""The timeline says what the tables say, to the nanosecond, by Perfetto's own importer, and loses nothing on the way."""
+"""The timeline says what the tables say, to the nanosecond, by Perfetto's own importer, and loses nothing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from dsprof.timeline.lanes import FlatLanes, NestedLanes, begins_and_ends, nests
 from dsprof.timeline.protobuf import Messages, message, number
 from dsprof.timeline.serve import Served, Shown, ui_of
 from dsprof.trace import Trace, pid_of, tid_of
-from perfetto_reader import Read, read
+from perfetto_reader import Read, browser, read, serving, ui, wait
 from trace_builder import TraceBuilder
 
 SAMPLES = Path(__file__).resolve().parents[1] / "traces" / "samples"
@@ -287,7 +287,7 @@ def test_reports_with_the_same_processes_stay_apart(tmp_path: Path) -> None:
         assert timeline.problems == []
         processes = timeline.rows("SELECT pid, name FROM process WHERE pid > 0 ORDER BY upid")
         assert len({row["pid"] for row in processes}) == 2
-        assert [row["name"].split(" · ")[0] for row in processes] == ["a", "b"]
+        assert {row["name"].split(" · ")[0] for row in processes} == {"a", "b"}
         assert timeline.rows("SELECT count(*) AS n FROM flow") == [{"n": 2}]
 
 
@@ -579,22 +579,42 @@ def test_wrong_words_are_usage_errors(words: tuple[str, ...], said: str, small: 
 def test_a_window_and_a_step_are_chosen_by_options(small: Path, tmp_path: Path) -> None:
     one, other = tmp_path / "window.pftrace", tmp_path / "step.pftrace"
     assert dsprof("timeline", small, "-o", one, "--window", "0ms..1ms").returncode == 0
-    assert dsprof("timeline", small, "-o", other, "--step", "0").returncode == 0
+    assert dsprof("timeline", small, "-o", other, "--step", "1").returncode == 0
     with read(one) as timeline:
         assert {row["name"] for row in timeline.rows("SELECT name FROM slice")} >= {"decode"}
         assert not len(placed(timeline, "t.name LIKE 'stream %'"))
     with read(other) as timeline:
-        assert {"gemm", "step 0", "decode 0"} <= {row["name"] for row in timeline.rows("SELECT name FROM slice")}
+        assert {"gemm", "step 1", "decode 0"} <= {row["name"] for row in timeline.rows("SELECT name FROM slice")}
     assert dsprof("timeline", small, "-o", tmp_path / "no", "--step", "7").returncode == SelectionEmpty.exit_code
 
 
 def test_reports_without_kernels_or_ranges_have_a_timeline(tmp_path: Path) -> None:
     ranges = TraceBuilder().range("prefill", 0, MS).write(tmp_path / "ranges.sqlite")
     kernels = TraceBuilder().kernel("k", at=(5, 9)).write(tmp_path / "kernels.sqlite")
-    for path, count in ((ranges, 2), (kernels, 1)):
+    for path, count in ((ranges, 3), (kernels, 1)):
         with read(written(path.with_suffix(".pftrace"), path).path) as timeline:
             assert timeline.problems == []
             assert timeline.rows("SELECT count(*) AS n FROM slice") == [{"n": count}]
+
+
+def test_it_opens_in_a_browser_at_the_step_that_was_asked_for(small: Path, tmp_path: Path) -> None:
+    made = written(tmp_path / "run.pftrace.gz", small, step=StepWanted(1))
+    with browser() as driver, ui() as address, serving(made, address) as served:
+        driver.get(served.address)
+        driver.switch_to.frame("ui")
+        wait(driver, "return !!(window.app && window.app.trace && window.app.trace.timeline)")
+        wait(driver, "return document.body.innerText.includes('stream')")
+        start, duration = driver.execute_script(
+            "const seen = window.app.trace.timeline.visibleWindow;"
+            "return [String(seen.start.integral), Number(seen.duration)];"
+        )
+        assert made.sight is not None
+        assert int(start) == made.sight[0]
+        assert duration == pytest.approx(made.sight[1] - made.sight[0], abs=2)
+        text = driver.execute_script("return document.body.innerText")
+        assert [word for word in ("Analysis", "steps", "CUDA API", "GPU busy") if word not in text] == []
+        driver.switch_to.default_content()
+        assert not driver.find_elements("id", "said")
 
 
 # -- the page --------------------------------------------------------------------------------------------------
@@ -602,7 +622,7 @@ def test_reports_without_kernels_or_ranges_have_a_timeline(tmp_path: Path) -> No
 
 @pytest.fixture
 def served(small: Path, tmp_path: Path) -> Iterator[Served]:
-    made = written(tmp_path / "a<b>'\".pftrace", small, step=StepWanted(0))
+    made = written(tmp_path / "a<b>'\".pftrace", small, step=StepWanted(1))
     shown_first = Shown(made.path.name, made.sight, "http://127.0.0.1:1/ui/")
     with Served(shown_first, made.path.stat().st_size, lambda: made.path.open("rb")) as served:
         threading.Thread(target=served.serve_forever, daemon=True).start()

@@ -23,7 +23,7 @@ from dsprof.facts import Facts
 from dsprof.ground.leftovers import clear_leftovers, own_folder
 from dsprof.timeline.collectives import draw_collectives
 from dsprof.timeline.drawn import Called, Drawn, Taken, View
-from dsprof.timeline.events import PartEvents
+from dsprof.timeline.events import Earliest, PartEvents
 from dsprof.timeline.packets import Packets
 from dsprof.timeline.stages import TABLES, draw_stages, numbers
 
@@ -108,24 +108,30 @@ def _events_of(part: Facts) -> PartEvents:
 
 
 def _looked_at(analyses: Sequence[Callable[[], Analysis]]) -> tuple[MatchedCollectives, list[_Report]]:
-    """The collectives of all reports, and what is known of each."""
+    """The collectives of all reports, and what is known of each; no time on the timeline's clock is below 0."""
     if len(analyses) == 1:
         analysis = analyses[0]()
+        earliest = analysis.fresh.fact(Earliest).begin  # first, for one pass through many parts tells all
         matched = analysis.fresh.fact(MatchedCollectives)
-        return matched, [_Report(_called("", 0, matched), Clock(), _tables(analysis))]
-    ranks, tables = [], []
+        return matched, [_Report(_called("", 0, matched), Clock(-earliest), _tables(analysis))]
+    ranks, tables, begins = [], [], []
     for one in analyses:
         analysis = one()
+        begins.append(analysis.fresh.fact(Earliest).begin)
         ranks.append(RankReport.of(analysis))
         tables.append(_tables(analysis))
         del analysis  # before the next is read
     several = Ranks(ranks)
     matched, clocks = several.matched, several.report_clocks
-    earliest = min(0, *(clock.shift_ns for clock in clocks))
+    first = min(0, *(begin + _shift(clock, begin) for begin, clock in zip(begins, clocks, strict=True)))
     return matched, [
-        _Report(_called(report.file, number, matched), clock._replace(shift_ns=clock.shift_ns - earliest), of)
+        _Report(_called(report.file, number, matched), clock._replace(shift_ns=clock.shift_ns - first), of)
         for number, (report, clock, of) in enumerate(zip(ranks, clocks, tables, strict=True))
     ]
+
+
+def _shift(clock: Clock, time: int) -> int:
+    return int(clock.shift(np.array([time], np.int64))[0])
 
 
 def _tables(analysis: Analysis) -> dict[str, pa.Table]:

@@ -10,12 +10,30 @@ from attrs import frozen
 from dsprof import arrays as at
 from dsprof.arrays import NULL, Ints
 from dsprof.attribute.launches import Launches
+from dsprof.facts import Measure
 from dsprof.rules.families import FamilyCodes
-from dsprof.trace import Calls, operation_names, rows_of
+from dsprof.trace import Calls, Trace, operation_names, rows_of
 
 #: What a copy or a set is beside the families of kernels.
 MEMORY = "memory"
 Words = tuple[str, ...]
+
+
+@frozen
+class Earliest(Measure):
+    """When the first of all events and ranges of a report begins; 0 where there is none before that."""
+
+    begin: int
+
+    @classmethod
+    def take(cls, trace: Trace) -> Self:
+        """Of a part of a report."""
+        columns = (trace.ranges.start, trace.calls.start, trace.operations.start)
+        return cls(min(int(column.min(initial=0)) for column in columns))
+
+    def merge(self, other: Self) -> Self:
+        """The earlier one."""
+        return type(self)(min(self.begin, other.begin))
 
 
 @frozen(eq=False)
