@@ -1,8 +1,9 @@
 """What a timeline takes: whole processes of `dsprof timeline` on synthetic reports and on the reports that are named.
 
-usage: python benchmarks/timelines.py [--kernels 100000 400000] [--report run.sqlite] [--runs 3] [--folder FOLDER]
-                                      [--out benchmarks/TIMELINES.md]
+usage: python benchmarks/timelines.py [--kernels 100000 400000] [--report run.sqlite] [--times 4] [--memory 400MB]
+                                      [--runs 3] [--folder FOLDER] [--out benchmarks/TIMELINES.md]
 
+`--times`: a report that is named is also measured with its events so many times, one after another.
 Of each the run with the least CPU time is told, and the memory of the largest. What came of it is not looked at here:
 tests/test_timeline.py has Perfetto's own importer read timelines.
 """
@@ -10,6 +11,7 @@ tests/test_timeline.py has Perfetto's own importer read timelines.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sqlite3
 import sys
 import tempfile
@@ -25,8 +27,11 @@ import machine  # noqa: E402
 import measure  # noqa: E402
 import reports  # noqa: E402
 
-from dsprof.nsys.schema import KERNEL, NVTX, RUNTIME  # noqa: E402
+from dsprof.nsys.schema import KERNEL, MEMCPY, MEMSET, NVTX, RUNTIME  # noqa: E402
 
+DETAILS = "ANALYSIS_DETAILS"
+#: No report has more correlationIds.
+_CORRELATIONS = 10**7
 _COLUMNS = ("report", "kernels", "API calls", "ranges", "wall s", "CPU s", "peak MB", "file MB")
 _HEAD = f"| {' | '.join(_COLUMNS)} |\n|---{'|---:' * (len(_COLUMNS) - 1)}|"
 
@@ -59,6 +64,24 @@ def timed(name: str, report: Path, runs: int, memory: str | None = None) -> Time
     return Timed(shown, _rows(report), least, max(run.peak_bytes for run in taken), size)
 
 
+def repeated(report: Path, times: int, target: Path) -> Path:
+    """A report with its events so many times."""
+    shutil.copyfile(report, target)
+    with closing(sqlite3.connect(target)) as database, database:
+        last = database.execute(f'SELECT max("end") FROM {RUNTIME}').fetchone()[0]  # noqa: S608
+        for table in (KERNEL, MEMCPY, MEMSET, RUNTIME, NVTX):
+            columns = [row[1] for row in database.execute(f"PRAGMA table_info({table})")]
+            rows = database.execute(f"SELECT max(rowid) FROM {table}").fetchone()[0] if columns else 0  # noqa: S608
+            for number in range(1, times if rows else 1):
+                later = {"start": last * number, "end": last * number, "correlationId": _CORRELATIONS * number}
+                values = ", ".join(
+                    f'"{name}" + {later.get(name, 0)}' if name in later else f'"{name}"' for name in columns
+                )
+                database.execute(f"INSERT INTO {table} SELECT {values} FROM {table} WHERE rowid <= {rows}")  # noqa: S608
+        database.execute(f"UPDATE {DETAILS} SET duration = duration * {times}")  # noqa: S608
+    return target
+
+
 def _rows(report: Path) -> tuple[int, int, int]:
     with closing(sqlite3.connect(f"file:{report}?mode=ro", uri=True)) as database:
         kernels, calls, ranges = (
@@ -84,6 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kernels", type=int, nargs="*", default=[100_000, 400_000])
     parser.add_argument("--report", type=Path, nargs="*", default=[])
+    parser.add_argument("--times", type=int, default=1)
     parser.add_argument("--memory", help="once more on the largest synthetic report, under this limit")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=reports.usual_folder())
@@ -97,7 +121,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for report in given.report:
             name = report.name.split(".")[0]
-            rows.append(timed(name, reports.unpacked(report, Path(folder)), given.runs))
+            unpacked = reports.unpacked(report, Path(folder))
+            rows.append(timed(name, unpacked, given.runs))
+            if given.times > 1:
+                more = repeated(unpacked, given.times, Path(folder, "repeated.sqlite"))
+                rows.append(timed(f"{name}, {given.times} times", more, given.runs))
     made = page(rows, " ".join(word for word in sys.argv[1:] if word != "--out" and not word.endswith(".md")), load)
     if given.out:
         given.out.write_text(made, encoding="utf-8")

@@ -130,10 +130,12 @@ def _opening(file: Path, options: AnalysisOptions, progress: Progress) -> Callab
 
 def _ui(given: str | None) -> str | None:
     """The address that is given, checked: a wrong one is a usage error."""
+    if given is None:
+        return None
     from dsprof.timeline.serve import ui_of
 
     try:
-        return None if given is None else ui_of(given)
+        return ui_of(given)
     except ValueError as error:
         raise typer.BadParameter(f"--ui {error}") from error
 

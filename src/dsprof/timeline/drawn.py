@@ -207,7 +207,10 @@ class Drawn:
         for number, rows in at.each(thread):
             parent = self._thread(number)
             track[rows] = self.placed(("calls", number), "CUDA API", parent, start[rows], end[rows], _LAST)
-        more = {"correlation": Numbers(calls.correlation[kept]), "result": Numbers(_failed(calls, kept))}
+        more = {
+            "correlation": Numbers(np.where(arrow[kept] > 0, calls.correlation[kept], NULL)),
+            "result": Numbers(_failed(calls, kept)),
+        }
         named = self._named(calls.name[kept].astype(np.int64), part.names)
         self._packets.slices(Slices(start, end, track, named, flow=arrow[kept], more=more))
         return arrow

@@ -213,6 +213,8 @@ def _events(slices: Slices, more: Mapping[int, tuple[int, Ints, Bools]], row: In
         event.fixed(_FLOW, flow, begins & (flow != 0))
     for key, (kind, values, known) in more.items():
         there = begins & known[row]
+        if not there.any():
+            continue
         shown = Messages(len(row)).same(number(_KEY, key)).number(kind, np.where(there, values[row], 0))
         event.message(_ANNOTATION, shown, there)
     times = np.where(is_end, slices.end[row], slices.start[row])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from dsprof import arrays as at
 from dsprof.arrays import NULL, Ints
+from dsprof.ground.arrow import integers
 from dsprof.timeline.drawn import Drawn
 from dsprof.timeline.packets import Numbers, Slices, Texts
 
@@ -53,38 +53,41 @@ def _draw(drawn: Drawn, kind: Kind, table: pa.Table, rank: int) -> None:
     known = np.flatnonzero((start != NULL) & (end != NULL))
     rows = known[np.lexsort((-end[known], start[known]))]
     start, end, kept = drawn.in_view(start[rows], end[rows])
-    table = table.take(pa.array(rows[kept]))
-    if not len(table):
+    rows = rows[kept]
+    if not len(rows):
         return
-    track = np.zeros(len(table), np.int64)
-    for pid, mine in at.each(numbers(table, "pid")):
+    track = np.zeros(len(rows), np.int64)
+    for pid, mine in at.each(numbers(table, "pid")[rows]):
         parent = drawn.stages_of(pid)
         track[mine] = drawn.placed((kind.title, pid), kind.title, parent, start[mine], end[mine], rank)
-    more = {name: _shown(table, name) for name in table.column_names if name in _SHOWN or name.startswith(_IDLE)}
-    drawn.slices(Slices(start, end, track, drawn.named(_names(kind, table)), more=more))
+    more = {name: _shown(table, name, rows) for name in table.column_names if name in _SHOWN or name.startswith(_IDLE)}
+    drawn.slices(Slices(start, end, track, drawn.named(_names(kind, table, rows)), more=more))
 
 
-def _names(kind: Kind, table: pa.Table) -> Sequence[str]:
+def _names(kind: Kind, table: pa.Table, rows: Ints) -> Sequence[str]:
     """What slices are called: ``request 3``, ``decode 1``, ``step 12``, and of engines ``prefill step 12``."""
     if kind.table == "request_trace":
-        return [f"request {number}" for number in numbers(table, "request").tolist()]
-    stage = table.column("stage").to_pylist()
+        return [f"request {number}" for number in numbers(table, "request")[rows].tolist()]
     if kind.table == "stage_trace":
-        return [f"{one} {number}" for one, number in zip(stage, numbers(table, "instance").tolist(), strict=True)]
-    modes, steps = table.column("mode").to_pylist(), numbers(table, "step").tolist()
+        stages, instances = _texts(table, "stage", rows), numbers(table, "instance")[rows].tolist()
+        return [f"{stage} {number}" for stage, number in zip(stages, instances, strict=True)]
+    modes, steps = _texts(table, "mode", rows), numbers(table, "step")[rows].tolist()
     return [f"{mode} step {step}" if mode else f"step {step}" for mode, step in zip(modes, steps, strict=True)]
 
 
-def _shown(table: pa.Table, name: str) -> Numbers | Texts:
+def _shown(table: pa.Table, name: str, rows: Ints) -> Numbers | Texts:
     if not pa.types.is_dictionary(table.column(name).type):
-        return Numbers(numbers(table, name))
-    texts = table.column(name).to_pylist()
-    code = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+        return Numbers(numbers(table, name)[rows])
+    texts = _texts(table, name, rows)
+    code = {text: place for place, text in enumerate(dict.fromkeys(text for text in texts if text is not None))}
     return Texts(np.array([-1 if text is None else code[text] for text in texts], np.int64), list(code))
+
+
+def _texts(table: pa.Table, name: str, rows: Ints) -> list[str | None]:
+    texts = table.column(name).to_pylist()
+    return [texts[row] for row in rows.tolist()]
 
 
 def numbers(table: pa.Table, name: str) -> Ints:
     """A column of integers or truths, NULL for what it misses."""
-    column: Any = pc.fill_null(table.column(name).cast(pa.int64()), NULL)
-    pieces = [np.from_dlpack(chunk) for chunk in column.chunks if len(chunk)]
-    return np.concatenate([np.zeros(0, np.int64), *pieces])
+    return integers(table.column(name), NULL)
