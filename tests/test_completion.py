@@ -21,7 +21,7 @@ from dsprof.tables import all_tables
 
 BASH = shutil.which("bash")
 needs_bash = pytest.mark.skipif(BASH is None, reason="there is no bash here")
-COMMANDS = {"analyze", "table", "whatif", "tables", "capture", "doctor", "scrub", "completion", "workloads"}
+COMMANDS = {"analyze", "table", "whatif", "timeline", "tables", "capture", "doctor", "scrub", "completion", "workloads"}
 #: Says what bash would offer; `compopt`, which only a completion at a real tab may call, is told.
 ASK = r"""
 source completion.bash

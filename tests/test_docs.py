@@ -34,14 +34,14 @@ LINKED = {
 }
 #: Pages that say how to do something today, and not how it is made, or was.
 GUIDES = {name: page for name, page in LINKED.items() if name not in ("ARCHITECTURE.md", "CHANGELOG.md")}
-#: What is only read as a command line: it needs nsys, a model of gigabytes, or torch.
-ONLY_READ = ("capture", "doctor", "workloads tiny", "workloads config")
+#: What is only read as a command line: it needs nsys, a model of gigabytes, or torch, or serves until it is stopped.
+ONLY_READ = ("capture", "doctor", "workloads tiny", "workloads config", "timeline run.nsys-rep --open")
 #: Options that pages name and that are other programs': of nsys, of engines, of `make fuzz`, of benchmarks.
 OF_OTHERS = {"--weights", "--plant", "--parallel", "--nproc-per-node",
              "--wait", "--include-blobs", "--sample", "--cpuctxsw", "--long", "--only", "--markdown", "--report",
              "--functions", "--root", "--json", "--check", "--first-run", "--nsys-runs", "--against", "--folder",
              "--processes", "--kernels", "--size", "--requests", "--tokens", "--no-deps", "--record", "--uds",
-             "--profile", "--profile-activities", "--profiler-config", "--trace-fork-before-exec", "--turns",
+             "--profile", "--profile-activities", "--profiler-config", "--trace-fork-before-exec", "--turns", "--times",
              "--reports", "--workers", "--scheduler-file", "--enable-layerwise-nvtx-tracing",
              "--enable-layerwise-nvtx-marker"}  # fmt: skip
 #: Names in the manner of tables and columns that are Nsight's.
