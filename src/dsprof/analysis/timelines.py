@@ -23,7 +23,7 @@ from dsprof.facts import Facts
 from dsprof.ground.leftovers import clear_leftovers, own_folder
 from dsprof.timeline.collectives import draw_collectives
 from dsprof.timeline.drawn import Called, Drawn, Taken, View
-from dsprof.timeline.events import Earliest, PartEvents
+from dsprof.timeline.events import Outline, PartEvents
 from dsprof.timeline.packets import Packets
 from dsprof.timeline.stages import TABLES, draw_stages, numbers
 
@@ -57,6 +57,7 @@ class _Report(NamedTuple):
     called: Called
     clock: Clock
     tables: dict[str, pa.Table]
+    outline: Outline
 
 
 def write_timeline(
@@ -81,7 +82,8 @@ def write_timeline(
         for number, (analysis, report) in enumerate(zip(analyses, reports, strict=True)):
             one = kept if kept is not None else analysis()
             progress(f"drawing {one.path.name}")
-            drawn = Drawn(packets, taken, one.results.report.gpus, report.called, report.clock.shift, view)
+            gpus, several = one.results.report.gpus, len(report.outline.processes) > 1
+            drawn = Drawn(packets, taken, gpus, report.called, report.clock.shift, view, several)
             _draw(one, drawn, report.tables, matched, number)
             del one  # before the next is read
         packets.finish()
@@ -111,22 +113,22 @@ def _looked_at(analyses: Sequence[Callable[[], Analysis]]) -> tuple[MatchedColle
     """The collectives of all reports, and what is known of each; no time on the timeline's clock is below 0."""
     if len(analyses) == 1:
         analysis = analyses[0]()
-        earliest = analysis.fresh.fact(Earliest).begin  # first, for one pass through many parts tells all
+        outline = analysis.fresh.fact(Outline)  # first, for one pass through many parts tells all
         matched = analysis.fresh.fact(MatchedCollectives)
-        return matched, [_Report(_called("", 0, matched), Clock(-earliest), _tables(analysis))]
-    ranks, tables, begins = [], [], []
+        return matched, [_Report(_called("", 0, matched), Clock(-outline.begin), _tables(analysis), outline)]
+    ranks, tables, outlines = [], [], []
     for one in analyses:
         analysis = one()
-        begins.append(analysis.fresh.fact(Earliest).begin)
+        outlines.append(analysis.fresh.fact(Outline))
         ranks.append(RankReport.of(analysis))
         tables.append(_tables(analysis))
         del analysis  # before the next is read
     several = Ranks(ranks)
     matched, clocks = several.matched, several.report_clocks
-    first = min(0, *(begin + _shift(clock, begin) for begin, clock in zip(begins, clocks, strict=True)))
+    first = min(0, *(one.begin + _shift(clock, one.begin) for one, clock in zip(outlines, clocks, strict=True)))
     return matched, [
-        _Report(_called(report.file, number, matched), clock._replace(shift_ns=clock.shift_ns - first), of)
-        for number, (report, clock, of) in enumerate(zip(ranks, clocks, tables, strict=True))
+        _Report(_called(report.file, number, matched), clock._replace(shift_ns=clock.shift_ns - first), of, outline)
+        for number, (report, clock, of, outline) in enumerate(zip(ranks, clocks, tables, outlines, strict=True))
     ]
 
 

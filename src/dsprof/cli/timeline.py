@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from dsprof.cli.options import (
     files_named,
     load_numpy,
     say,
+    tell_remembered,
     with_flags,
 )
 from dsprof.cli.progress import Progress
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from dsprof.analysis.options import AnalysisOptions
     from dsprof.analysis.timelines import StepWanted, Timeline
 
+#: Where one of these is set, a browser can open a window.
+_DESKTOPS = ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")
 #: A step by its number: 12, or 3:12 of request 3.
 _STEP = re.compile(r"(?:(\d{1,18}):)?(\d{1,18})", re.ASCII)
 
@@ -125,7 +129,17 @@ def _tables() -> tuple[str, ...]:
 
 
 def _opening(file: Path, options: AnalysisOptions, progress: Progress) -> Callable[[], Analysis]:
-    return lambda: analyzed(file, options, progress)
+    """What analyzes a report, any number of times; what holds without being named is told once."""
+    told: list[Path] = []
+
+    def opened() -> Analysis:
+        analysis = analyzed(file, options, progress)
+        if not told:
+            told.append(file)
+            tell_remembered(analysis)
+        return analysis
+
+    return opened
 
 
 def _ui(given: str | None) -> str | None:
@@ -158,7 +172,8 @@ def _show(written: Timeline, ui: str | None) -> None:
     shown = Shown(path.name, written.sight, ui or UI)
     with Served(shown, path.stat().st_size, lambda: path.open("rb")) as served:
         say(f"dsprof: open {served.address} if no browser does; Ctrl-C ends it.", err=True)
-        webbrowser.open(served.address)
+        if any(os.environ.get(name) for name in _DESKTOPS):  # a browser in the terminal would take its place
+            webbrowser.open(served.address)
         try:
             served.serve_forever()
         except KeyboardInterrupt:

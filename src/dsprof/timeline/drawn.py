@@ -16,7 +16,7 @@ from dsprof.timeline.busy import BusyBins
 from dsprof.timeline.events import PartEvents
 from dsprof.timeline.lanes import FlatLanes, NestedLanes
 from dsprof.timeline.packets import Numbers, Packets, Slices, Texts
-from dsprof.trace import STYLES, Calls, Gpu, Ranges, pid_of, process_of, rows_of
+from dsprof.trace import STYLES, Calls, Gpu, Ranges, pid_of, rows_of
 
 #: NVTX ranges of no domain.
 _DEFAULT_DOMAIN = "NVTX"
@@ -95,7 +95,7 @@ class Called:
 class Drawn:
     """The tracks of one report in a timeline.
 
-    `shift`: what is added to its times to be on the timeline's clock.
+    `shift`: what is added to its times to be on the timeline's clock; `several`: several processes have operations.
     """
 
     def __init__(
@@ -106,16 +106,16 @@ class Drawn:
         called: Called | None = None,
         shift: Shift = unshifted,
         view: View | None = None,
+        several: bool = False,
     ) -> None:
         self._packets, self._taken, self._shift = packets, taken, shift
-        self.called, self._view = called or Called(), view or View()
+        self.called, self._view, self._several = called or Called(), view or View(), several
         self._gpu_names = {gpu.device: gpu.name for gpu in gpus}
         self._groups: dict[tuple[Any, ...], int] = {}
         self._processes: dict[int, tuple[int, int]] = {}
         self._threads: dict[int, int] = {}
         self._lanes: dict[tuple[Any, ...], tuple[FlatLanes | NestedLanes, list[int]]] = {}
         self._busy: dict[int, BusyBins] = {}
-        self._several = False
 
     # -- tracks -----------------------------------------------------------------------------------------
 
@@ -239,25 +239,19 @@ class Drawn:
         self._packets.slices(slices)
 
     def _streams(self, ops: Mapping[str, Ints], start: Ints, end: Ints) -> Ints:
-        """The track of each operation: of its stream, of whichever process and context."""
+        """The track of each operation: of its stream, and of its process."""
         track = np.zeros(len(start), np.int64)
-        heads, group = group_rows(ops["device"], ops["process"], ops["context"], ops["stream"])
+        heads, group = group_rows(ops["device"], ops["process"], ops["stream"])
         for number, rows in at.each(group):
-            where = tuple(int(ops[name][heads[number]]) for name in ("device", "process", "context", "stream"))
-            title = self._stream_title(where)
-            rank = _HOST + max(where[-1], 0)
-            track[rows] = self.placed(
-                ("stream", *where), title, self.gpu(where[0]), start[rows], end[rows], rank, flat=True
-            )
+            where = tuple(int(ops[name][heads[number]]) for name in ("device", "process", "stream"))
+            title, rank = self._stream_title(*where[1:]), _HOST + max(where[-1], 0)
+            key, gpu = ("stream", *where), self.gpu(where[0])
+            track[rows] = self.placed(key, title, gpu, start[rows], end[rows], rank, flat=True)
         return track
 
-    def _stream_title(self, where: tuple[int, ...]) -> str:
-        device, process, context, stream = where
+    def _stream_title(self, process: int, stream: int) -> str:
         title = f"stream {stream}" if stream != NULL else "stream unknown"
-        others = [key[1:] for key in self._lanes if key[0] == "stream" and key[1:] != where and key[1] == device]
-        if process != NULL and (self._several or any(one[1] != process for one in others)):
-            title += f" of process {pid_of(process)}"
-        return title + (f", context {context}" if any((one[1], one[3]) == (process, stream) for one in others) else "")
+        return f"{title} of process {pid_of(process)}" if self._several and process != NULL else title
 
     def _named(self, codes: Ints, names: Sequence[str], word: Callable[[str], str] = str) -> Ints:
         used, place = used_codes(codes, len(names))
@@ -273,7 +267,6 @@ class Drawn:
         ranges = rows_of(ranges, kept)
         if not len(kept):
             return
-        self._several = len(np.unique(process_of(ranges.thread))) > 1
         track = np.zeros(len(kept), np.int64)
         heads, group = group_rows(ranges.thread, ranges.domain.astype(np.int64), ranges.style)
         for place, rows in at.each(group):

@@ -20,28 +20,30 @@ Words = tuple[str, ...]
 
 
 @frozen
-class Earliest(Measure):
-    """When the first of all events and ranges of a report begins; 0 where there is none before that."""
+class Outline(Measure):
+    """When the first event or range of a report begins, 0 where none is before that, and whose operations it has."""
 
     begin: int
+    processes: frozenset[int]
 
     @classmethod
     def take(cls, trace: Trace) -> Self:
         """Of a part of a report."""
         columns = (trace.ranges.start, trace.calls.start, trace.operations.start)
-        return cls(min(int(column.min(initial=0)) for column in columns))
+        processes = frozenset(at.distinct(trace.operations.process).tolist())
+        return cls(min(int(column.min(initial=0)) for column in columns), processes)
 
     def merge(self, other: Self) -> Self:
-        """The earlier one."""
-        return type(self)(min(self.begin, other.begin))
+        """That of both."""
+        return type(self)(min(self.begin, other.begin), self.processes | other.processes)
 
 
 @frozen(eq=False)
 class PartEvents:
     """The calls and operations that a part counts, columns in order of start; all of it can go to another thread.
 
-    `names`: what codes of calls and kernels stand for. `operations`: `start`, `end`, `process`, `device`, `context`,
-    `stream`, `correlation`, `name` (of a copy or a set behind `names`, in `memory`), `family` (in `families`), `bytes`
+    `names`: what codes of calls and kernels stand for. `operations`: `start`, `end`, `process`, `device`, `stream`,
+    `correlation`, `name` (of a copy or a set behind `names`, in `memory`), `family` (in `families`), `bytes`
     (NULL: a kernel), `stage` (in `stages`), `step` (NULL: none), `call` (row of `calls`, -1: none) and `first` (1: no
     other operation of its call begins before it). `busy`: by device, when its operations run in this part's time.
     """
@@ -90,7 +92,6 @@ def _operations(launches: Launches, families: FamilyCodes) -> dict[str, Ints]:
     known = np.where(ops.correlation[order] >= 0, ops.correlation[order], NULL)
     columns |= {
         "correlation": known,
-        "context": np.concatenate([kernels.context, memops.context])[order],
         "name": np.concatenate([kernels.name.astype(np.int64), memory])[order],
         "family": np.concatenate([families.of(kernels.name), of_memory])[order],
         "bytes": np.concatenate([np.full(count, NULL), memops.bytes])[order],
