@@ -41,8 +41,8 @@ from dsprof.tables import all_tables
 from dsprof.trace import Gpu, Message, Report, Selection
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS, PLANTED, PREDICTED, MANY = (
-    ROOT / "benchmarks" / f"{name}.md" for name in ("RESULTS", "PLANTED", "PREDICTED", "MANY")
+RESULTS, PLANTED, PREDICTED, MANY, TIMELINES = (
+    ROOT / "benchmarks" / f"{name}.md" for name in ("RESULTS", "PLANTED", "PREDICTED", "MANY", "TIMELINES")
 )
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
@@ -410,6 +410,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "ranks": ranks,
     "reports": reports_columns,
     "many": lambda: section(MANY, "Measured"),
+    "timelines": lambda: section(TIMELINES, "Measured"),
     "paper": lambda: section(MANY, "On paper"),
     "options": options,
     "verdicts": verdict_kinds,

@@ -22,7 +22,7 @@ from dsprof.tables import all_tables
 BASH = shutil.which("bash")
 needs_bash = pytest.mark.skipif(BASH is None, reason="there is no bash here")
 COMMANDS = {"analyze", "table", "whatif", "diff", "tables", "capture", "doctor", "scrub", "completion", "workloads",
-            "baseline", "report"}  # fmt: skip
+            "baseline", "report", "timeline"}  # fmt: skip
 #: Says what bash would offer; `compopt`, which only a completion at a real tab may call, is told.
 ASK = r"""
 source completion.bash

@@ -36,15 +36,15 @@ LINKED = {
 }
 #: Pages that say how to do something today, and not how it is made, or was.
 GUIDES = {name: page for name, page in LINKED.items() if name not in ("ARCHITECTURE.md", "CHANGELOG.md")}
-#: What is only read as a command line: it needs nsys, a model of gigabytes, or torch.
-ONLY_READ = ("capture", "doctor", "workloads tiny", "workloads config")
+#: What is only read as a command line: it needs nsys, a model of gigabytes, or torch, or serves until it is stopped.
+ONLY_READ = ("capture", "doctor", "workloads tiny", "workloads config", "timeline run.nsys-rep --open")
 #: Options that pages name and that are other programs': of nsys, of engines, of `make fuzz`, of benchmarks.
 OF_OTHERS = {"--weights", "--us", "--from-request", "--plant", "--parallel", "--nproc-per-node",
              "--wait", "--include-blobs", "--sample", "--cpuctxsw", "--long", "--only", "--markdown", "--report",
              "--functions", "--root", "--json", "--check", "--first-run", "--nsys-runs", "--against", "--folder",
              "--processes", "--kernels", "--size", "--requests", "--tokens", "--no-deps", "--record", "--uds",
              "--profile", "--profile-activities", "--profiler-config", "--trace-fork-before-exec", "--turns",
-             "--reports", "--workers", "--scheduler-file", "--time", "--enable-layerwise-nvtx-tracing",
+             "--reports", "--workers", "--scheduler-file", "--time", "--times", "--enable-layerwise-nvtx-tracing",
              "--enable-layerwise-nvtx-marker"}  # fmt: skip
 #: Names in the manner of tables and columns that are Nsight's.
 OF_NSIGHT = {"nvtx_kern_sum", "nvtx_gpu_proj_sum", "nvtx_gpu_proj_trace", "cuda_gpu_kern_sum", "nvtx_pushpop_trace"}

@@ -37,7 +37,7 @@
     ├── SelectionUnusable      44   rows or columns were asked for that a table cannot give
     ├── BaselineFailed         46   a program was recorded, and its run again to compare with failed
     ├── UnknownEngine          47   no engine of that name
-    ├── SelectionEmpty         48   the report holds nothing of the window, devices or processes asked for
+    ├── SelectionEmpty         48   the report holds nothing of the window, devices, processes or step asked for
     ├── ServerFailed           50   a server ended before it was ready, was not ready in time, or was not recorded
     ├── RanksMissing           51   a program of several ranks was recorded, and some left no report
     ├── ReportsFailed          52   of several reports some could not be analyzed; the others are there
@@ -246,7 +246,7 @@ class SelectionUnusable(DsprofError):
 
 
 class SelectionEmpty(DsprofError):
-    """The report holds nothing of the window, the devices or the processes that were asked for."""
+    """The report holds nothing of the window, the devices, the processes or the step that were asked for."""
 
     exit_code = 48
 

@@ -283,6 +283,11 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
         return name in self._origin.tables  # without making the table, as a mapping would
 
     @property
+    def fresh(self) -> Fresh:
+        """Its results as the report itself tells them, whatever was written of it earlier."""
+        return self._from_report()
+
+    @property
     def collectives(self) -> ReportCollectives:
         """Its collectives, to be matched with those of other reports (`dsprof.analysis.ranks`); can be pickled."""
         return self._from_report().fact(ReportCollectives)

@@ -11,7 +11,7 @@ import pyarrow as pa
 from attrs import frozen
 
 from dsprof.analysis.analyze import Analysis, frame_of
-from dsprof.answers.collectives import MatchedCollectives, ReportCollectives, clocks, unmatched
+from dsprof.answers.collectives import Clock, MatchedCollectives, ReportCollectives, clocks, unmatched
 from dsprof.answers.identity import ENVIRONMENT, NCCL, Place
 from dsprof.answers.rank_checks import check_several
 from dsprof.answers.report_work import ReportWork, busy_of, requests_of, verdicts_of
@@ -107,6 +107,15 @@ class Ranks(Mapping[str, "pd.DataFrame"]):
     def clocks(self) -> tuple[str, ...]:
         """A sentence for each report after the first: what tells its clock, and how well."""
         return tuple(clocks(self.matched, self._began))
+
+    @property
+    def report_clocks(self) -> tuple[Clock, ...]:
+        """How the times of each report are put on the common clock: as those of its ranks are."""
+        first = min((one for one in self._began if one != NULL), default=0)
+        usual = [Clock(0 if one == NULL else one - first) for one in self._began]
+        for rank in reversed(self.matched.ranks):
+            usual[rank.report] = rank.clock
+        return tuple(usual)
 
     @property
     def unmatched(self) -> tuple[str, ...]:

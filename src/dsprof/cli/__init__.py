@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 
 import typer
 
-from dsprof.cli import analyze, report, table, whatif, diff, tables, capture, doctor, scrub, workloads, completion  # isort: skip  (as --help lists them)
+from dsprof.cli import analyze, report, table, whatif, diff, timeline  # isort: skip  (as --help lists them)
+from dsprof.cli import tables, capture, doctor, scrub, workloads, completion  # isort: skip
 from dsprof.cli import completing
 from dsprof.cli.options import app, say
 from dsprof.errors import DsprofError, OutputRefused
@@ -32,6 +33,7 @@ __all__ = [
     "scrub",
     "table",
     "tables",
+    "timeline",
     "whatif",
     "workloads",
 ]
