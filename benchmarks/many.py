@@ -34,6 +34,7 @@ import pyarrow.compute as pc  # noqa: E402
 import dsprof  # noqa: E402
 from dsprof.analysis.kept_ranks import kept_ranks  # noqa: E402
 from dsprof.analysis.many import ManyAnalysis, analyze_many  # noqa: E402
+from dsprof.analysis.matched_tables import TOLD  # noqa: E402
 from dsprof.analysis.ranks import Ranks  # noqa: E402
 from dsprof.errors import NsysMissing  # noqa: E402
 from dsprof.nsys.command import find_nsys  # noqa: E402
@@ -125,7 +126,8 @@ def wrong(folder: Path, out: Path, ranks: int, damaged: int) -> Iterator[str]:
             alone = dsprof.analyze(folder / row["report"], folder=out / "nowhere", tables=["stage_trace", "kern_sum"])
             for table in alone:
                 mine = many.arrow(table).filter(pc.equal(many.arrow(table).column("report"), row["report"]))
-                if mine.drop_columns(["report", "run", "node", "rank"]).to_pylist() != alone.arrow(table).to_pylist():
+                columns = [one for one in alone.arrow(table).column_names if one not in TOLD]
+                if mine.select(columns).to_pylist() != alone.arrow(table).select(columns).to_pylist():
                     yield f"{row['report']}: other rows in {table}"
     late = {stage.labels[stage.holds] for stage in many.summary().stages if stage.holds is not None}
     if late != {"3"}:

@@ -36,13 +36,16 @@ def options() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, required=True, help="folder of the model; made if there is none")
     parser.add_argument("--parallel", choices=("tensor", "data"), default="tensor")
     parser.add_argument("--plant", default="none", metavar="KIND:RANK", help=f"one of {', '.join(KINDS)}")
-    parser.add_argument("--from-request", type=int, default=3, help="the first that has it, counted from 1")
+    parser.add_argument("--from-request", type=int, default=2, help="the first that has it, counted from 1")
     parser.add_argument("--requests", type=int, default=4)
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--new", type=int, default=6)
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--hidden", type=int, default=4096)
-    parser.add_argument("--us", type=int, default=1500, help="how long the host spins after a layer")
+    parser.add_argument("--us", type=int, default=6000, help="how long the host spins after a layer")
+    parser.add_argument(
+        "--products", type=int, default=8, help="how many matrices of 8192 are multiplied after a layer"
+    )
     return parser.parse_args()
 
 
@@ -61,7 +64,7 @@ def weights(folder: Path, layers: int, hidden: int, dtype: torch.dtype) -> None:
     LlamaForCausalLM(config).to(dtype).save_pretrained(folder)
 
 
-def planted(kind: str, us: int, device: torch.device) -> Callable[..., None]:
+def planted(kind: str, us: int, products: int, device: torch.device) -> Callable[..., None]:
     """What a rank does after each layer, as a hook."""
     size = 8192 if device.type == "cuda" else 64
     factor = torch.ones(size, size, dtype=torch.bfloat16, device=device)
@@ -73,7 +76,7 @@ def planted(kind: str, us: int, device: torch.device) -> Callable[..., None]:
             pass
 
     def gpu(*_: Any) -> None:
-        for _again in range(2):
+        for _again in range(products):
             torch.matmul(factor, factor)
 
     def copy(*_: Any) -> None:
@@ -118,7 +121,11 @@ def main() -> None:
     model = (
         LlamaForCausalLM.from_pretrained(args.weights, dtype=dtype, attn_implementation="sdpa", **how).to(device).eval()
     )
-    doing = planted(kind, args.us, device) if kind not in ("none", "overlap") and int(whose) == rank else None
+    doing = (
+        planted(kind, args.us, args.products, device)
+        if kind not in ("none", "overlap") and int(whose) == rank
+        else None
+    )
     if kind == "overlap":
         overlapping(model, dist.new_group(), device)
     prompt = torch.randint(0, 32000, (1, args.prompt), generator=torch.Generator().manual_seed(1)).to(device)

@@ -1,6 +1,6 @@
 """Debian's chromium for tests: a driver whose pages tell all that they asked for and complained of.
 
-`.ci/install-chromium` installs it with axe-core, without which these tests are skipped, or fail under
+`.ci/install-browser` installs it with axe-core, without which these tests are skipped, or fail under
 ``DSPROF_REQUIRE_BROWSER=1``.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 _CACHE = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-#: Where `.ci/install-chromium` puts axe-core.
+#: Where `.ci/install-browser` puts axe-core.
 AXE = Path(os.environ.get("DSPROF_AXE") or Path(_CACHE, "dsprof", "browser", "axe.min.js"))
 WIDE, PHONE = 1280, 420
 #: What a page must not do by itself.
@@ -38,7 +38,7 @@ def missing() -> str:
 def require() -> None:
     """Skip where there is no browser, or fail where one must be."""
     if lacks := missing():
-        reason = f"{lacks} not found: run .ci/install-chromium"
+        reason = f"{lacks} not found: run .ci/install-browser"
         if os.environ.get("DSPROF_REQUIRE_BROWSER") == "1":
             pytest.fail(reason)
         pytest.skip(reason)

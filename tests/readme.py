@@ -27,6 +27,9 @@ from dsprof.analysis.gather import REPORT_COLUMNS
 from dsprof.answers import overhead, roofs, steps, verdicts, waits, warm_up
 from dsprof.capture.launchers import all_launchers
 from dsprof.cli import app
+from dsprof.compare import comparable, gates, units
+from dsprof.compare import statistics as change
+from dsprof.compare.tables import TABLES as COMPARISON
 from dsprof.measures.causes import CAUSES
 from dsprof.model.costs import KNOWN
 from dsprof.model.peaks import RATES
@@ -38,8 +41,8 @@ from dsprof.tables import all_tables
 from dsprof.trace import Gpu, Message, Report, Selection
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS, PLANTED, PREDICTED, MANY = (
-    ROOT / "benchmarks" / f"{name}.md" for name in ("RESULTS", "PLANTED", "PREDICTED", "MANY")
+RESULTS, PLANTED, PREDICTED, MANY, TIMELINES = (
+    ROOT / "benchmarks" / f"{name}.md" for name in ("RESULTS", "PLANTED", "PREDICTED", "MANY", "TIMELINES")
 )
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
@@ -62,6 +65,7 @@ SHOWN = {
     "output": "analyze traces/samples/h200-stages.sqlite.xz --top 0",
     "screen": "analyze traces/samples/h200-stages.sqlite.xz",
     "whatif": "whatif traces/samples/h200-stages.sqlite.xz --stage decode --cuda-graphs",
+    "diff": "diff traces/samples/h100-llama-1-eager.sqlite.xz -- traces/samples/h100-llama-1-pageable-copy.sqlite.xz",
     "ranks": "analyze traces/samples/h100x2-tp-rank0.sqlite.xz traces/samples/h100x2-tp-rank1.sqlite.xz",
 }
 
@@ -77,7 +81,8 @@ def printed(call: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         samples = Path(folder, "traces", "samples")
         samples.mkdir(parents=True)
-        for sample in (ROOT / "traces/samples").glob("h?00*-[st][tp]*"):  # stages, and ranks of tensor parallelism
+        chosen = [*(ROOT / "traces/samples").glob("h?00*-[st][tp]*"), *(ROOT / "traces/samples").glob("h100-llama-1-*")]
+        for sample in chosen:  # stages, ranks of tensor parallelism, both sides of a comparison
             (samples / sample.name).symlink_to(sample)
         done = subprocess.run(
             [sys.executable, "-m", "dsprof", *shlex.split(call)],
@@ -184,6 +189,29 @@ def step_limits() -> str:
 def _limits(limits: dict[str, str]) -> str:
     rows = [f"| {what} | {value} |" for what, value in limits.items()]
     return "\n".join(["| threshold | value |", "|---|---:|", *rows])
+
+
+def gate_limits() -> str:
+    """The thresholds of comparisons."""
+    noise = ", ".join(f"{measure} {100 * value:g} %" for measure, value in change.RUN_NOISE.items())
+    return _limits({
+        **{f"Gate `default`, {measure}, of each stage": f"{pct:g} %" for measure, pct in gates.DEFAULTS.items()},
+        "From so many runs in all on, runs are compared, and not requests": f"{change.LEAST_RUNS}",
+        "With fewer, the noise from run to run (standard deviation) is taken to be": noise,
+        "Prompts differ, and are refused, by more than": f"{comparable.PROMPTS:.0%}",
+        "NVTX ranges within a unit differ, and are refused, by": f"{comparable.RANGES:g}",
+        "They are told from a difference of": f"{comparable.SOME_RANGES:g}",
+        "Steps of an engine are cut into so many stretches, which stand for requests": f"{units.STRETCHES}",
+    })  # fmt: skip
+
+
+def comparison_tables() -> str:
+    """The tables of a comparison with their columns."""
+    rows = [
+        _row(f"`{table.name}`", table.row, ", ".join(f"`{column.name}`" for column in table.columns))
+        for table in COMPARISON.values()
+    ]
+    return "\n".join(["| table | a row is | columns |", "|---|---|---|", *rows])
 
 
 def causes() -> str:
@@ -376,9 +404,13 @@ PARTS: dict[str, Callable[[], str]] = {
     "output": lambda: screen("output"),
     "screen": lambda: screen("screen"),
     "whatif": lambda: screen("whatif"),
+    "diff": lambda: screen("diff"),
+    "gates": gate_limits,
+    "difftables": comparison_tables,
     "ranks": ranks,
     "reports": reports_columns,
     "many": lambda: section(MANY, "Measured"),
+    "timelines": lambda: section(TIMELINES, "Measured"),
     "paper": lambda: section(MANY, "On paper"),
     "options": options,
     "verdicts": verdict_kinds,

@@ -24,10 +24,12 @@ RAISED_BY = {
     "workloads/page.py": ["workloads page"],
     "workloads/tiny.py": ["workloads tiny"],
     "workloads/": ["capture"],
-    "nsys/selection.py": ["analyze", "table", "whatif"],  # a capture is analyzed as a whole
+    "nsys/selection.py": ["analyze", "table", "whatif", "timeline"],  # a capture is analyzed as a whole
     "ground/whole.py": ["report"],
     "ground/swap.py": ["analyze", "capture"],  # tables are written
     "analysis/analyze.py": ["analyze", "capture"],
+    "analysis/slim.py": ["baseline add"],
+    "analysis/timelines.py": ["timeline"],
     "analysis/gather.py": ["analyze"],  # several reports
     "analysis/many.py": ["analyze"],
     "analysis/workers.py": ["analyze"],

@@ -21,7 +21,8 @@ from dsprof.tables import all_tables
 
 BASH = shutil.which("bash")
 needs_bash = pytest.mark.skipif(BASH is None, reason="there is no bash here")
-COMMANDS = {"analyze", "table", "whatif", "tables", "capture", "doctor", "scrub", "completion", "workloads", "report"}
+COMMANDS = {"analyze", "table", "whatif", "diff", "tables", "capture", "doctor", "scrub", "completion", "workloads",
+            "baseline", "report", "timeline"}  # fmt: skip
 #: Says what bash would offer; `compopt`, which only a completion at a real tab may call, is told.
 ASK = r"""
 source completion.bash
@@ -82,6 +83,14 @@ def test_bash_completes_commands_options_choices_tables_and_reports(here: Path) 
     ]  # fmt: skip
     assert offered("dsprof", "whatif", "./.h") == ["compopt -o filenames", "./.hidden.sqlite"]
     assert offered("dsprof", "completion", "z") == ["zsh"]
+
+
+@needs_bash
+@pytest.mark.parametrize(
+    "words", [("diff", "r"), ("diff", "run.sqlite", "--", "r"), ("baseline", "add", "main", "r")]
+)  # fmt: skip
+def test_bash_completes_reports_on_both_sides_of_a_comparison(words: tuple[str, ...], here: Path) -> None:
+    assert {"run.nsys-rep", "run.sqlite"} <= set(offered("dsprof", *words))
 
 
 @needs_bash

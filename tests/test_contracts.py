@@ -41,6 +41,10 @@ PLANTS = [
     (LAYERS, "measures/totals.py", "from dsprof.answers import stages"),
     (LAYERS, "answers/steps.py", "import dsprof.show.units"),
     (LAYERS, "show/layout.py", "def late():\n    import dsprof.analysis.analyze"),
+    (LAYERS, "compare/outcome.py", "import dsprof.show.layout"),
+    (LAYERS, "answers/steps.py", "import dsprof.compare.gates"),
+    (LAYERS, "timeline/packets.py", "import dsprof.analysis.timelines"),
+    (LAYERS, "show/safe.py", "import dsprof.timeline.packets"),
     (LAYERS, "facts.py", "import dsprof.trace"),
     (LAYERS, "words.py", "import dsprof.ground.versions"),
     (LAYERS, "newcomer.py", ""),  # a module that has no layer
@@ -61,8 +65,10 @@ PLANTS = [
     (NSYS, "plots.py", "import dsprof.nsys.reader"),
     (EXPORT, "tables/kern_sum.py", "import sqlite3"),
     (EXPORT, "analysis/analyze.py", "import adbc_driver_sqlite"),
+    (LAYERS, "timeline/packets.py", "import dsprof.analysis.timelines"),
     (PROCESS, "show/html.py", "import subprocess"),
     (FILE, "tables/kern_sum.py", "import os"),
+    (FILE, "compare/recordings.py", "import os"),
     (FILE, "answers/requests.py", "from pathlib import Path"),
     (LIGHT, "__init__.py", "import pandas"),  # whoever imports a part imports this
     (LIGHT, "workloads/job.py", "import pandas"),

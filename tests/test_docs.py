@@ -1,5 +1,6 @@
 """README and docs say what the program does today: generated parts, links, commands, names, code."""
 
+import glob
 import json
 import lzma
 import re
@@ -20,6 +21,7 @@ from dsprof import findings
 from dsprof.analysis.gather import REPORT_COLUMNS
 from dsprof.analysis.rules_file import read_rules_file
 from dsprof.cli import _split, app
+from dsprof.compare.tables import TABLES as COMPARISON
 from dsprof.errors import DsprofError
 from dsprof.show.summary import Summary
 from dsprof.tables import all_tables
@@ -34,15 +36,15 @@ LINKED = {
 }
 #: Pages that say how to do something today, and not how it is made, or was.
 GUIDES = {name: page for name, page in LINKED.items() if name not in ("ARCHITECTURE.md", "CHANGELOG.md")}
-#: What is only read as a command line: it needs nsys, a model of gigabytes, or torch.
-ONLY_READ = ("capture", "doctor", "workloads tiny", "workloads config")
+#: What is only read as a command line: it needs nsys, a model of gigabytes, or torch, or serves until it is stopped.
+ONLY_READ = ("capture", "doctor", "workloads tiny", "workloads config", "timeline run.nsys-rep --open")
 #: Options that pages name and that are other programs': of nsys, of engines, of `make fuzz`, of benchmarks.
-OF_OTHERS = {"--weights", "--plant", "--parallel", "--nproc-per-node",
+OF_OTHERS = {"--weights", "--us", "--from-request", "--plant", "--parallel", "--nproc-per-node",
              "--wait", "--include-blobs", "--sample", "--cpuctxsw", "--long", "--only", "--markdown", "--report",
              "--functions", "--root", "--json", "--check", "--first-run", "--nsys-runs", "--against", "--folder",
              "--processes", "--kernels", "--size", "--requests", "--tokens", "--no-deps", "--record", "--uds",
              "--profile", "--profile-activities", "--profiler-config", "--trace-fork-before-exec", "--turns",
-             "--reports", "--workers", "--scheduler-file", "--enable-layerwise-nvtx-tracing",
+             "--reports", "--workers", "--scheduler-file", "--time", "--times", "--enable-layerwise-nvtx-tracing",
              "--enable-layerwise-nvtx-marker"}  # fmt: skip
 #: Names in the manner of tables and columns that are Nsight's.
 OF_NSIGHT = {"nvtx_kern_sum", "nvtx_gpu_proj_sum", "nvtx_gpu_proj_trace", "cuda_gpu_kern_sum", "nvtx_pushpop_trace"}
@@ -113,8 +115,12 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).write_bytes(lzma.decompress(sample.read_bytes()))
     samples = tmp_path / "traces/samples"
     samples.mkdir(parents=True)
-    ranks = [f"h100x2-tp-rank{rank}.sqlite.xz" for rank in range(2)]
-    for name in ("h200-stages.sqlite.xz", "h200-stages.model.json", *ranks):
+    for name in ("before-1", "before-2", "after-1", "after-2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.sqlite").write_bytes((tmp_path / "run.sqlite").read_bytes())
+    others = [f"h100x2-tp-rank{rank}.sqlite.xz" for rank in range(2)]
+    others += [f"h100-llama-1-{kind}.sqlite.xz" for kind in ("eager", "pageable-copy")]
+    for name in ("h200-stages.sqlite.xz", "h200-stages.model.json", *others):
         (samples / name).symlink_to(ROOT / "traces/samples" / name)
     shutil.copy(ROOT / "traces/samples/h200-stages.model.json", tmp_path / "config.json")
     (tmp_path / "mine.toml").write_text('[[family]]\nname = "attention"\npattern = "my_attn"\n')
@@ -224,7 +230,9 @@ def test_a_wrong_command_is_seen():
 def test_commands_run(call, desk):
     if call.startswith("workloads"):
         pytest.importorskip("PIL", reason="it is in the extra `workload`")
-    result = CliRunner().invoke(app, shlex.split(call))
+    words = [path for word in shlex.split(call) for path in (sorted(glob.glob(word)) or [word])]  # noqa: PTH207  as a shell does
+    arguments, behind = _split(words)
+    result = CliRunner().invoke(app, arguments, obj=behind)
     assert result.exit_code == 0, result.output
 
 
@@ -285,7 +293,7 @@ def fields(part: Any) -> set[str]:
 def known_names() -> set[str]:
     """Tables, columns, fields of the summary, causes and reports of Nsight."""
     tables = all_tables()
-    columns = {column.name for table in tables.values() for column in table.columns}
+    columns = {column.name for table in [*tables.values(), *COMPARISON.values()] for column in table.columns}
     columns |= {column.name for column in REPORT_COLUMNS}
     return {*tables, *columns, *fields(Summary), *readme.MEANINGS, *OF_NSIGHT}
 
@@ -357,11 +365,21 @@ def test_rules_files_are_read(desk):
         assert read_rules_file(desk / "dsprof.toml").named.model_config is not None
 
 
+def test_workflows_call_what_there_is():
+    """The lines of a workflow that call dsprof are read as any other."""
+    found = [line for page in PAGES.values() for block in blocks(page, "yaml") for line in block.splitlines()]
+    called = [line.strip().removeprefix("- run: ").removeprefix("run: ") for line in found]
+    calls = [line.removeprefix("dsprof ").partition(" > ")[0] for line in called if line.startswith("dsprof ")]
+    assert calls
+    for call in calls:
+        test_commands_are_read(call)
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_no_other_kind_of_code_stands_in_a_page(name):
     """What is fenced is tested: a language that no test here knows would not be."""
     opened = re.findall(r"^```(.*)$", PAGES[name].read_text(encoding="utf-8"), re.MULTILINE)[::2]
-    assert set(opened) <= {"console", "python", "toml"}
+    assert set(opened) <= {"console", "python", "toml", "yaml"}
 
 
 # -- what the pages are made of ------------------------------------------------------------------------------

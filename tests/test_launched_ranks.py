@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from dsprof.capture.plan import Wishes
@@ -157,6 +158,9 @@ def test_every_report_is_analyzed_and_a_missing_one_is_an_error(nsys: Nsys) -> N
     assert done.returncode == RanksMissing.exit_code, done.stderr
     assert "Of 3 ranks, 2 left a report. Without a report: 2." in done.stderr
     folder = next(Path("traces").iterdir())
-    assert {path.name for path in folder.glob("*.dsprof")} == {"run.r0.dsprof", "run.r1.dsprof"}
+    assert [path.name for path in folder.glob("*.dsprof")] == ["reports.dsprof"]
+    reports = pd.read_parquet(folder / "reports.dsprof/tables/reports.parquet")
+    assert reports[["report", "rank"]].values.tolist() == [["run.r0.sqlite", 0], ["run.r1.sqlite", 1]]
+    assert done.stdout.index("reports ") < done.stdout.index("run.r0.sqlite") < done.stdout.index("Session: ")
     record = json.loads((folder / "session.json").read_text())
     assert record["reports"] == ["run.r0.nsys-rep", "run.r1.nsys-rep"]

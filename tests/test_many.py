@@ -22,6 +22,7 @@ from dsprof.analysis import gather as gathering
 from dsprof.analysis import one_report as one
 from dsprof.analysis.kept_ranks import keep_ranks, kept_ranks
 from dsprof.analysis.many import ManyAnalysis, analyze_many
+from dsprof.analysis.matched_tables import TOLD
 from dsprof.analysis.options import AnalysisOptions
 from dsprof.analysis.ranks import RankReport, Ranks
 from dsprof.analysis.which import Named, files_of, named
@@ -157,8 +158,8 @@ def test_every_table_holds_the_rows_of_each_report(reports: Path, many: ManyAnal
             assert sum(whole.column("ranks").to_pylist()) == sum(map(len, each)) > len(whole)
             continue
         assert len(mine) == len(alone.arrow(name)), name
-        columns = [column for column in alone.arrow(name).column_names if column not in ("rank", "rank_from")]
-        if name in of_ranks:
+        columns = [one for one in alone.arrow(name).column_names if one not in ("rank", "rank_from", *TOLD)]
+        if name in of_ranks:  # matched with others: see below
             continue
         assert mine.select(columns).to_pylist() == alone.arrow(name).select(columns).to_pylist(), name
     assert whole.schema.field("stage").metadata[b"description"]
@@ -186,6 +187,34 @@ def test_clocks_and_residuals_are_told_of_each_report(many: ManyAnalysis) -> Non
     assert set(matched.clock_shift_ns) == {0}
 
 
+@pytest.mark.parametrize("kind", ["gpu", "overlap", "data"])
+def test_busy_time_of_recorded_ranks_is_told_by_matching_in_every_table(kind: str, tmp_path: Path) -> None:
+    samples = Path(__file__).resolve().parents[1] / "traces/samples"
+    names = [samples / f"h100x2-{kind}-rank{rank}.sqlite.xz" for rank in range(2)]
+    found = analyze_many(names, on="loop", out=tmp_path / "out")
+    parts, talk = ["compute", "transfer", "wait", "unmatched", "other"], ["transfer", "wait", "unmatched"]
+    stages, sums, steps = (found[name] for name in ("stage_trace", "stage_sum", "step_trace"))
+    assert (stages[[f"{part}_ns" for part in parts]].sum(axis=1) == stages["gpu_busy_ns"]).all()
+    assert (sums[[f"{part}_total_ns" for part in parts]].sum(axis=1) == sums["gpu_busy_total_ns"]).all()
+    assert sums["unmatched_total_ns"].sum() == steps["unmatched_ns"].sum() == 0
+
+    def by_rank(table: pd.DataFrame, column: str) -> dict[Any, int]:
+        told = table.groupby(["stage", "rank"], observed=True)[column].sum()
+        return {key: int(value) for key, value in told.items() if value}
+
+    for part in talk[:2]:
+        whole, of_stages = by_rank(sums, f"{part}_total_ns"), by_rank(stages, f"{part}_ns")
+        assert whole == by_rank(found["rank_sum"], f"{part}_exposed_ns"), part
+        assert of_stages == {key: value for key, value in whole.items() if key[0] != "(no stage)"}, part
+        assert all(value <= of_stages[key] for key, value in by_rank(steps, f"{part}_ns").items()), part
+    working = sums[sums["wait_total_ns"].notna() & (sums["wall_total_ns"] > 0)]
+    expected = 100 * (working["gpu_busy_total_ns"] - working["wait_total_ns"]) / working["wall_total_ns"]
+    np.testing.assert_allclose(working["work_pct"].astype(float), expected.astype(float))
+    if kind == "gpu":
+        planted = stages[(stages["stage"] == "decode") & stages["steady"] & (stages["rank"] == 1)]
+        assert set(planted["wait_rank"]) == {0}
+
+
 def test_ranks_come_in_natural_order(many: ManyAnalysis) -> None:
     found = many["reports"]
     assert list(found[found.run == "dp"]["rank"]) == list(range(12))
@@ -206,14 +235,16 @@ def test_a_pattern_tells_ranks_of_names_that_say_none(reports: Path, tmp_path: P
     assert stage.labels[stage.holds] == "1"
 
 
-def test_the_rank_of_a_report_goes_before_that_of_its_device(tmp_path: Path) -> None:
+def test_the_rank_of_a_report_is_told_by_its_device_before_its_name(tmp_path: Path) -> None:
     for rank in range(3):
-        made(tmp_path / f"x-rank{rank}.sqlite", late=1_000_000 * (rank == 1), device=2 - rank)
+        made(tmp_path / f"x-rank{rank}.sqlite", late=1_000_000 * (rank == 1), device=3)
+        made(tmp_path / f"y-rank{rank}.sqlite", late=1_000_000 * (rank == 0), device=2 - rank)
         made(tmp_path / f"gpu-{'abc'[rank]}.sqlite", late=1_000_000 * (rank == 2), device=2 - rank)
     found = analyze_many([tmp_path], on="loop", name_pattern=r"(?P<run>gpu)")["collective_trace"]
     late = found[found["last"] == "yes"].groupby("run", observed=True)
-    assert late["rank"].unique().to_dict() == {"x": [1], "gpu": [0]}, "of those that no name tells, the device"
-    assert late["rank_from"].unique().map(list).to_dict() == {"x": ["file name"], "gpu": ["device"]}
+    assert late["rank"].unique().to_dict() == {"x": [1], "gpu": [0], "y": [2]}
+    assert late["rank_from"].unique().map(list).to_dict() == {
+        "x": ["file name"], "gpu": ["device"], "y": ["device"]}  # fmt: skip
 
 
 # -- what fails ----------------------------------------------------------------------------------------------
@@ -519,14 +550,30 @@ def test_stragglers_are_named_and_nobody_falsely(many: ManyAnalysis) -> None:
     assert (tp.labels[tp.holds], tp.by) == ("2", "last")
     assert tp.lines[2].last_pct == 100
     assert tp.held_ns == pytest.approx(8 * 999_000), "eight collectives, the median of three that wait a millisecond"
-    assert tp.turns == (0, 0, 4, 0)
-    assert tp.compared == 4
+    assert tp.reason == "latency", "it was launched as early as on the others"
     dp = found["dp"]
     assert (dp.labels[dp.holds], dp.by) == ("10", "wall_ns")
     assert dp.held_ns == pytest.approx(0.3 * 12 * MS, rel=0.02)
     assert dp.lines[10].wait_ns is None
     assert found["even"].holds is None
-    assert found["even"].turns == (0, 0, 0, 0)
+    assert found["even"].in_turn == ()
+
+
+def test_recorded_ranks_are_judged_as_by_their_collectives(tmp_path: Path) -> None:
+    samples = Path(__file__).parents[1] / "traces" / "samples"
+    names = {kind: [samples / f"h100x2-{kind}-rank{rank}.sqlite.xz" for rank in range(2)] for kind in ("even", "gpu")}
+    found = analyze_many([path for paths in names.values() for path in paths], on="loop", out=tmp_path / "out")
+    shown = {(one.run, one.stage): one for one in found.summary().stages}
+    for kind, paths in names.items():
+        waits = Ranks.of(dsprof.analyze(path, folder=tmp_path / path.name) for path in paths).waits
+        for stage, (held,) in waits.items():
+            if (f"h100x2-{kind}", stage) in shown:
+                one = shown[f"h100x2-{kind}", stage]
+                named = None if one.holds is None else one.called(one.holds)
+                assert named == (None if held.straggler < 0 else held.ranks[held.straggler].name), (kind, stage)
+                assert len(one.in_turn) == len(held.in_turn)
+    assert shown["h100x2-gpu", "decode"].labels[shown["h100x2-gpu", "decode"].holds] == "0"
+    assert shown["h100x2-even", "decode"].holds is None
 
 
 # -- the benchmark -------------------------------------------------------------------------------------------

@@ -216,7 +216,7 @@ def test_many_ranks_and_reports_are_cut_and_told(summary: ReportsSummary) -> Non
 
 def test_even_runs_are_a_sentence(summary: ReportsSummary) -> None:
     (tp,) = (one for one in summary.stages if one.run == "tp")
-    even = [evolve(tp, run=f"run{number}", holds=None, turns=(0, 0, 0, 0)) for number in range(30)]
+    even = [evolve(tp, run=f"run{number}", holds=None) for number in range(30)]
     text = printed(ReportsSummary(summary.reports, tuple(even)), 80)
     assert "Nobody holds the others up, in 30 stages of 30 runs." in text
     assert "percent from the median rank" not in text

@@ -16,7 +16,9 @@ from dsprof.measures.causes import CAUSES
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "traces" / "samples"
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-NEEDED = ("h200-stages", "h200-layers", "h200-graphs-node", "h100-serve-graphs")
+NEEDED = (
+    "h200-stages", "h200-layers", "h200-graphs-node", "h100-serve-graphs", "h100x2-gpu-rank0", "h100x2-gpu-rank1",
+)  # fmt: skip
 SECONDS = 60  # a lesson takes a few; that is what the longest may take
 MS = 1e6
 

@@ -218,7 +218,8 @@ def test_the_other_options_of_a_capture_are_told() -> None:
         "--batching", "--out", "--name", "--limit", "--trace",
         "--cuda-graph-trace", "--capture-range", "--capture-range-end", "--nvtx-capture", "--env", "--nsys-option",
         "--python-sampling", "--python-sampling-rate", "--baseline", "--launcher", "--leave-out", "--per-rank",
-        "--steps", "--server", "--ready", "--ready-limit", "--window-s", "--while",
+        "--steps", "--server", "--ready", "--ready-limit", "--window-s", "--while", "--runs", "--before",
+        "--sides", "--pause-s",
     ]  # fmt: skip
     assert all(told[one] for one in written)
 

@@ -8,7 +8,7 @@ import pytest
 from attrs import evolve
 
 from dsprof.model import peaks
-from dsprof.model.peaks import RATES, UnknownPeak, peaks_of
+from dsprof.model.peaks import RATES, UnknownPeak, link_of, peaks_of
 from dsprof.trace import Gpu
 
 H200 = Gpu(0, "NVIDIA H200", "9.0", 132, 1_980_000_000, 4_814_304_000_000)
@@ -87,3 +87,16 @@ def test_missing_peaks_are_said(gpu: Gpu, dtype: str, sentence: str) -> None:
 
 def test_the_examples_hold() -> None:
     assert doctest.testmod(peaks).failed == 0
+
+
+@pytest.mark.parametrize(
+    ("names", "gb_per_s"),
+    [
+        (["NVIDIA H100 80GB HBM3"] * 2, 450), (["NVIDIA H200"], 450), (["NVIDIA A100-SXM4-80GB"] * 8, 300),
+        (["Tesla V100-SXM2-32GB"], 150), (["NVIDIA B200"], 900), (["NVIDIA H100 PCIe"], None),
+        (["NVIDIA H200 NVL"], None), (["NVIDIA L40S"], None), (["NVIDIA H200", "NVIDIA A100-SXM4-40GB"], None),
+        ([], None),
+    ],
+)  # fmt: skip
+def test_the_link_of_gpus_that_have_it_in_every_machine(names: list[str], gb_per_s: int | None) -> None:
+    assert link_of(names) == (None if gb_per_s is None else gb_per_s * 1e9)

@@ -13,12 +13,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from attrs import evolve
 
 import dsprof
 from dsprof.analysis.analyze import Analysis
 from dsprof.analysis.ranks import Ranks
 from dsprof.answers.collectives import MatchedCollectives
-from dsprof.answers.verdicts import COMMUNICATION, GPU, IMBALANCE, LAUNCH, STRAGGLER, Verdict
+from dsprof.answers.verdicts import COMMUNICATION, GPU, IMBALANCE, LAUNCH, STRAGGLER, Verdict, of_ranks
 from dsprof.answers.waits import REASONS, Waits
 from dsprof.nsys.parts import ReportInParts
 from dsprof.nsys.reader import read
@@ -300,7 +301,7 @@ PLANTED = {"even": None, "host": "host", "gpu": "kernels", "copy": "copies", "ov
 
 @pytest.mark.parametrize("plant", PLANTED)
 def test_recorded_plants_are_named_in_the_requests_in_which_they_are(plant: str) -> None:
-    """From the third request on one rank does more; before, and where nothing is planted, hosts alone differ."""
+    """From the second request on one rank does more; before, and where nothing is planted, hosts alone differ."""
     ranks = Ranks.of(dsprof.analyze(SAMPLES / f"h100x2-{plant}-rank{rank}.sqlite.xz") for rank in range(2))
     table = ranks["rank_sum"]
     parts = sum(table[column].fillna(0) for column in _OF_RANK.values())
@@ -318,6 +319,12 @@ def test_recorded_plants_are_named_in_the_requests_in_which_they_are(plant: str)
     turns = [turn for group in ranks.waits["decode"] for turn in group.in_turn]
     expected = PLANTED[plant]
     late = {"host": 1, "gpu": 0, "copy": 1}
+    (decode,) = (one for one in ranks.verdicts if one.stage == "decode")
+    named = {(group.ranks[group.straggler].name, group.reason) for group in decode.ranks if group.straggler >= 0}
+    if expected:
+        assert (decode.kind, named) == ("straggler-bound", {(f"rank {late[plant]}", expected)})
+    if plant == "even":
+        assert (decode.kind, named) == ("host-bound", set())
     if expected:
         assert any((turn.straggler, turn.reason, turn.last) == (late[plant], expected, 3) for turn in turns)
     assert {turn.reason for turn in turns} <= {"host", expected}
@@ -569,6 +576,9 @@ def test_transfers_that_take_most_are_communication(tmp_path: Path) -> None:
     verdict = judged(run([Rank(), Rank()], transfer=400.0), tmp_path)
     assert verdict.kind == COMMUNICATION
     assert "how many bytes is not known" in verdict.sentence
+    known = evolve(verdict, ranks=(evolve(verdict.ranks[0], bus_bytes=4_000_000, bus_ns=400_000),))
+    assert "move 10.0 GB/s over each rank's link, of the 450 that NVLink has on such GPUs." in of_ranks(known, 450e9)
+    assert "move 10.0 GB/s over each rank's link, to be held against what it can do." in of_ranks(known)
     assert judged(run([Rank(kernel=300.0), Rank(kernel=300.0)], transfer=50.0), tmp_path).kind == GPU
 
 

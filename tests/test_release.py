@@ -120,7 +120,7 @@ def test_the_sources_hold_what_both_commands_of_the_readme_need(sources):
     found = files_in(sources)
     assert not found & set(LITTER)
     needed = {"Makefile", "pyproject.toml", "hatch_build.py", "LICENSE", "CHANGELOG.md", ".ci/demo", ".ci/install-nsys",
-              ".ci/install-chromium",
+              ".ci/install-browser",
               SAMPLE, SAMPLE.replace(".sqlite.xz", ".model.json"), "tests/conftest.py", "PKG-INFO"}  # fmt: skip
     assert needed <= found
     assert os.access(sources / ".ci/demo", os.X_OK)

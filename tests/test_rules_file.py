@@ -14,6 +14,7 @@ from dsprof.analysis.named_rules import NamedRules
 from dsprof.analysis.options import AnalysisOptions
 from dsprof.analysis.rules_file import _KEYS, _LARGEST, RulesFile, find_rules_file, read_rules_file
 from dsprof.cli import main
+from dsprof.compare.gates import gates_of
 from dsprof.errors import ConfigUnreadable, PatternTooSlow, RulesUnreadable
 from dsprof.ground import patterns
 from dsprof.nsys.selection import Wanted, window_of
@@ -28,6 +29,7 @@ model_config = "models/config.json"
 window = "10ns..50%"
 device = [0, 1]
 pid = 100
+gates = ["decode.gpu_busy<1%", "default"]
 
 [stages]
 mine = "^look"
@@ -75,6 +77,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert found.wanted == Wanted(window_of("10ns..50%"), (0, 1), (100,))
     assert found.label == "dsprof.toml"
     keys = {line.partition("=")[0].strip() for line in EVERYTHING.partition("[stages]")[0].strip().splitlines()}
+    assert found.gates == gates_of(["decode.gpu_busy<1%", "default"])
     assert keys | {"stages", "families"} == set(_KEYS)
 
 
@@ -83,7 +86,7 @@ def test_every_rule_and_selection_of_an_analysis_has_a_key() -> None:
     names = set(AnalysisOptions.__annotations__) - {
         "rules", "tables", "memory", "compiled", "folder", "reuse", "remembered", "nsys"
     }  # fmt: skip
-    assert names == set(_KEYS)
+    assert names == set(_KEYS) - {"gates"}  # which are of comparisons alone
     assert set(NamedRules.__annotations__) <= set(_KEYS)
 
 

@@ -202,11 +202,11 @@ def with_rules(text: str, rules: str | None) -> str:
     else:
         document["rules"] = rules
     del document["sha256"]
-    return "".join(stored._sealed(json_pieces(document)))
+    return "".join(stored.sealed(json_pieces(document)))
 
 
 def sealed(document: dict[str, Any]) -> str:
-    return "".join(stored._sealed(json_pieces(document)))
+    return "".join(stored.sealed(json_pieces(document)))
 
 
 @pytest.mark.parametrize(

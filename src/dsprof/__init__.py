@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dsprof.analysis.analyze import Analysis, analyze
+    from dsprof.analysis.diff import Comparison, diff
     from dsprof.analysis.many import ManyAnalysis, analyze_many
     from dsprof.arrays.statistics import mean_std, mfu
     from dsprof.capture.record import Session, converter
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
     from dsprof.workloads.timing import StageTiming
 
 __all__ = [
-    "Analysis", "DeepSeekOCRSession", "DsprofError", "ManyAnalysis", "Segmenter", "Session", "StageTiming", "Summary",
-    "analyze", "analyze_many", "capture_command", "capture_images", "converter", "decode_range", "mean_std", "mfu",
-    "prefill_range", "run_once",
+    "Analysis", "Comparison", "DeepSeekOCRSession", "DsprofError", "ManyAnalysis", "Segmenter", "Session",
+    "StageTiming", "Summary", "analyze", "analyze_many", "capture_command", "capture_images", "converter",
+    "decode_range", "diff", "mean_std", "mfu", "prefill_range", "run_once",
 ]  # fmt: skip
 
 _MODULES = {
     "analysis.analyze": ("Analysis", "analyze"),
+    "analysis.diff": ("Comparison", "diff"),
     "analysis.many": ("ManyAnalysis", "analyze_many"),
     "errors": ("DsprofError",),
     "capture.record": ("Session", "converter"),

@@ -37,11 +37,14 @@
     ├── SelectionUnusable      44   rows or columns were asked for that a table cannot give
     ├── BaselineFailed         46   a program was recorded, and its run again to compare with failed
     ├── UnknownEngine          47   no engine of that name
-    ├── SelectionEmpty         48   the report holds nothing of the window, devices or processes asked for
+    ├── SelectionEmpty         48   the report holds nothing of the window, devices, processes or step asked for
     ├── ServerFailed           50   a server ended before it was ready, was not ready in time, or was not recorded
     ├── RanksMissing           51   a program of several ranks was recorded, and some left no report
     ├── ReportsFailed          52   of several reports some could not be analyzed; the others are there
-    └── WorkersUnavailable     53   the workers that were asked for cannot be had, or were lost
+    ├── WorkersUnavailable     53   the workers that were asked for cannot be had, or were lost
+    ├── NothingToCompare       54   a side of a comparison is empty, or is not there
+    ├── TablesUnreadable       55   a folder of tables, or a baseline, is damaged, or lacks what a comparison needs
+    └── RunsFailed             56   of several runs some failed; the others are there
 
 Exit code 2 is the command line's own (a wrong option); 20 and above are findings under ``--strict``,
 see `dsprof.findings`.
@@ -243,7 +246,7 @@ class SelectionUnusable(DsprofError):
 
 
 class SelectionEmpty(DsprofError):
-    """The report holds nothing of the window, the devices or the processes that were asked for."""
+    """The report holds nothing of the window, the devices, the processes or the step that were asked for."""
 
     exit_code = 48
 
@@ -306,3 +309,21 @@ class WorkersUnavailable(DsprofError):
     """The workers that should analyze several reports cannot be had, or those that had one were lost."""
 
     exit_code = 53
+
+
+class NothingToCompare(DsprofError):
+    """A side of a comparison is empty, or is not there."""
+
+    exit_code = 54
+
+
+class TablesUnreadable(DsprofError):
+    """A folder of tables, or a baseline, is damaged, or lacks what a comparison needs."""
+
+    exit_code = 55
+
+
+class RunsFailed(DsprofError):
+    """Of several runs some failed, or were left out after that; the recordings of the others are there."""
+
+    exit_code = 56

@@ -19,6 +19,7 @@ from dsprof.analysis.rules_file import find_rules_file
 from dsprof.analysis.stored import RECORD, Stored, find, identity, open_folder, remembered, store, strangers
 from dsprof.analysis.work import ReportReader, WholeReport
 from dsprof.answers.collectives import ReportCollectives
+from dsprof.answers.painting import StepPlaces
 from dsprof.answers.rank_requests import RequestRows
 from dsprof.answers.report_work import ReportWork
 from dsprof.answers.what_if import Changes, WhatIf
@@ -282,6 +283,11 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
         return name in self._origin.tables  # without making the table, as a mapping would
 
     @property
+    def fresh(self) -> Fresh:
+        """Its results as the report itself tells them, whatever was written of it earlier."""
+        return self._from_report()
+
+    @property
     def collectives(self) -> ReportCollectives:
         """Its collectives, to be matched with those of other reports (`dsprof.analysis.ranks`); can be pickled."""
         return self._from_report().fact(ReportCollectives)
@@ -290,7 +296,8 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
     def rank_work(self) -> ReportWork:
         """What its stages and requests did beside that; can be pickled as well."""
         fresh = self._from_report()
-        return ReportWork.of(fresh.arrow("stage_trace"), fresh.fact(StageWork).hidden, fresh.fact(RequestRows))
+        hidden, requests, steps = fresh.fact(StageWork).hidden, fresh.fact(RequestRows), fresh.fact(StepPlaces)
+        return ReportWork.of(fresh.arrow("stage_trace"), hidden, requests, steps)
 
     # -- what it says -----------------------------------------------------------------------------------
 

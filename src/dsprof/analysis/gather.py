@@ -26,20 +26,26 @@ import attrs
 import numpy as np
 import pyarrow as pa
 from attrs import evolve, frozen
+from cattrs import structure
 
 from dsprof.analysis.kept_ranks import kept_ranks
+from dsprof.analysis.matched_tables import as_matched
 from dsprof.analysis.one_report import FAILED, Row, ranks_file
 from dsprof.analysis.parquet import parquet, write_parquet, writer
 from dsprof.analysis.ranks import TABLES as OF_RANKS
 from dsprof.analysis.ranks import RankReport, Ranks
 from dsprof.analysis.stored import RECORD
+from dsprof.analysis.which import BY_PATTERN
+from dsprof.answers.identity import RANK_FROM
 from dsprof.arrays import NULL, Ints
 from dsprof.errors import OutputRefused
 from dsprof.facts import Facts
 from dsprof.ground.swap import replacing
 from dsprof.ground.versions import our_version
+from dsprof.show.by_rank import Held, Turn
 from dsprof.tables import all_tables
 from dsprof.tables._table import SCHEMA_VERSION, CodedText, EventTable, Table, integer, name, real
+from dsprof.trace import pid_of
 
 TABLES, REPORTS, REPORTS_TABLE, RECORD_OF_ALL = "tables", "reports", "reports", "reports.json"
 SCHEMA = "dsprof.reports/1"
@@ -48,12 +54,12 @@ WHO = (
     name("report", "The report: its path from the folder that holds all."),
     name("run", "The run that it is of: by --name-pattern, or its path without the rank."),
     name("node", "The node that it was recorded on, where --name-pattern tells it.", True),
-    integer("rank", "Its rank: by --name-pattern, its file's name, or what the report says; missing without.", True),
+    integer("rank", "Its rank: by --name-pattern, or what tells it best; missing without.", True),
 )
 #: The columns of `reports.parquet`.
 REPORT_COLUMNS = (
     *WHO,
-    name("rank_from", "What tells the rank: name pattern, file name, or report.", True),
+    name("rank_from", "What tells the rank: name pattern, NCCL, environment, device, or file name.", True),
     name("status", "new, before (its results were there), or failed."),
     name("error", "Of a failed one: the class of the error.", True),
     name("sentence", "What it says, with advice.", True),
@@ -99,17 +105,21 @@ def gather(out: Path, rows: Sequence[Row], tables: Sequence[str], progress: Call
     """
     made_from = _made_from(out, rows, tables)
     target = out / TABLES
-    if _recorded(target).get("made_from") == made_from:
-        _write_reports(target, rows, _recorded_clocks(target))
+    recorded = _recorded(target)
+    if recorded.get("made_from") == made_from:
+        ranked = [_of_rank(row, *recorded.get("ranks", {}).get(row.report, (row.rank, row.rank_from))) for row in rows]
+        _write_reports(target, ranked, _recorded_clocks(target))
         return
     try:
         with replacing(target, strangers, last=RECORD_OF_ALL) as fresh:
             gathering = _Gathering(out, rows, fresh, progress)
             gathering.write(tables)
-            write_parquet(reports_table(rows, gathering.clocks), parquet(fresh, REPORTS_TABLE))
+            write_parquet(reports_table(gathering.rows, gathering.clocks), parquet(fresh, REPORTS_TABLE))
             files = [*sorted(path.name for path in fresh.iterdir()), RECORD_OF_ALL]
             clocks = {report: attrs.astuple(clock) for report, clock in gathering.clocks.items()}
-            record = {"schema": SCHEMA, "made_from": made_from, "files": files, "clocks": clocks}
+            record = {"schema": SCHEMA, "made_from": made_from, "files": files, "clocks": clocks,
+                      "held": [attrs.asdict(one) for one in gathering.held],
+                      "ranks": {row.report: (row.rank, row.rank_from) for row in gathering.rows}}  # fmt: skip
             (fresh / RECORD_OF_ALL).write_text(json.dumps(record), encoding="ascii")
     except OSError as error:
         raise OutputRefused(
@@ -184,29 +194,44 @@ class _Gathering:
     """Writes the tables of some reports into a folder."""
 
     def __init__(self, out: Path, rows: Sequence[Row], fresh: Path, progress: Callable[[str], None]) -> None:
-        self._all, self._fresh, self._progress = rows, fresh, progress
-        self._rows = [row for row in rows if row.status != FAILED]
-        self._folder = {row.report: out / REPORTS / str(row.folder) for row in self._rows}
+        self._fresh, self._progress = fresh, progress
+        #: All of them, each with its rank once it is known.
+        self.rows = list(rows)
+        self._folder = {row.report: out / REPORTS / str(row.folder) for row in self._analyzed}
         #: Of each report, what is known of its clock.
         self.clocks: dict[str, Clock] = {}
+        self.held: list[Held] = []
+        self._busy: dict[str, dict[str, dict[str, Ints]]] = {}
+
+    @property
+    def _analyzed(self) -> list[Row]:
+        return [row for row in self.rows if row.status != FAILED]
 
     def write(self, tables: Sequence[str]) -> None:
-        """Write the tables."""
+        """Write the tables; those of ranks first, as matching tells the ranks."""
+        self._progress("matching the collectives of all ranks")
+        self._match([table for table in tables if table in OF_RANKS])
         for table in tables:
             self._progress(f"gathering {table}")
             if isinstance(all_tables()[table], EventTable):
                 self._link(table)
             elif table not in OF_RANKS:
                 self._join(table)
-        if of_ranks := [table for table in tables if table in OF_RANKS]:
-            self._progress("matching the collectives of all ranks")
-            self._match(of_ranks)
 
     def _join(self, table: str) -> None:
         """The rows of each report behind each other."""
         with _Joined(parquet(self._fresh, table), all_tables()[table]) as joined:
-            for row in self._rows:
-                joined.add(read_parquet(parquet(self._folder[row.report], table)), [row])
+            for row in self._analyzed:
+                joined.add(self._told(table, row), [row])
+
+    def _told(self, table: str, row: Row) -> pa.Table:
+        """A table of a report, its busy time as matching over all reports of its run tells it."""
+        folder = self._folder[row.report]
+        found, busy = read_parquet(parquet(folder, table)), self._busy.get(row.report)
+        if busy is None:
+            return found
+        trace = parquet(folder, "stage_trace")
+        return as_matched(table, found, busy, lambda: read_parquet(trace) if trace.exists() else None)
 
     def _match(self, tables: Sequence[str]) -> None:
         """Of each run, the tables of its ranks over all its reports."""
@@ -214,12 +239,19 @@ class _Gathering:
             files = {one: _Joined(parquet(self._fresh, one), all_tables()[one]) for one in tables}
             for file in files.values():
                 stack.enter_context(file)
-            for rows in runs_of(self._rows):
-                ranks = Ranks(self._rank_report(place, row) for place, row in enumerate(rows))
+            told = dict[str, Row]()
+            for unranked in runs_of(self._analyzed):
+                ranks = Ranks(self._rank_report(place, row) for place, row in enumerate(unranked))
+                rows = _ranked(unranked, ranks)
+                told |= {row.report: row for row in rows}
                 for table, file in files.items():
                     found = ranks.arrow(table)
                     file.add(found.drop_columns("report"), rows, _places(found))
+                if len(rows) > 1:
+                    self._busy |= {row.report: busy for row, busy in zip(rows, ranks.busy, strict=True)}
                 self._tell_clocks(rows, ranks)
+                self.held += _held(rows, ranks)
+            self.rows = [told.get(row.report, row) for row in self.rows]
 
     def _rank_report(self, place: int, row: Row) -> RankReport:
         """What matching needs of a report, called by its place in its run, and by its rank where that is known."""
@@ -240,9 +272,9 @@ class _Gathering:
 
     def _link(self, table: str) -> None:
         """Put the file of each report under its report, and its run, node and rank where every report has them."""
-        keys = [key for key in ("run", "node", "rank") if all(getattr(row, key) is not None for row in self._rows)]
+        keys = [key for key in ("run", "node", "rank") if all(getattr(row, key) is not None for row in self._analyzed)]
         (self._fresh / table).mkdir()
-        for row in self._rows:
+        for row in self._analyzed:
             folders = (f"{key}={quote(str(getattr(row, key)), safe=' ')}" for key in (*keys, "report"))
             place = self._fresh.joinpath(table, *folders)
             place.mkdir(parents=True, exist_ok=True)
@@ -251,6 +283,36 @@ class _Gathering:
                 target.hardlink_to(source)
             except OSError:  # another file system, or one without links
                 shutil.copyfile(source, target)
+
+
+def _ranked(rows: Sequence[Row], ranks: Ranks) -> list[Row]:
+    """The rows with what matching tells of their ranks, where a report is of one, and no pattern has named it."""
+    found = list(rows)
+    for place, row in enumerate(rows):
+        of_report = [rank for rank in ranks.matched.ranks if rank.report == place]
+        if row.rank_from != BY_PATTERN and len(of_report) == 1 and of_report[0].number != NULL:
+            found[place] = _of_rank(row, of_report[0].number, RANK_FROM[of_report[0].number_from])
+    return found
+
+
+def _of_rank(row: Row, rank: int | None, rank_from: str | None) -> Row:
+    return evolve(row, rank=rank, rank_from=rank_from)
+
+
+def _held(rows: Sequence[Row], ranks: Ranks) -> list[Held]:
+    """How the ranks of a run waited for each other, stage by stage."""
+    named = [(rows[rank.report].report, pid_of(rank.process)) for rank in ranks.matched.ranks]
+    return [
+        Held(rows[0].run, stage, tuple(named[one.place] for one in held.ranks), held.straggler,
+             held.ranks[held.straggler].reason if held.straggler >= 0 else "",
+             tuple(Turn(one.straggler, one.reason, one.of, one.first, one.last) for one in held.in_turn))
+        for stage, groups in ranks.waits.items() for held in groups
+    ]  # fmt: skip
+
+
+def recorded_waits(out: Path) -> list[Held]:
+    """What a folder of several reports remembers of that."""
+    return structure(_recorded(out / TABLES).get("held", []), list[Held])
 
 
 def runs_of(rows: Sequence[Row]) -> list[list[Row]]:

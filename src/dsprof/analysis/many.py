@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from dsprof.analysis.analyze import frame_of
-from dsprof.analysis.gather import REPORTS, REPORTS_TABLE, TABLES, check_folder, gather, read_parquet
+from dsprof.analysis.gather import REPORTS, REPORTS_TABLE, TABLES, check_folder, gather, read_parquet, recorded_waits
 from dsprof.analysis.one_report import Row, Task
 from dsprof.analysis.options import AnalysisOptions
 from dsprof.analysis.parquet import parquet
@@ -158,7 +158,8 @@ class ManyAnalysis(Mapping[str, "pd.DataFrame"]):
     def summary(self) -> ReportsSummary:
         """The first screen as data: who holds the others up, what failed, a line for each report."""
         stages = self._pieces("stage_trace", STAGE_COLUMNS)
-        return summarize_reports(self.arrow("reports"), stages, self._pieces("collective_trace", COLLECTIVE_COLUMNS))
+        return summarize_reports(self.arrow("reports"), stages, self._pieces("collective_trace", COLLECTIVE_COLUMNS),
+                                 recorded_waits(self.folder))  # fmt: skip
 
     def _pieces(self, name: str, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Columns of a table, which may be large, piece by piece; none where it was left out."""

@@ -17,16 +17,13 @@ from dsprof.analysis.kept_ranks import keep_ranks, kept_ranks
 from dsprof.analysis.options import AnalysisOptions
 from dsprof.analysis.ranks import RankReport
 from dsprof.analysis.stored import Stored
-from dsprof.analysis.which import BY_PATTERN, Named
-from dsprof.arrays import NULL
+from dsprof.analysis.which import Named
 from dsprof.errors import DsprofError
 
 #: What a row says of a report: analyzed now, found as it was analyzed before, or failed.
 NEW, BEFORE, FAILED = "new", "before", "failed"
 #: What ends with these numbers is for want of room.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-#: What tells the rank where the report itself does.
-_BY_REPORT = "report"
 
 
 @frozen
@@ -107,15 +104,12 @@ def _analyzed(task: Task) -> Row:
     analysis = analyze_as(task.named.path, task.options, lambda sentence: None, task.threads)
     before = isinstance(analysis.results, Stored)
     analysis.write()
-    ranks = _ranks(analysis, task)
+    _keep_ranks(analysis, task)
     report, findings = analysis.results.report, analysis.findings
     named = task.named
-    rank, rank_from = named.rank, named.rank_from
-    if rank_from != BY_PATTERN and ranks.number != NULL and ranks.number != rank:
-        rank, rank_from = ranks.number, _BY_REPORT
     codes = [found.strict_exit for found in findings if found.strict_exit]
     return Row(
-        report=named.name, run=named.run, node=named.node, rank=rank, rank_from=rank_from,
+        report=named.name, run=named.run, node=named.node, rank=named.rank, rank_from=named.rank_from,
         status=BEFORE if before else NEW, sha256=report.sha256,
         gpus=", ".join(gpu.name for gpu in report.gpus) or None, began_ns=report.session_start_ns,
         duration_ns=report.duration_ns, kernels=analysis.summary().counts.kernels, findings=len(findings),
@@ -123,17 +117,16 @@ def _analyzed(task: Task) -> Row:
     )  # fmt: skip
 
 
-def _ranks(analysis: Analysis, task: Task) -> RankReport:
-    """What is needed of it to match its collectives: kept beside its folder, so that it is not read again for that."""
+def _keep_ranks(analysis: Analysis, task: Task) -> None:
+    """Keep what is needed of it to match its collectives beside its folder, so that it is not read again for that."""
     made_from: dict[str, Any] = {**analysis.made_from, "sha256": analysis.results.report.sha256}
     path = ranks_file(task.folder)
-    if (kept := kept_ranks(path, made_from)) is not None:
-        return kept
+    if kept_ranks(path, made_from) is not None:
+        return
     found = RankReport.of(analysis)
     with suppress(FileNotFoundError):
         path.unlink()
     keep_ranks(found, path, made_from)
-    return found
 
 
 def ranks_file(folder: Path) -> Path:

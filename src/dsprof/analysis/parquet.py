@@ -34,6 +34,13 @@ def parquet(folder: str | os.PathLike[str], table: str) -> Path:
     return Path(folder, f"{table}.parquet")
 
 
+def read_parquet(source: BinaryIO | pa.NativeFile, columns: Sequence[str] | None = None) -> pa.Table:
+    """A table, or some of its columns, from what is open. Arrow's `read_table` would do, but loads pandas."""
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(source).read(columns=columns)
+
+
 def rows_that(table: pa.Table, conditions: Sequence[Condition]) -> pa.Table:
     """The rows for which all conditions on columns of integers hold; Arrow's own expressions would load pandas."""
     kept = np.ones(len(table), np.bool_)

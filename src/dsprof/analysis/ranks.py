@@ -11,17 +11,18 @@ import pyarrow as pa
 from attrs import frozen
 
 from dsprof.analysis.analyze import Analysis, frame_of
-from dsprof.answers.collectives import MatchedCollectives, ReportCollectives, clocks, unmatched
+from dsprof.answers.collectives import Clock, MatchedCollectives, ReportCollectives, clocks, unmatched
 from dsprof.answers.identity import ENVIRONMENT, NCCL, Place
 from dsprof.answers.rank_checks import check_several
-from dsprof.answers.report_work import ReportWork, requests_of, verdicts_of
+from dsprof.answers.report_work import ReportWork, busy_of, requests_of, verdicts_of
 from dsprof.answers.verdicts import Verdict
-from dsprof.answers.waits import HeldUp, StageWaits
-from dsprof.arrays import NULL
+from dsprof.answers.waits import HeldUp, StageWaits, Waits
+from dsprof.arrays import NULL, Ints
 from dsprof.errors import UnknownTable
 from dsprof.facts import Facts
 from dsprof.findings import Finding
 from dsprof.ground.versions import our_version
+from dsprof.model.peaks import link_of
 from dsprof.tables import known_table
 from dsprof.tables._ranks import of_several
 
@@ -34,29 +35,36 @@ TABLES = ("collective_sum", "collective_trace", "rank_sum", "request_trace")
 _NAMED = re.compile(r"(?:^|[._-])(?:r|rank[._-]?)(\d{1,9})(?=[._-]|$)", re.IGNORECASE)
 
 
+def rank_in(file: str) -> int | None:
+    """The rank that a file is named after; None where it is named after none."""
+    found = _NAMED.search(file)
+    return int(found[1]) if found else None
+
+
 @frozen(eq=False)
 class RankReport:
     """What several reports need of each: its file's name, its clock (None: not known), its collectives; pickles.
 
-    `work`: what its stages and requests did beside these.
+    `work`: what its stages and requests did beside these; `gpus`: the names of its GPUs.
     """
 
     file: str
     began_ns: int | None
     collectives: ReportCollectives
     work: ReportWork
+    gpus: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, analysis: Analysis) -> RankReport:
         """Of an analysis."""
         report = analysis.results.report
-        return cls(analysis.path.name, report.session_start_ns, analysis.collectives, analysis.rank_work)
+        gpus = tuple(gpu.name for gpu in report.gpus)
+        return cls(analysis.path.name, report.session_start_ns, analysis.collectives, analysis.rank_work, gpus)
 
     @property
     def number(self) -> int:
         """The rank that the file is named after, NULL where it is named after none."""
-        found = _NAMED.search(self.file)
-        return int(found[1]) if found else NULL
+        return NULL if (found := rank_in(self.file)) is None else found
 
 
 class Ranks(Mapping[str, "pd.DataFrame"]):
@@ -101,6 +109,15 @@ class Ranks(Mapping[str, "pd.DataFrame"]):
         return tuple(clocks(self.matched, self._began))
 
     @property
+    def report_clocks(self) -> tuple[Clock, ...]:
+        """How the times of each report are put on the common clock: as those of its ranks are."""
+        first = min((one for one in self._began if one != NULL), default=0)
+        usual = [Clock(0 if one == NULL else one - first) for one in self._began]
+        for rank in reversed(self.matched.ranks):
+            usual[rank.report] = rank.clock
+        return tuple(usual)
+
+    @property
     def unmatched(self) -> tuple[str, ...]:
         """A sentence for each rank some of whose collectives have no match."""
         return tuple(unmatched(self.matched))
@@ -121,7 +138,13 @@ class Ranks(Mapping[str, "pd.DataFrame"]):
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
         """What limits each stage over all reports; `sentence` and `remedy` say it."""
-        return verdicts_of(self.matched, [one.work for one in self.reports], self._facts[StageWaits])
+        link = link_of(name for one in self.reports for name in one.gpus)
+        return verdicts_of(self.matched, [one.work for one in self.reports], self._facts[StageWaits], link)
+
+    @cached_property
+    def busy(self) -> list[dict[str, dict[str, Ints]]]:
+        """Of each report, what matching tells of the busy time in its tables: columns by table."""
+        return busy_of(self.matched, [one.work for one in self.reports], self._facts[Waits])
 
     @cached_property
     def _facts(self) -> Facts:

@@ -22,7 +22,7 @@ from dsprof.answers.roofs import StageRoofs
 from dsprof.answers.what_if import Changes, WhatIf, what_if
 from dsprof.arrays import backend
 from dsprof.errors import UnknownTable
-from dsprof.facts import Measure, measures_behind
+from dsprof.facts import Facts, Measure, measures_behind
 from dsprof.findings import Finding
 from dsprof.ground.versions import our_version
 from dsprof.measures.tally import Tally
@@ -137,6 +137,12 @@ class Fresh:
         """A fact of the report that measures tell, whatever table it is for."""
         self._measure([kind] if issubclass(kind, Measure) else measures_behind(kind.take))  # type: ignore[attr-defined]
         return self.facts[kind]
+
+    @_on_its_backend
+    def each(self, take: Callable[[Facts], T], give: Callable[[T], object]) -> None:
+        """Take something of each part of the report, and give it on in the order of the parts."""
+        self._measure(_measures(()) if not self._work.keeps_its_part else ())
+        self._work.each(take, give)
 
     @cached_property
     def _metadata(self) -> dict[str, str]:

@@ -4,6 +4,7 @@
 
     step = "^token"                 threads = "process"             device = [0, 1]
     window = "10%..90%"             model_config = "config.json"    pid = 4711
+    gates = ["decode.gpu_busy<1%", "decode.wall<5%"]
 
     [stages]
     prefill = "^forward_prompt"
@@ -29,6 +30,7 @@ from typing import Any
 from attrs import field, frozen
 
 from dsprof.analysis.named_rules import NamedRules
+from dsprof.compare.gates import Gate, gates_of
 from dsprof.errors import ConfigUnreadable, RulesUnreadable, UnknownEngine
 from dsprof.ground.documents import text_of
 from dsprof.ground.patterns import compiled
@@ -56,6 +58,8 @@ class RulesFile:
     wanted: Wanted = ALL
     #: What it selects, as it is written, by option.
     selects: dict[str, str] = field(factory=dict)
+    #: The gates of comparisons.
+    gates: tuple[Gate, ...] = ()
 
     def selecting(self, asked: Wanted) -> tuple[RuleLine, ...]:
         """What the file selects and nobody else, as the first screen tells it; `asked`: what was asked for now."""
@@ -92,7 +96,15 @@ def read_rules_file(path: Path, label: str = "") -> RulesFile:
             raise
     wanted = Wanted(said.pop("window", None), said.pop("device", ()), said.pop("pid", ()))
     selects = {f"--{key}": _written(document[key]) for key in ("window", "device", "pid") if key in document}
-    return RulesFile(label or path.name, NamedRules(**said), wanted, selects)
+    gates = said.pop("gates", ())
+    return RulesFile(label or path.name, NamedRules(**said), wanted, selects, gates)
+
+
+def gates_in_effect(rules: Path | None) -> tuple[Gate, ...]:
+    """The gates of the rules file that is named, or else of that in the working folder. Raises as above."""
+    if rules is not None:
+        return () if str(rules) == NO_FILE else read_rules_file(rules).gates
+    return read_rules_file(Path(NAME)).gates if os.path.lexists(NAME) else ()
 
 
 def _written(value: Any) -> str:
@@ -183,6 +195,15 @@ def _numbers(path: Path, value: Any) -> tuple[int, ...]:
         raise _Wrong(f"what are no numbers: {error}") from error
 
 
+def _gates(path: Path, value: Any) -> tuple[Gate, ...]:
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise _Wrong("no list of gates")
+    try:
+        return gates_of(value)
+    except ValueError as error:
+        raise _Wrong(f"what is no gate: {error}") from error
+
+
 #: By the key: what makes of a value in TOML what `NamedRules` or `Wanted` holds. A new rule is one line here.
 _KEYS: dict[str, Callable[[Path, Any], Any]] = {
     "stages": _stages,
@@ -194,6 +215,7 @@ _KEYS: dict[str, Callable[[Path, Any], Any]] = {
     "window": _window,
     "device": _numbers,
     "pid": _numbers,
+    "gates": _gates,
 }
 
 

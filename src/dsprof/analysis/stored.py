@@ -24,7 +24,7 @@ from attrs import evolve
 
 import dsprof
 from dsprof.analysis.named_rules import NamedRules, rules_of
-from dsprof.analysis.parquet import Condition, parquet, read_rows_that
+from dsprof.analysis.parquet import Condition, parquet, read_parquet, read_rows_that
 from dsprof.errors import NoReportInFolder, RulesUnreadable
 from dsprof.findings import Finding
 from dsprof.ground.documents import json_pieces
@@ -56,7 +56,7 @@ _BEFORE_SUMMARY, _AT_ONCE, _LONGEST_HEAD = ', "summary": ', 1 << 14, 1 << 28
 #: Opens what should be a file, and does not wait where somebody put a pipe in its place.
 _OPEN = os.O_RDONLY | os.O_NONBLOCK
 #: What reading a record that somebody changed may end with.
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ExceptionGroup)
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ExceptionGroup)
 
 
 def identity(name: str, rules: Rules, wanted: Wanted = ALL) -> dict[str, Any]:
@@ -93,14 +93,14 @@ def store(
         "made_from": made_from, "report": report, "tables": files, "rules": _text(named), "summary": summary,
     }  # fmt: skip
     with (folder / RECORD).open("w", encoding="ascii") as file:  # a file's name may be no UTF-8
-        file.writelines(_sealed(json_pieces(document)))
+        file.writelines(sealed(json_pieces(document)))
 
 
 def _text(named: NamedRules) -> str:
-    return "".join(_sealed(json_pieces(named))) if named != NamedRules() else ""
+    return "".join(sealed(json_pieces(named))) if named != NamedRules() else ""
 
 
-def _sealed(pieces: Iterable[str]) -> Iterator[str]:
+def sealed(pieces: Iterable[str]) -> Iterator[str]:
     """The pieces of a JSON object with a last member: the hash of all that stands before it."""
     digest, last = hashlib.sha256(), ""
     for piece in pieces:
@@ -110,8 +110,8 @@ def _sealed(pieces: Iterable[str]) -> Iterator[str]:
     yield f'{_SEAL}{digest.hexdigest()}"{last}'
 
 
-def _unsealed(text: str) -> Any:
-    """The object whose pieces `_sealed` was given. Raises ValueError where it is another now."""
+def unsealed(text: str) -> Any:
+    """The object whose pieces `sealed` was given. Raises ValueError where it is another now."""
     before, _, seal = text.rpartition(_SEAL)
     if seal != hashlib.sha256(before.encode()).hexdigest() + '"}':
         raise ValueError("somebody changed what dsprof wrote")
@@ -153,7 +153,7 @@ def _head(record: TextIO) -> dict[str, Any]:
 
 def _recorded(path: Path) -> set[str]:
     """The files of the results that a record names, with itself; none where it is no record of dsprof."""
-    with contextlib.suppress(*_UNREADABLE):
+    with contextlib.suppress(*UNREADABLE):
         if stat.S_ISREG(path.lstat().st_mode):
             with path.open(encoding="ascii") as file:
                 document = _head(file)
@@ -191,13 +191,14 @@ class Stored:
         """What the report lacks or hides."""
         return self._summary.findings
 
-    def arrow(self, name: str) -> pa.Table:
-        """The table `name` as Arrow, from its file, also if that has no name any more. Raises `UnknownTable`."""
-        import pyarrow.parquet as pq
+    def arrow(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """The table `name` as Arrow, from its file, also if that has no name any more. Raises `UnknownTable`.
 
+        `columns`: some of its columns alone.
+        """
         known_table(name)
         with self._file(name).open("rb") as file:
-            return pq.read_table(file)
+            return read_parquet(file, columns)
 
     def rows_where(self, name: str, columns: Sequence[str], conditions: Sequence[Condition]) -> pa.Table:
         """Columns of those rows of a table for which all conditions hold, read alone. Raises `UnknownTable`."""
@@ -232,12 +233,12 @@ def remembered(folder: Path, report: Input) -> NamedRules:
     Raises `RulesUnreadable` where somebody changed them, or another dsprof wrote them otherwise.
     """
     text = ""
-    with contextlib.suppress(*_UNREADABLE), locked(folder, exclusive=False) as place, _opened(place) as file:
+    with contextlib.suppress(*UNREADABLE), locked(folder, exclusive=False) as place, _opened(place) as file:
         document = _head(file)
         if document.get("rules") and report.is_of(document["report"]):
             text = str(document["rules"])
     try:
-        return rules_of(_unsealed(text)) if text else NamedRules()
+        return rules_of(unsealed(text)) if text else NamedRules()
     except ValueError as error:
         raise RulesUnreadable(
             f"The rules that the tables in {folder} were made with cannot be used again: {error}.",
@@ -259,7 +260,7 @@ def find(
             return _find(folder, made_from, report, set(tables), named) if (folder / RECORD).exists() else None
         except FileNotFoundError:  # a folder that is replaced while it is opened
             continue
-        except _UNREADABLE:
+        except UNREADABLE:
             break
     return None
 
@@ -284,7 +285,7 @@ def _find(
                 return None
         if not report.is_of(document["report"]):
             return None
-        found = Stored(_summary(_unsealed(summary)["summary"]), handles)
+        found = Stored(_summary(unsealed(summary)["summary"]), handles)
         opened.pop_all()
         return found
 
@@ -297,7 +298,7 @@ def open_folder(folder: Path, tables: Iterable[str]) -> tuple[Stored, NamedRules
     try:
         with locked(folder, exclusive=False) as place, contextlib.ExitStack() as opened:
             with _opened(place) as file:
-                document = _unsealed(file.read())
+                document = unsealed(file.read())
             if document["made_from"]["code"] != _code() or not set(tables) <= set(document["tables"]):
                 raise NoReportInFolder(
                     f"The tables in {folder} are of another dsprof, or not all are there.", "Name their report instead."
@@ -307,11 +308,11 @@ def open_folder(folder: Path, tables: Iterable[str]) -> tuple[Stored, NamedRules
                 handles[name] = os.open(f"{name}{_SUFFIX}", _OPEN, dir_fd=place)
                 opened.callback(os.close, handles[name])
             text = document.get("rules", "")
-            rules = rules_of(_unsealed(text)) if text else NamedRules()
+            rules = rules_of(unsealed(text)) if text else NamedRules()
             found = Stored(_summary(document["summary"]), handles)
             opened.pop_all()
             return found, rules
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
 
 

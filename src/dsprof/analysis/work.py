@@ -100,6 +100,15 @@ class Work:
                 for begun in rows.values():
                     begun.begin_again()
 
+    def each(self, take: Callable[[Facts], T], give: Callable[[T], object]) -> None:
+        """Take something of each part, some at once, and give it on, one after another in the order of the parts.
+
+        Nothing that was given can be taken back, so a pass before must have told that the cuts hold.
+        """
+        for taken in self._from_parts(take):
+            give(taken)
+            del taken  # before the next one is waited for
+
     def _through(self, kinds: list[type[Measure]], rows: Rows) -> None:
         merged: dict[type[Measure], MergeTree[Any]] = {kind: MergeTree() for kind in kinds}
         for taken in self._taken(kinds, list(rows)):
@@ -113,19 +122,26 @@ class Work:
         self.facts.add(*(found.whole() for found in merged.values()))
 
     def _taken(self, kinds: list[type[Measure]], tables: list[EventTable]) -> Iterator[_Taken]:
-        """All that is wanted of each part; some parts are worked on at once."""
+        """All that is wanted of each part."""
+
+        def work(part: Facts) -> _Taken:
+            taken = self._take(part, kinds, tables)
+            if self.keeps_its_part:
+                return taken
+            return _Taken(taken.measures, {table: list(pieces) for table, pieces in taken.pieces.items()}, taken.high)
+
+        return self._from_parts(work)
+
+    def _from_parts(self, work: Callable[[Facts], T]) -> Iterator[T]:
+        """What is found in each part, in their order; some parts are worked on at once."""
         if self._only_part is not None:
-            yield self._take(self._only_part, kinds, tables)
+            yield work(self._only_part)
             return
         for shared in self._shared:
             prepare(shared)
-
-        def work(trace: Trace) -> _Taken:
-            taken = self._take(Facts(trace, *self._shared), kinds, tables)
-            return _Taken(taken.measures, {table: list(pieces) for table, pieces in taken.pieces.items()}, taken.high)
-
         with Workers(self._source.at_once) as workers:
-            yield from _in_turn(workers, work, self._source.parts(), self._source.at_once)
+            ahead, parts = self._source.at_once, self._source.parts()
+            yield from _in_turn(workers, lambda trace: work(Facts(trace, *self._shared)), parts, ahead)
 
     def _take(self, part: Facts, kinds: list[type[Measure]], tables: list[EventTable]) -> _Taken:
         measures = {kind: part[kind] for kind in kinds}

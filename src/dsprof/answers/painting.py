@@ -97,19 +97,40 @@ class StageBusy:
 
 
 @frozen(eq=False)
+class StepPlaces:
+    """Where collectives are among steps: what several reports need to paint them; it can be pickled.
+
+    Groups are the rows of `StepTotals`. `hidden`: as in `StepWork`; `between`: of each of `StageRanges.rows`, and of
+    what is in none, the group of what lies between its steps; `rows`: the groups that are rows of `step_trace`.
+    """
+
+    hidden: Hidden
+    between: Ints
+    rows: Ints
+    groups: int
+
+    @classmethod
+    def take(cls, staged: StageRanges, totals: StepTotals, work: StepWork) -> Self:
+        """Of a report."""
+        groups, count = len(totals.launches), len(staged.steps)
+        between = np.full(len(staged.rows) + 1, groups - 1)
+        between[staged.row[staged.with_steps]] = np.arange(count, groups - 1)
+        rows = np.append(np.arange(count), count + np.flatnonzero(totals.gpu_ops[count:-1] > 0))
+        return cls(work.hidden, between, rows, groups)
+
+    def paint(self, columns: dict[str, Ints]) -> Exposed:
+        """What collectives of the report took beside all else in each group."""
+        row = columns["step_row"]
+        return exposed(columns, np.where(row >= 0, row, self.between[columns["stage_row"]]), self.hidden, self.groups)
+
+
+@frozen(eq=False)
 class StepBusy:
     """How long the GPU waited for other ranks, and transferred, in each row of `StepTotals`."""
 
     collectives: Exposed
 
     @classmethod
-    def take(
-        cls, staged: StageRanges, matched: MatchedCollectives, totals: StepTotals,
-        work: StepWork,
-    ) -> Self:  # fmt: skip
+    def take(cls, matched: MatchedCollectives, places: StepPlaces) -> Self:
         """Of a report."""
-        groups, row = len(totals.launches), matched.columns["step_row"]
-        between = np.full(len(staged.rows) + 1, groups - 1)
-        between[staged.row[staged.with_steps]] = np.arange(len(staged.steps), groups - 1)
-        group = np.where(row >= 0, row, between[matched.columns["stage_row"]])
-        return cls(exposed(matched.columns, group, work.hidden, groups))
+        return cls(places.paint(matched.columns))

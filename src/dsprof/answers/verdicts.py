@@ -47,10 +47,13 @@ GPU, GRAPH, MIXED = "GPU-bound", "graph-bound", "mixed"
 #: What a stage of several ranks is called by what their collectives take: transferring, waiting for one rank, waiting
 #: in turn for ranks whose kernels or copies take longer.
 COMMUNICATION, STRAGGLER, IMBALANCE = "communication-bound", "straggler-bound", "imbalanced"
+#: Where the others wait for one rank for this share of their time, it is what limits the stage, whatever its own time
+#: goes to: over all ranks together, what it does meanwhile has as large a part as their waiting.
+_HELD_PCT = 50.0
 #: From this share of the wall time on, collectives without a match are said to be of unknown kind.
 _UNKNOWN_PCT = 5.0
-#: So many ranks that wait in turn are named.
-_MOST_NAMED = 4
+#: So many ranks that wait in turn are named, and so many groups of ranks.
+_MOST_NAMED, _MOST_GROUPS = 4, 2
 #: A rank that begins so many collectives last and is no straggler is late by much at times, and by little at others.
 _MOSTLY_PCT = 75.0
 #: What a stage with most of its idle time in the causes of one kind is called; of two with as much, the first.
@@ -151,12 +154,14 @@ def judge(
     predicted: Prediction | None = None,
     of_engine: bool = False,
     ranks: tuple[HeldUp, ...] = (),
+    link: float | None = None,
 ) -> Verdict | None:
     """The verdict on a stage from its rows of `stage_trace`, or sums of such; None where it ran no kernel.
 
     `roof`: how near the stage came to the GPU's roofs, `culprit`: what takes most, `cost`: what recording it cost,
     `python`: what Python was in, `predicted`: what a step would take as CUDA graphs, where that is known. `of_engine`:
-    the stage is a mode of a serving engine's steps. `ranks`: how its ranks waited for each other.
+    the stage is a mode of a serving engine's steps. `ranks`: how its ranks waited for each other, `link`: bytes a
+    second that the link between them could move, if there is NVLink.
     """
     kept = instances.filter(instances.column("steady"))
     wall, busy, kernels = (_total(kept, column) for column in ("wall_ns", "gpu_busy_ns", "kernels"))
@@ -203,7 +208,7 @@ def judge(
     said = _sentence(verdict, 100 * copies / wall, _subject(verdict, of_engine)) + (
         _at_the_roof(verdict, roof) if roof else ""
     )
-    said += of_ranks(verdict)
+    said += of_ranks(verdict, link)
     in_graphs = verdict.kind == LAUNCH and graphs and not _one_by_one(verdict)
     return evolve(verdict, sentence=said, remedy=_IN_GRAPHS if in_graphs else _REMEDIES[verdict.kind])
 
@@ -257,6 +262,8 @@ def _kind(
     busy_pct = 100.0 * (working - talk.transfer) / wall
     if 100.0 * working / wall >= _GPU_BOUND_PCT:
         return GPU if 2 * talk.transfer <= working else COMMUNICATION
+    if any(group.straggler >= 0 and group.pct >= _HELD_PCT for group in talk.ranks):
+        return STRAGGLER
     kinds = dict.fromkeys(KINDS, 0) | talk.kinds()
     kinds[COPY] += copies
     for name, time in idle.items():
@@ -329,9 +336,10 @@ def _sentence(verdict: Verdict, copies_pct: float, subject: str) -> str:
 
 
 def _awaited(verdict: Verdict) -> str:
-    """Whom the ranks of a stage wait for: the straggler, where there is one."""
-    named = [group.ranks[group.straggler].name for group in verdict.ranks if group.straggler >= 0]
-    return named[0] if len(named) == len(verdict.ranks) == 1 else "other ranks"
+    """Whom the ranks of a stage wait for: the straggler, where there is one, and one alone."""
+    notable = [group for group in verdict.ranks if group.pct >= NOTABLE_PCT]
+    named = {group.ranks[group.straggler].name if group.straggler >= 0 else "" for group in notable}
+    return next(iter(named)) or "other ranks" if len(named) == 1 else "other ranks"
 
 
 #: What a rank did more of than those that wait for it, where that made it late, and what it was late by.
@@ -343,29 +351,34 @@ _LATE = {
 }
 
 
-def of_ranks(verdict: Verdict) -> str:
+def of_ranks(verdict: Verdict, link: float | None = None) -> str:
     """What the ranks of a stage did to each other, in sentences, each with a blank before it; empty for nothing."""
     wall, said = verdict.wall_ns, ""
     if verdict.kind == COMMUNICATION and verdict.transfer_ns:
-        said += f" Collectives transfer for {100 * verdict.transfer_ns / wall:.0f} %; {_bandwidth(verdict)}."
+        said += f" Collectives transfer for {100 * verdict.transfer_ns / wall:.0f} %; {_bandwidth(verdict, link)}."
     if 100 * verdict.unmatched_ns >= _UNKNOWN_PCT * wall:
         said += (
             f" For {100 * verdict.unmatched_ns / wall:.0f} % nothing but collectives without a match ran: how much of "
             "that is waiting, the reports of all ranks together tell."
         )
-    for group in verdict.ranks:
+    groups: dict[tuple[str, str], HeldUp] = {}  # a rank that holds up several groups for one reason is named once
+    for group in sorted(verdict.ranks, key=lambda one: -one.pct):
         if group.pct >= NOTABLE_PCT:
-            said += _straggler(group) if group.straggler >= 0 else _in_turn(group)
+            name = group.ranks[group.straggler].name if group.straggler >= 0 else ""
+            groups.setdefault((name, group.reason), group)
+    for group in list(groups.values())[:_MOST_GROUPS]:
+        said += _straggler(group) if group.straggler >= 0 else _in_turn(group)
     return said
 
 
-def _bandwidth(verdict: Verdict) -> str:
-    """How fast collectives are, where their sizes are known; what the link could do is not in a report."""
+def _bandwidth(verdict: Verdict, link: float | None) -> str:
+    """How fast collectives are, where their sizes are known, beside what NVLink could do, where such GPUs have it."""
     took = sum(group.bus_ns for group in verdict.ranks)
     if not took:
         return "how many bytes is not known, so neither is the bandwidth"
     rate = sum(group.bus_bytes for group in verdict.ranks) / took
-    return f"those of known size move {rate:.1f} GB/s over each rank's link, to be held against what it can do"
+    could = f"of the {link / 1e9:.0f} that NVLink has on such GPUs" if link else "to be held against what it can do"
+    return f"those of known size move {rate:.1f} GB/s over each rank's link, {could}"
 
 
 def _straggler(group: HeldUp) -> str:

@@ -73,14 +73,19 @@ class WaitedFor:
     @classmethod
     def take(cls, staged: StageRanges, matched: MatchedCollectives, waits: Waits) -> Self:
         """Of a report."""
+        return cls.of(len(staged.rows), matched, waits, np.ones(len(waits.rank), np.bool_))
+
+    @classmethod
+    def of(cls, count: int, matched: MatchedCollectives, waits: Waits, mine: Bools) -> Self:
+        """Of one of several reports, which has so many rows, and the collectives `mine`."""
         row, rank, wait = matched.columns["stage_row"], waits.rank, matched.columns["wait"]
-        some = np.flatnonzero((row >= 0) & (rank >= 0) & (wait > 0))
+        some = np.flatnonzero(mine & (row >= 0) & (rank >= 0) & (wait > 0))
         heads, pair = at.group_rows(row[some], rank[some])
         total = sum_by(pair, wait[some], len(heads))
         order = np.argsort(total, kind="stable")  # the longest last, which is what stays
         of_row = row[some[heads]][order]
         numbers = np.array([one.number for one in matched.ranks], np.int64)
-        found, most = (np.full(len(staged.rows), NULL) for _ in range(2))
+        found, most = (np.full(count, NULL) for _ in range(2))
         most[of_row], found[of_row] = total[order], numbers[rank[some[heads]][order]]
         return cls(found, most)
 

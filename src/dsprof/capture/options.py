@@ -45,6 +45,8 @@ class ProfileOptions:
     #: What to do where the capture range never began, of the engine.
     range_hint: str = ""
     env: Mapping[str, str] = field(factory=lambda: dict(os.environ), repr=False)
+    #: Words of other programs on our command line, whose secrets a report may hold.
+    beside: tuple[str, ...] = field(default=(), repr=False)
     force: bool = False
     minimum_free_bytes: int = 200 * 10**6
     #: Seconds that an import may go on without a word; after them it hangs.

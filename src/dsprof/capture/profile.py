@@ -140,7 +140,7 @@ def profile(
             raise run.failure or _failure(run, options, raws, importer)
         for report in reports:
             progress(f"exporting {report.name}")
-            export(Input(report), report.with_suffix(".sqlite"), nsys, [*command, *way.beside()])
+            export(Input(report), report.with_suffix(".sqlite"), nsys, [*command, *way.beside(), *options.beside])
         names = [report.name for report in reports]
         ranks = way.ranks(partial)
         _publish(partial, folder, options)

@@ -38,6 +38,22 @@ class ImageRecord:
 
 
 @frozen
+class Turn:
+    """Which of several runs a session is: number `run` of the `runs` of its side, in turn `turn` of all `turns`."""
+
+    side: str
+    run: int
+    runs: int
+    turn: int
+    turns: int
+
+    @property
+    def name(self) -> str:
+        """What its folder is called; numbers have as many digits as the last, so that any order of names is theirs."""
+        return f"{self.side}-{self.run:0{len(str(self.runs))}}"
+
+
+@frozen
 class Session:
     """What ran, with what, and how it ended; the document ``session.json``.
 
@@ -76,6 +92,8 @@ class Session:
     added: tuple[str, ...] = ()
     #: What launchers told the program's processes of ranks, those that were seen.
     ranks: tuple[ProcessRank, ...] = ()
+    #: Which of several runs it is; None where there was one.
+    turn: Turn | None = None
 
 
 def read_session(path: Path) -> Session:

@@ -9,6 +9,8 @@
       workload.log                  what the program and nsys printed, without secrets that we know
       job.json  outcome.json        what the profiled session was asked, and what it answered
       baseline/  baseline-graph/    of further runs that were asked for (see `capture.baseline`)
+
+Of several runs for a comparison, `capture.runs` makes a folder of such folders.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from dsprof.capture.options import ProfileOptions, known_options, knows
 from dsprof.capture.plan import Plan, Wishes, plan_of
 from dsprof.capture.profile import Profile, profile
 from dsprof.capture.rank import rank_variables
-from dsprof.capture.record import SCHEMA, Session, git_commit, image_record, write_record
+from dsprof.capture.record import SCHEMA, Session, Turn, git_commit, image_record, write_record
 from dsprof.capture.secrets import clean_log, cleaned_command, secrets_of
 from dsprof.capture.serving import Serving
 from dsprof.capture.watching import LOG
@@ -98,6 +100,8 @@ class Settings:
     wishes: Wishes = field(factory=Wishes)
     #: Of a server: when it is ready, and its window; `ready` is empty where the engine's own is meant.
     serving: Serving | None = None
+    #: Which of several runs it is, whose folder is then made in `out` without a stamp; None: the only one.
+    turn: Turn | None = None
 
 
 def capture_images(
@@ -132,10 +136,8 @@ def _raised(made: Capture) -> Capture:
 
 def record_images(job: Job, settings: Settings, live: TextIO | None, progress: Progress) -> Capture:
     """As `capture_images`, but what goes wrong in a session that has run is the capture's `trouble`."""
-    _check_job(job)
-    nsys = _nsys(settings)
-    usual_name = Path(job.images[0]).stem if job.images else f"serve-{job.serve}"
-    begun = _begin(settings, usual_name, tuple(sys.argv[1:]), nsys)
+    nsys = check_images(job, settings)
+    begun = _begin(settings, usual_name(job), tuple(sys.argv[1:]), nsys)
     begun = evolve(
         begun,
         model=job.model if job.model in _random_models(job) else Path(job.model).name,
@@ -172,18 +174,40 @@ def record_images(job: Job, settings: Settings, live: TextIO | None, progress: P
 
 def record_command(command: Sequence[str], settings: Settings, live: TextIO | None, progress: Progress) -> Capture:
     """As `capture_command`, but a recording with nothing in it, or without the program's ranges, is `trouble`."""
-    nsys = _nsys(settings)
-    plan, settings = _planned(command, settings)
-    way = _way(plan, settings)
+    nsys, plan, way, settings = _prepared(command, settings)
     begun = _begin(settings, Path(command[0]).stem, tuple(command), nsys)
     if shutil.which(command[0]) == sys.executable:
         begun = evolve(begun, versions={**begun.versions, "nvtx": installed("nvtx")})
     begun = evolve(begun, launchers=plan.names, added=tuple(add.text for add in plan.added))
     folder = new_folder(settings.out, begun)
-    _tell([*plan.said(), *(way.serving.said() if isinstance(way, Served) else [])], live)
+    if settings.turn is None or settings.turn.run == 1:
+        tell([*plan.said(), *(way.serving.said() if isinstance(way, Served) else [])], live)
     made, held = _record(begun, folder, partial(_profile, settings, plan.command, folder, nsys, live, progress, way))
     made = evolve(made, trouble=_check_ranks(made) or _check_server(made) or _check_command(held, made))
     return _compared(made, settings, lambda place, ranges: list(plan.command), nsys, live, progress)
+
+
+def check_images(job: Job, settings: Settings) -> Path:
+    """Refuse a session that cannot be recorded so; the nsys that would. Raises what `capture_images` raises before."""
+    _check_job(job)
+    return _nsys(settings)
+
+
+def check_command(command: Sequence[str], settings: Settings) -> None:
+    """Refuse a command that cannot be recorded so. Raises what `capture_command` raises before it runs anything."""
+    _prepared(command, settings)
+
+
+def usual_name(job: Job) -> str:
+    """What a session is called that was given no name."""
+    return Path(job.images[0]).stem if job.images else f"serve-{job.serve}"
+
+
+def _prepared(command: Sequence[str], settings: Settings) -> tuple[Path, Plan, Wrapped, Settings]:
+    """All that a recording of a command needs, and the settings with it."""
+    nsys = _nsys(settings)
+    plan, settings = _planned(command, settings)
+    return nsys, plan, _way(plan, settings), settings
 
 
 def _planned(command: Sequence[str], settings: Settings) -> tuple[Plan, Settings]:
@@ -229,8 +253,8 @@ def _way(plan: Plan, settings: Settings) -> Wrapped:
     return Served(serving)
 
 
-def _tell(lines: Sequence[str], live: TextIO | None) -> None:
-    """Say before the run what is added, and why."""
+def tell(lines: Sequence[str], live: TextIO | None) -> None:
+    """Say on `live` what a run is, or is given, and why."""
     width = max(40, shutil.get_terminal_size().columns)
     wrap = textwrap.TextWrapper(width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
     with suppress(OSError, ValueError):  # nobody looks
@@ -349,6 +373,7 @@ def _begin(settings: Settings, usual_name: str, command: tuple[str, ...], nsys: 
         withheld_variables=clean_environment(os.environ, settings.keep_variables).dropped,
         git_commit=git_commit(),
         ranks=tuple(ProcessRank(told) for told in [rank_variables(os.environ)] if told),
+        turn=settings.turn,
     )
 
 
@@ -385,7 +410,7 @@ def _profile(
     try:
         return profile(_told(settings), command, folder, nsys, live, progress, way)
     finally:
-        clean_log(folder / LOG, secrets_of([*command, *client]))
+        clean_log(folder / LOG, secrets_of([*command, *client, *settings.profile.beside]))
 
 
 def _told(settings: Settings) -> ProfileOptions:

@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 
 import typer
 
-from dsprof.cli import analyze, report, table, whatif, tables, capture, doctor, scrub, workloads, completion  # isort: skip  (as --help lists them)
+from dsprof.cli import analyze, report, table, whatif, diff, timeline  # isort: skip  (as --help lists them)
+from dsprof.cli import tables, capture, doctor, scrub, workloads, completion  # isort: skip
 from dsprof.cli import completing
 from dsprof.cli.options import app, say
 from dsprof.errors import DsprofError, OutputRefused
@@ -25,12 +26,14 @@ __all__ = [
     "app",
     "capture",
     "completion",
+    "diff",
     "doctor",
     "main",
     "report",
     "scrub",
     "table",
     "tables",
+    "timeline",
     "whatif",
     "workloads",
 ]
@@ -100,7 +103,12 @@ def _refuse(error: Any) -> NoReturn:
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """What is ours, and the command behind ``--`` of a capture, which the parser would mix with the images."""
+    """What is ours, and the command behind ``--`` of a capture, which the parser would mix with the images.
+
+    Of a comparison ``--`` stands between the sides, and options may come after it, too.
+    """
+    if arguments[:1] == ["diff"]:
+        return [diff.BETWEEN if word == "--" else word for word in arguments], []
     if arguments[:1] != ["capture"]:
         return arguments, []
     at = arguments.index("--") if "--" in arguments else len(arguments)

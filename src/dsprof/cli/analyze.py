@@ -98,7 +98,7 @@ def analyze(
     )
     files = files_named(reports)
     if len(files) > 1:
-        _analyze_several(files, options, Several(on, threads_per_report, name_pattern, out), format_, strict)
+        analyze_several(files, options, Several(on, threads_per_report, name_pattern, out), format_, strict)
         return
     with Progress() as progress:
         analysis = analyzed(files[0], options, progress)
@@ -113,10 +113,10 @@ def analyze(
 class Several(NamedTuple):
     """The options of several reports alone."""
 
-    on: str
-    threads: int | None
-    pattern: str | None
-    out: Path | None
+    on: str = "auto"
+    threads: int | None = None
+    pattern: str | None = None
+    out: Path | None = None
 
     def check(self) -> None:
         """Wrong words are usage errors."""
@@ -130,9 +130,10 @@ class Several(NamedTuple):
             raise typer.BadParameter(str(error)) from error
 
 
-def _analyze_several(
+def analyze_several(
     files: list[Path], options: AnalysisOptions, several: Several, format_: SummaryFormat, strict: bool
 ) -> None:
+    """Analyze several reports as one and print the screen; what failed is told at the end, by `ReportsFailed`."""
     from dsprof.analysis.many import analyze_files
     from dsprof.errors import ReportsFailed
 

@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from attrs import evolve, frozen
+from attrs import evolve, fields, frozen
 
-from dsprof.cli.analyze import SummaryFormat, Top, show
+from dsprof.cli.analyze import Several, SummaryFormat, Top, analyze_several, show
 from dsprof.cli.options import AnalysisFlags, analyzed, app, load_numpy, pattern, say, with_flags
 from dsprof.cli.progress import Progress
+from dsprof.cli.runs import RunFlags, end_runs, tell_runs
 from dsprof.errors import BaselineFailed, DsprofError
 
 if TYPE_CHECKING:
     from dsprof.analysis.options import AnalysisOptions
     from dsprof.capture.baseline import Kind
+    from dsprof.capture.runs import Side
     from dsprof.capture.serving import Serving
     from dsprof.capture.session import Capture, Settings
     from dsprof.workloads.job import Job, Served
@@ -87,6 +89,18 @@ class SessionFlags:
         if self.serve and (self.repeat, self.batch) != (1, 1):
             raise typer.BadParameter("--repeat and --batch are for images, and not for --serve.")
         _batching_settings(self.batching or ())
+
+    def differing(self, context: typer.Context, words: list[str]) -> SessionFlags:
+        """These but for some, which are given as on a command line. Raises `typer.BadParameter` for other options."""
+        parsed = context.command.make_context("--before", list(words), parent=context.parent, obj=[])
+        sources = {name: parsed.get_parameter_source(name) for name in parsed.params}
+        given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+        if strange := sorted(set(given) - {one.name for one in fields(SessionFlags)}):
+            raise typer.BadParameter(
+                "--before takes options of a session here, like --no-flash-attn or --model PATH, and no "
+                + (f"--{strange[0].replace('_', '-')}." if strange[0] != "images" else "images.")
+            )
+        return evolve(self, **{name: parsed.params[name] for name in given})
 
     def job(self, images: list[Path]) -> Job:
         """What the session is asked to do."""
@@ -227,7 +241,7 @@ class LauncherFlags:
 
 @app.command(
     epilog="Example: dsprof capture page.png --model tiny --repeat 2   or: dsprof capture -- python serve.py   or: "
-    "dsprof capture --serve 16 --model llama-tiny",
+    "dsprof capture --serve 16 --model llama-tiny   or: dsprof capture --runs 4 --before 'python a.py' -- python b.py",
     options_metavar="[OPTIONS] [-- COMMAND ...]",
 )
 @with_flags
@@ -242,6 +256,7 @@ def capture(
     session: SessionFlags,
     recording: RecordingFlags,
     launching: LauncherFlags,
+    running: RunFlags,
     analysis: AnalysisFlags,
 ) -> None:
     """Record a DeepSeek-OCR session, a serving loop, or any command, under nsys; analyze it and print the summary."""
@@ -259,7 +274,12 @@ def capture(
 
         find_rules_file(Path("run"))  # the one in the working folder, as a new session has none
     pattern("--modules", session.modules)
+    names = running.names()
     settings = launching.added(recording.settings(analysis.nsys), command)
+    if running.wanted:
+        sides = _sides(context, running, names, command, session, images or [])
+        _capture_runs(sides, running, settings, options)
+        return
     with Progress() as progress, _showing_the_log():
         if command:
             done = record_command(command, settings, sys.stderr, progress)
@@ -267,12 +287,56 @@ def capture(
             done = record_images(session.job(images or []), settings, sys.stderr, progress)
     _tell_served(done.session.served)
     try:
-        for export in done.exports if done.recorded else ():
-            _summarize(export, options, top)
+        if done.recorded and len(done.exports) > 1 and done.profile.ranks:
+            analyze_several(list(done.exports), options, Several(), SummaryFormat.RICH, strict=False)
+        else:
+            for export in done.exports if done.recorded else ():
+                _summarize(export, options, top)
     finally:  # also where the analysis fails, as with too little --memory: the recording is whole
         say(f"Session: {done.folder} (to pass on: all but the .nsys-rep, which keeps environments and arguments;")
         say("         user, host and folders stand in the export as well: `dsprof scrub` takes them out)")
     _tell_ending(done)
+
+
+def _sides(
+    context: typer.Context,
+    running: RunFlags,
+    names: list[str],
+    command: list[str],
+    session: SessionFlags,
+    images: list[Path],
+) -> list[Side]:
+    """What is recorded in turn."""
+    from dsprof.capture.runs import command_side, images_side
+
+    if command:
+        commands = [command] if running.before is None else [running.words(), command]
+        return [command_side(name, words) for name, words in zip(names, commands, strict=True)]
+    flags = [session] if running.before is None else [session.differing(context, running.words()), session]
+    for one in flags:
+        one.check()
+        if bool(images) + bool(one.serve) != 1:
+            raise typer.BadParameter("--before cannot make a session that reads images of one that serves.")
+        pattern("--modules", one.modules)
+    return [images_side(name, one.job(images)) for name, one in zip(names, flags, strict=True)]
+
+
+def _capture_runs(sides: list[Side], running: RunFlags, settings: Settings, options: AnalysisOptions) -> None:
+    """Record the sides in turn, then write the tables of each run that is whole."""
+    from dsprof.capture.runs import record_runs
+
+    with Progress(more=8 * len(sides) * (running.runs or 1)) as progress, _showing_the_log():
+        done = record_runs(sides, running.runs or 1, settings, running.pause_s, sys.stderr, progress)
+        for bad in done.unfinished:
+            if log := bad.capture.profile.log if bad.capture else bad.error.log if bad.error else None:
+                _show_log(log)
+    try:
+        for export in () if done.interrupted else (export for one in done.whole for export in one.exports):
+            with Progress() as progress:
+                analyzed(export, options, progress).write(progress=progress)
+    finally:
+        tell_runs(done)
+    end_runs(done)
 
 
 def _tell_served(served: Served | None) -> None:

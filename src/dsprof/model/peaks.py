@@ -9,10 +9,14 @@ Sources of the rates: CUDA C++ Programming Guide, "Arithmetic Instructions" (thr
 multiply-adds in a cycle of a multiprocessor, by compute capability; an operation is half of one), and for tensor cores
 NVIDIA's white papers: Tesla V100 (2017), Turing (2018), A100 (2020) with its table of operations in a cycle of a
 multiprocessor, GA102 (2021), Ada (2022), H100 (2022), RTX Blackwell (2025); HGX B200 data sheet (2024). Each rate
-gives the paper's dense peak at the paper's clock, which the tests compute.
+gives the paper's dense peak at the paper's clock, which the tests compute. Rates of NVLink are half of what the data
+sheets of V100, A100, H100, H200 and B200 give, as those count both directions.
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterable
 
 from attrs import frozen
 
@@ -38,6 +42,26 @@ _UNITS = {
     "float32": ("tf32", "fp32"), "float16": ("fp16",), "bfloat16": ("bf16", "fp32"),
     "float8_e4m3fn": ("fp8",), "float8_e5m2": ("fp8",), "int8": ("int8",),
 }  # fmt: skip
+
+
+#: Bytes that NVLink moves in a second in one direction, by the names of GPUs that have it in every machine.
+LINKS = {
+    r"V100-SXM": 150e9,
+    r"A100-SXM": 300e9,
+    r"H100 \d+GB HBM|H100 SXM": 450e9,
+    r"H200\b(?! NVL)": 450e9,
+    r"B200\b": 900e9,
+}
+
+
+def link_of(names: Iterable[str]) -> float | None:
+    """Bytes a second, in one direction, of NVLink between GPUs of these names; None where they have none, or differ.
+
+    >>> link_of(["NVIDIA H100 80GB HBM3"] * 2), link_of(["NVIDIA H100 PCIe"])
+    (450000000000.0, None)
+    """
+    found = {next((rate for pattern, rate in LINKS.items() if re.search(pattern, name)), None) for name in names}
+    return found.pop() if len(found) == 1 else None
 
 
 class UnknownPeak(ValueError):

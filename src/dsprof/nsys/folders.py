@@ -40,17 +40,27 @@ def reports_in(folder: Path, progress: Callable[[str], None] = lambda sentence: 
 
     Raises `NoReportInFolder` where it holds none.
     """
-    found = _reports(folder)
-    if not found:
-        sessions = [path for path in _entries(folder) if os.path.isfile(path / _SESSION) and _reports(path)]  # noqa: PTH113  Path raises where it may not look
+    if not _reports(folder):
+        sessions = sessions_in(folder)
         if not sessions:
             kinds = ", ".join(SUFFIXES)
             raise NoReportInFolder(f"The folder {folder} holds no report ({kinds}) and no session.", _RECORD)
         newest = max(sessions, key=_created)
         if len(sessions) > 1:
             progress(f"taking the newest of {len(sessions)} sessions, {newest.name}")
-        found = _reports(newest)
+        return own_reports(newest)
+    return own_reports(folder)
+
+
+def own_reports(folder: Path) -> list[Path]:
+    """The report ``run`` that lies in a folder itself, or else all that do; none where there is none."""
+    found = _reports(folder)
     return [found["run"]] if "run" in found else list(found.values())
+
+
+def sessions_in(folder: Path) -> list[Path]:
+    """The folders of sessions in a folder that hold a report. Raises `NoReportInFolder` where it cannot be read."""
+    return [path for path in _entries(folder) if os.path.isfile(path / _SESSION) and _reports(path)]  # noqa: PTH113  Path raises where it may not look
 
 
 def _reports(folder: Path) -> dict[str, Path]:

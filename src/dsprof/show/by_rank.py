@@ -1,8 +1,7 @@
 """Each stage on each rank of a run beside the others: what it took, and which rank holds the others up.
 
-Two things tell that. Where collectives are matched: a rank for which the others wait, because it begins most of them
-last, and which itself waits that much less. Else: a rank that takes longer than the median rank, by so much and so far
-out of what the ranks differ by.
+Two things tell that. Where collectives are matched, they do (`answers/waits.py`). Else: a rank that takes longer than
+the median rank, by so much and so far out of what the ranks differ by.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,8 +21,6 @@ from dsprof.words import NO_STAGE
 LEAST_FACTOR, LEAST_Z = 1.05, 3.5
 #: Of fewer ranks a deviation says nothing.
 LEAST_RANKS = 3
-#: A rank holds the others up that began so many of the collectives last, in percent.
-LEAST_LAST_PCT = 50.0
 #: By which a median deviation is that of a normal distribution.
 _MAD = 1.4826
 #: What is compared, by field of `RankLine`, and how that is called.
@@ -70,7 +67,8 @@ class StageOfRun:
 
     `by`: what tells it, a key of `QUANTITIES`, or ``"last"`` for the collectives that it began last. `held_ns`: how
     long the others wait for it, or how much longer it takes, in each instance. `labels`: what each rank is called.
-    `turns`: of `compared` instances, in how many each rank holds the others up, by collectives: they may take turns.
+    `reason`: by what it is late, where collectives tell it; `in_turn`: which rank does so in which requests,
+    in words.
     """
 
     run: str
@@ -80,8 +78,38 @@ class StageOfRun:
     holds: int | None = None
     by: str = ""
     held_ns: float | None = None
-    turns: tuple[int, ...] = ()
-    compared: int = 0
+    reason: str = ""
+    in_turn: tuple[str, ...] = ()
+
+    def called(self, place: int) -> str:
+        """What a rank is called in a sentence."""
+        return f"rank {self.labels[place]}" if self.labels[place].isdecimal() else self.labels[place]
+
+
+@frozen
+class Turn:
+    """Requests, or instances, from `first` to `last` in which a rank, a place in `Held.ranks`, holds the others up."""
+
+    straggler: int
+    reason: str
+    of: str
+    first: int
+    last: int
+
+
+@frozen
+class Held:
+    """How a group of ranks, each by its report and process, waited for each other in a stage, as its collectives tell.
+
+    `straggler`: a place in `ranks`, -1 for none; `reason`: by what it is late.
+    """
+
+    run: str
+    stage: str
+    ranks: tuple[tuple[str, int], ...]
+    straggler: int
+    reason: str
+    in_turn: tuple[Turn, ...]
 
 
 def from_median(values: Sequence[float | None]) -> list[float | None]:
@@ -111,21 +139,28 @@ def standing_out(values: Sequence[float | None]) -> int | None:
     return most if enough else None
 
 
-def stages_of(stage_trace: Iterable[pa.Table], collectives: Iterable[pa.Table] = ()) -> list[StageOfRun]:
+def stages_of(
+    stage_trace: Iterable[pa.Table], collectives: Iterable[pa.Table] = (), held: Iterable[Held] = ()
+) -> list[StageOfRun]:
     """The stages of all runs that have several ranks, in the order of the tables.
 
     `stage_trace` are the pieces of a table with `STAGE_COLUMNS`, `collectives` of one with `COLLECTIVE_COLUMNS`; the
     runs come one after another, in both in the same order, and no more than one is looked at at a time.
     """
-    return [found for run, stages, inside in _together(_by_run(stage_trace), _by_run(collectives))
-            for found in _of_run(run, stages, inside)]  # fmt: skip
+    told: dict[tuple[str, str], list[Held]] = {}
+    for one in held:
+        told.setdefault((one.run, one.stage), []).append(one)
+    return [_judged(run, stage, lines, told.get((run, stage), []))
+            for run, stages, inside in _together(_by_run(stage_trace), _by_run(collectives))
+            for stage, lines in _of_run(stages, inside).items() if len(lines) > 1]  # fmt: skip
 
 
-def _of_run(run: str, stage_trace: pa.Table, collectives: pa.Table | None) -> list[StageOfRun]:
-    found: dict[str, list[_OfRank]] = {}
-    for one in _ranks(stage_trace, {} if collectives is None else _waits(collectives)):
-        found.setdefault(one.line.stage, []).append(one)
-    return [_judged(run, stage, of) for stage, of in found.items() if len(of) > 1]
+def _of_run(stage_trace: pa.Table, collectives: pa.Table | None) -> dict[str, list[RankLine]]:
+    """The ranks of each stage of a run."""
+    found: dict[str, list[RankLine]] = {}
+    for line in _ranks(stage_trace, {} if collectives is None else _waits(collectives)):
+        found.setdefault(line.stage, []).append(line)
+    return found
 
 
 _OfRun = Iterator[tuple[str, pa.Table]]
@@ -162,62 +197,39 @@ def _by_run(pieces: Iterable[pa.Table]) -> _OfRun:
         yield current, pa.concat_tables(waiting)
 
 
-class _Instance(NamedTuple):
-    """An instance of a stage on a rank whose collectives are matched, in ns and percent."""
-
-    wall: float
-    wait: float
-    last_pct: float
-
-
-class _OfRank(NamedTuple):
-    """A stage on a rank, and its steady instances by number, as far as their collectives are matched."""
-
-    line: RankLine
-    instances: dict[int, _Instance]
-
-
-def _judged(run: str, stage: str, ranks: list[_OfRank]) -> StageOfRun:
-    order = {one.line.report: place for place, one in reversed(list(enumerate(ranks)))}
-    ranks = sorted(ranks, key=lambda one: (one.line.rank is None, one.line.rank or 0, order[one.line.report],
-                                           one.line.pid))  # fmt: skip
-    lines = tuple(one.line for one in ranks)
-    turns, compared = _turns([one.instances for one in ranks])
-    found = StageOfRun(run, stage, lines, _labels(lines), turns=turns, compared=compared)
-    means = [
-        None if line.wait_ns is None or line.last_pct is None else _Instance(line.wall_ns, line.wait_ns, line.last_pct)
-        for line in lines
-    ]
-    if told := _late([one for one in means if one is not None], len(lines)):
-        return evolve(found, holds=told[0], by="last", held_ns=told[1])
+def _judged(run: str, stage: str, lines: list[RankLine], held: Sequence[Held]) -> StageOfRun:
+    order = {line.report: place for place, line in reversed(list(enumerate(lines)))}
+    lines = sorted(lines, key=lambda line: (line.rank is None, line.rank or 0, order[line.report], line.pid))
+    labels = _labels(lines)
+    found = StageOfRun(run, stage, tuple(lines), labels)
+    if held:
+        return _as_held(found, held)
     least = (LEAST_FACTOR - 1) * statistics.median(line.wall_ns for line in lines)
-    for quantity in ("own_ns", "wall_ns", "host_ns", "compute_ns"):
+    for quantity in ("wall_ns", "host_ns", "compute_ns"):
         values = [getattr(line, quantity) for line in lines]
         if (most := standing_out(values)) is not None:
-            held = values[most] - statistics.median(values)
-            if held >= least:
-                return evolve(found, holds=most, by=quantity, held_ns=held)
+            more = values[most] - statistics.median(values)
+            if more >= least:
+                return evolve(found, holds=most, by=quantity, held_ns=more)
     return found
 
 
-def _late(ranks: Sequence[_Instance], count: int) -> tuple[int, float] | None:
-    """Which of so many ranks the others wait for, and how long; None where nobody, or not all are known."""
-    if len(ranks) < count:
-        return None
-    least = min(range(count), key=lambda place: ranks[place].wait)
-    held = statistics.median(one.wait for place, one in enumerate(ranks) if place != least) - ranks[least].wait
-    enough = held >= (LEAST_FACTOR - 1) * statistics.median(one.wall for one in ranks)
-    return (least, held) if enough and ranks[least].last_pct >= LEAST_LAST_PCT else None
-
-
-def _turns(ranks: Sequence[dict[int, _Instance]]) -> tuple[tuple[int, ...], int]:
-    """In how many of the instances that all ranks have each of them holds the others up, and how many those are."""
-    common = [number for number in ranks[0] if all(number in one for one in ranks)]
-    turns = [0] * len(ranks)
-    for number in common:
-        if told := _late([one[number] for one in ranks], len(ranks)):
-            turns[told[0]] += 1
-    return tuple(turns), len(common)
+def _as_held(found: StageOfRun, held: Sequence[Held]) -> StageOfRun:
+    """With what matched collectives say: of several groups of ranks, the first that has a straggler."""
+    places = {(line.report, line.pid): place for place, line in enumerate(found.lines)}
+    turns = tuple(
+        f"{found.called(places[one.ranks[turn.straggler]])} in {turn.of} "
+        f"{turn.first if turn.first == turn.last else f'{turn.first} to {turn.last}'} (its {turn.reason})"
+        for one in held for turn in one.in_turn if one.ranks[turn.straggler] in places
+    )  # fmt: skip
+    found = evolve(found, in_turn=turns)
+    for one in held:
+        place = places.get(one.ranks[one.straggler]) if one.straggler >= 0 else None
+        if place is not None:
+            waits = [line.wait_ns or 0.0 for line in found.lines]
+            others = statistics.median(wait for number, wait in enumerate(waits) if number != place)
+            return evolve(found, holds=place, by="last", held_ns=max(others - waits[place], 0.0), reason=one.reason)
+    return found
 
 
 def _labels(lines: Sequence[RankLine]) -> tuple[str, ...]:
@@ -260,7 +272,7 @@ def _plain(table: pa.Table) -> pa.Table:
     return pa.table(columns, names=table.column_names)
 
 
-def _ranks(stage_trace: pa.Table, waits: _Waits) -> Iterator[_OfRank]:
+def _ranks(stage_trace: pa.Table, waits: _Waits) -> Iterator[RankLine]:
     """Each stage of each process; only steady instances count where there are some."""
     rows: dict[tuple[str, str, str, int], list[dict[str, Any]]] = {}
     for row in stage_trace.select(STAGE_COLUMNS).to_pylist():
@@ -268,13 +280,8 @@ def _ranks(stage_trace: pa.Table, waits: _Waits) -> Iterator[_OfRank]:
             rows.setdefault((row["run"], row["stage"], row["report"], row["pid"]), []).append(row)
     for (run, stage, report, pid), of in rows.items():
         steady = [row for row in of if row["steady"]] or of
-        inside = {row["instance"]: waits.get((report, pid, stage, row["instance"])) for row in steady}
-        line = _line(run, stage, report, pid, steady, [one for one in inside.values() if one is not None])
-        matched = {number: one for number, one in inside.items() if one is not None and one[3]}
-        walls = {row["instance"]: float(row["wall_ns"]) for row in steady}
-        yield _OfRank(line, {
-            number: _Instance(walls[number], one[1], 100.0 * one[2] / one[3]) for number, one in matched.items()
-        })  # fmt: skip
+        inside = [waits.get((report, pid, stage, row["instance"])) for row in steady]
+        yield _line(run, stage, report, pid, steady, [one for one in inside if one is not None])
 
 
 def _line(

@@ -1,7 +1,9 @@
-"""The summary as HTML, for a notebook's cell."""
+"""The summary as HTML, for a notebook's cell, and a comparison as a cell or a page."""
 
 from __future__ import annotations
 
+from dsprof.compare.outcome import Outcome
+from dsprof.show import diff
 from dsprof.show.layout import Grid, coverage, grids, headline, verdicts
 from dsprof.show.reports import (
     Heat,
@@ -24,16 +26,43 @@ _LEFT = "text-align:left;padding:2px 8px"
 
 def summary_html(summary: Summary) -> str:
     """A fragment that stands on its own: no script, no style sheet, no outside file."""
-    head = "".join(
-        f'<tr><td style="{_LEFT}"><b>{for_html(label)}</b></td><td style="{_LEFT}">{for_html(text)}</td></tr>'
-        for label, text in headline(summary)
-    )
+    head = "".join(_labelled(label, text) for label, text in headline(summary))
     notes = "".join(f"<li>{for_html(str(found))}</li>" for found in summary.findings)
     judged = "".join(f"<p><b>{for_html(one.sentence)}</b> {for_html(one.remedy)}</p>" for one in verdicts(summary))
     body = "".join(_grid(grid) for grid in grids(summary))
     said = coverage(summary)
     covered = f"<p>{for_html(said)}</p>" if said else ""
     return f"<div><table>{head}</table>{judged}{body}{covered}<ul>{notes}</ul></div>"
+
+
+def diff_html(outcome: Outcome, top: int = diff.TOP_OPERATIONS) -> str:
+    """A fragment that stands on its own, as that of a summary."""
+    head = "".join(_labelled(label, text) for label, text in diff.headline(outcome))
+    answer = diff.answer(outcome)
+    told = _grid(answer) if answer.rows else ""
+    notes = "".join(f"<li><b>{for_html(level)}</b>: {for_html(text)}</li>" for level, text in diff.said(outcome))
+    notes += "".join(
+        f"<li><b>{'passed' if passed else 'not passed'}</b> {for_html(text)}</li>"
+        for passed, text in diff.gates(outcome)
+    )
+    body = "".join(_grid(grid) for grid in diff.grids(outcome, top))
+    return f"<div><table>{head}</table>{told}<ul>{notes}</ul>{body}</div>"
+
+
+def diff_page(outcome: Outcome, top: int = diff.TOP_OPERATIONS) -> str:
+    """A page of its own: no script, nothing from outside, and none that a name in it could ask for."""
+    title = f"dsprof diff: {for_html(outcome.verdict)}"
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        f"<title>{title}</title><style>body{{font-family:sans-serif;max-width:72em;margin:2em auto;padding:0 1em}}"
+        "table{border-collapse:collapse}td,th{border-bottom:1px solid #ddd}</style></head>"
+        f"<body><h1>{title}</h1>{diff_html(outcome, top)}</body></html>"
+    )
+
+
+def _labelled(label: str, text: str) -> str:
+    return f'<tr><td style="{_LEFT}"><b>{for_html(label)}</b></td><td style="{_LEFT}">{for_html(text)}</td></tr>'
 
 
 def reports_html(summary: ReportsSummary) -> str:

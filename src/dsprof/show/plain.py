@@ -11,8 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from dsprof.answers.what_if import WhatIf
+from dsprof.compare.outcome import Outcome
 from dsprof.ground.documents import json_pieces
-from dsprof.show import reports, units
+from dsprof.show import diff, reports, units
 from dsprof.show.layout import Grid, coverage, grids, headline, verdicts
 from dsprof.show.reports import ReportsSummary
 from dsprof.show.safe import for_csv, for_json, for_markdown
@@ -95,6 +96,25 @@ def what_if_json(found: WhatIf) -> str:
 def what_if_markdown(found: WhatIf) -> str:
     """A what-if as Markdown."""
     return _grid_markdown(grid(found))
+
+
+def diff_json(outcome: Outcome) -> str:
+    """A comparison as a JSON document."""
+    return for_json(json.dumps(diff.document(outcome), indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def diff_markdown(outcome: Outcome, top: int = diff.TOP_OPERATIONS) -> str:
+    """A comparison as Markdown: for a pull request."""
+    parts = [f"### dsprof diff: {for_markdown(outcome.verdict)}"]
+    answer = diff.answer(outcome)
+    parts += [_grid_markdown(answer)] if answer.rows else []
+    lines = [f"- **{level}**: {for_markdown(sentence)}" for level, sentence in diff.said(outcome)]
+    lines += [f"- {'passed' if passed else '**not passed**'} {for_markdown(sentence)}"
+              for passed, sentence in diff.gates(outcome)]  # fmt: skip
+    parts += filter(None, ["\n".join(lines)])
+    parts += map(_grid_markdown, diff.grids(outcome, top))
+    parts.append("\n".join(f"- **{label}**: {for_markdown(text)}" for label, text in diff.headline(outcome)))
+    return "\n\n".join(parts)
 
 
 def to_markdown(table: pa.Table, raw: bool = False) -> str:

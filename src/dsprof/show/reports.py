@@ -9,14 +9,12 @@ import pyarrow as pa
 from attrs import fields, frozen
 
 from dsprof.show import units
-from dsprof.show.by_rank import QUANTITIES, RankLine, StageOfRun, from_median, stages_of
+from dsprof.show.by_rank import QUANTITIES, Held, RankLine, StageOfRun, from_median, stages_of
 from dsprof.show.layout import Grid
 
 SCHEMA = "dsprof.reports-summary/1"
 #: So many stages of runs, ranks, failed reports and reports are shown; the tables hold them all.
 MOST_STAGES, MOST_RANKS, MOST_FAILED, MOST_REPORTS = 12, 16, 8, 20
-#: So many ranks are named that hold the others up by turns.
-_MOST_TURNS = 3
 
 
 @frozen
@@ -66,12 +64,15 @@ class Heat:
 
 
 def summarize_reports(
-    reports: pa.Table, stage_trace: Iterable[pa.Table] = (), collectives: Iterable[pa.Table] = ()
+    reports: pa.Table,
+    stage_trace: Iterable[pa.Table] = (),
+    collectives: Iterable[pa.Table] = (),
+    held: Iterable[Held] = (),
 ) -> ReportsSummary:
     """What tables over several reports say: a row for each, and of others pieces, run by run, where they are there."""
     names = [one.name for one in fields(ReportLine)]
     lines = [ReportLine(**row) for row in reports.select(names).to_pylist()]
-    return ReportsSummary(tuple(lines), tuple(stages_of(stage_trace, collectives)))
+    return ReportsSummary(tuple(lines), tuple(stages_of(stage_trace, collectives, held)))
 
 
 def headline_of(summary: ReportsSummary) -> list[tuple[str, str]]:
@@ -115,7 +116,7 @@ def shown_stages(summary: ReportsSummary) -> list[StageOfRun]:
 
 def _held(summary: ReportsSummary) -> list[StageOfRun]:
     """The stages in which somebody holds the others up, all in all or by turns."""
-    return [one for one in summary.stages if one.holds is not None or any(one.turns)]
+    return [one for one in summary.stages if one.holds is not None or one.in_turn]
 
 
 def holders(summary: ReportsSummary) -> Grid | None:
@@ -146,25 +147,13 @@ _HOLDER = (
 def _holder(one: StageOfRun, several: bool) -> tuple[str, ...]:
     head = (*([one.run] if several else []), one.stage)
     if one.holds is None:
-        return (*head, _by_turns(one) or "nobody", units.NONE, units.count(len(one.lines)), *[units.NONE] * 4)
+        return (*head, ", ".join(one.in_turn) or "nobody", units.NONE, units.count(len(one.lines)), *[units.NONE] * 4)
     line = one.lines[one.holds]
     far = [_far(one.lines, quantity)[one.holds] for quantity in ("own_ns", "host_ns", "compute_ns")]
     last = units.percent(line.last_pct)
-    return (*head, _rank(one, one.holds), units.time(one.held_ns), units.count(len(one.lines)), last,
+    late = f" (its {one.reason})" if one.reason else ""
+    return (*head, f"{one.called(one.holds)}{late}", units.time(one.held_ns), units.count(len(one.lines)), last,
             *(units.NONE if value is None else f"{value:+.0f} %" for value in far))  # fmt: skip
-
-
-def _by_turns(one: StageOfRun) -> str:
-    """Which ranks hold the others up in some instances, most often first, where none does all in all."""
-    found = sorted((-times, place) for place, times in enumerate(one.turns) if times)
-    named = [f"{_rank(one, place)} in {-times}" for times, place in found[:_MOST_TURNS]]
-    more = f" and {len(found) - _MOST_TURNS} others" if len(found) > _MOST_TURNS else ""
-    return f"{', '.join(named)}{more} of {one.compared}" if found else ""
-
-
-def _rank(one: StageOfRun, place: int) -> str:
-    label = one.labels[place]
-    return f"rank {label}" if label.isdecimal() else label
 
 
 def _far(lines: Sequence[RankLine], quantity: str) -> list[float | None]:

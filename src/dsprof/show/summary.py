@@ -26,6 +26,7 @@ from dsprof.findings import Finding
 from dsprof.ground.arrow import bits
 from dsprof.measures.tally import Tally
 from dsprof.measures.totals import StageTotals
+from dsprof.model.peaks import link_of
 from dsprof.rules.names import short_kernel_name
 from dsprof.rules.rules import Rules
 from dsprof.trace import Report, pid_of
@@ -411,6 +412,7 @@ def summarize(
                 facts.call(as_graphs),
                 facts[StageRanges],
                 facts[StageWaits],
+                link_of(gpu.name for gpu in facts[RangeTree].report.gpus),
             )
         ),
         stages=tuple(_lines(StageLine, tables["stage_sum"])),
@@ -449,6 +451,7 @@ def _verdicts(
     graphs: Mapping[str, Prediction],
     staged: StageRanges,
     waits: StageWaits,
+    link: float | None,
 ) -> list[Verdict]:
     """A verdict on each stage that ran kernels."""
     costs = {cost.stage: cost for cost in overhead.costs if not cost.of_steps}
@@ -459,7 +462,7 @@ def _verdicts(
         culprit = _culprit(*first) if len(first) == 2 else None
         about = (roofs.get(stage), culprit, costs.get(stage), python.get(stage, ()), graphs.get(stage))
         ranks = waits.of_stage.get(stage, ())
-        found.append(judge(stage, rows, *about, of_engine=stage in staged.engine.modes, ranks=ranks))
+        found.append(judge(stage, rows, *about, of_engine=stage in staged.engine.modes, ranks=ranks, link=link))
     return [verdict for verdict in found if verdict is not None]
 
 

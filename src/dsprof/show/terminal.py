@@ -15,8 +15,9 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from dsprof.answers.what_if import WhatIf
+from dsprof.compare.outcome import Outcome
 from dsprof.rules.names import short_kernel_name
-from dsprof.show import reports, units, what_if
+from dsprof.show import diff, reports, units, what_if
 from dsprof.show.layout import Grid, coverage, grids, headline, verdicts
 from dsprof.show.plain import cells, kind_of
 from dsprof.show.reports import ReportsSummary
@@ -173,6 +174,23 @@ def print_what_if(found: WhatIf, out: Console) -> None:
     _print_grid(grid, out)
     for note in grid.notes:
         _paragraph(out, [(note, "dim")])
+
+
+def print_diff(outcome: Outcome, out: Console, top: int) -> None:
+    """A comparison: the sides, the answer, whether they are comparable, gates, and then why."""
+    labels = diff.headline(outcome)
+    room = max(len(label) for label, _ in labels) + _GAP
+    for label, text in labels:
+        _paragraph(out, [(label.ljust(room), "dim"), (text, "")], " " * room)
+    if (answer := diff.answer(outcome)).rows:
+        _print_grids([answer], out)
+    if outcome.reasons or outcome.gates:
+        out.print()
+    for level, sentence in diff.said(outcome):
+        _paragraph(out, [(f"{level}: ", "bold yellow" if level != "note" else "bold cyan"), (sentence, "")])
+    for passed, sentence in diff.gates(outcome):
+        _paragraph(out, [("gate ", "bold green" if passed else "bold red"), (sentence, "")])
+    _print_grids(diff.grids(outcome, top), out)
 
 
 def _print_grid(grid: Grid, out: Console) -> list[str]:
