@@ -25,7 +25,7 @@ from dsprof.analysis.analyze import Analysis
 from dsprof.analysis.ranks import Ranks
 from dsprof.analysis.timelines import StepWanted, Timeline, write_timeline
 from dsprof.arrays import united
-from dsprof.errors import OutputRefused, SelectionEmpty
+from dsprof.errors import OutputExists, OutputRefused, SelectionEmpty
 from dsprof.nsys.locate import locate
 from dsprof.nsys.parts import ReportInParts
 from dsprof.nsys.reader import read as read_report
@@ -520,7 +520,7 @@ def test_the_command_writes_a_file_of_usual_rights_and_replaces_none(small: Path
         assert file.read(1) == b"\x0a"
     target.write_text("mine")
     done = dsprof("timeline", small, "-o", target)
-    assert done.returncode == OutputRefused.exit_code
+    assert done.returncode == OutputExists.exit_code
     assert "--force" in done.stderr
     assert target.read_text() == "mine"
     assert dsprof("timeline", small, "-o", target, "--force").returncode == 0
