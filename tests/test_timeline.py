@@ -528,6 +528,15 @@ def test_the_command_writes_a_file_of_usual_rights_and_replaces_none(small: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.pftrace.gz"]
 
 
+def test_a_report_is_never_replaced_by_its_timeline(small: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.sqlite"
+    link.symlink_to(small)
+    before = small.read_bytes()
+    for target in (small, link):
+        done = dsprof("timeline", small, "-o", target, "--force")
+        assert (done.returncode, small.read_bytes()) == (OutputRefused.exit_code, before)
+
+
 def test_the_same_report_gives_the_same_bytes(small: Path, tmp_path: Path) -> None:
     one, other = (written(tmp_path / f"{name}.pftrace.gz", small).path for name in "ab")
     assert one.read_bytes() == other.read_bytes()
