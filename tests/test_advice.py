@@ -25,7 +25,7 @@ RAISED_BY = {
     "workloads/tiny.py": ["workloads tiny"],
     "workloads/": ["capture"],
     "nsys/selection.py": ["analyze", "table", "whatif", "timeline"],  # a capture is analyzed as a whole
-    "ground/whole.py": ["report"],
+    "ground/whole.py": ["report", "timeline"],
     "ground/swap.py": ["analyze", "capture"],  # tables are written
     "analysis/analyze.py": ["analyze", "capture"],
     "analysis/slim.py": ["baseline add"],

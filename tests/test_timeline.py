@@ -25,7 +25,7 @@ from dsprof.analysis.analyze import Analysis
 from dsprof.analysis.ranks import Ranks
 from dsprof.analysis.timelines import StepWanted, Timeline, write_timeline
 from dsprof.arrays import united
-from dsprof.errors import OutputRefused, SelectionEmpty
+from dsprof.errors import OutputExists, OutputRefused, SelectionEmpty
 from dsprof.nsys.locate import locate
 from dsprof.nsys.parts import ReportInParts
 from dsprof.nsys.reader import read as read_report
@@ -520,12 +520,21 @@ def test_the_command_writes_a_file_of_usual_rights_and_replaces_none(small: Path
         assert file.read(1) == b"\x0a"
     target.write_text("mine")
     done = dsprof("timeline", small, "-o", target)
-    assert done.returncode == OutputRefused.exit_code
+    assert done.returncode == OutputExists.exit_code
     assert "--force" in done.stderr
     assert target.read_text() == "mine"
     assert dsprof("timeline", small, "-o", target, "--force").returncode == 0
     assert target.read_bytes()[:2] == b"\x1f\x8b"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.pftrace.gz"]
+
+
+def test_a_report_is_never_replaced_by_its_timeline(small: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.sqlite"
+    link.symlink_to(small)
+    before = small.read_bytes()
+    for target in (small, link):
+        done = dsprof("timeline", small, "-o", target, "--force")
+        assert (done.returncode, small.read_bytes()) == (OutputRefused.exit_code, before)
 
 
 def test_the_same_report_gives_the_same_bytes(small: Path, tmp_path: Path) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import gzip
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
@@ -18,9 +17,9 @@ from dsprof.analysis.ranks import RankReport, Ranks
 from dsprof.answers.collectives import Clock, MatchedCollectives
 from dsprof.arrays import NULL
 from dsprof.attribute.ranges import RangeTree
-from dsprof.errors import OutputRefused, SelectionEmpty
+from dsprof.errors import SelectionEmpty
 from dsprof.facts import Facts
-from dsprof.ground.leftovers import clear_leftovers, own_folder
+from dsprof.ground.whole import check_free, writing_whole
 from dsprof.timeline.collectives import draw_collectives
 from dsprof.timeline.drawn import Called, Drawn, Taken, View
 from dsprof.timeline.events import Outline, PartEvents
@@ -70,14 +69,14 @@ def write_timeline(
     """Write a timeline of reports, given by what analyzes each; it is there whole or not at all.
 
     A name that ends in ``.gz`` is packed, which Perfetto opens as it is. Of several reports one is in memory at a
-    time. `step`: nothing but this and what is around it. Raises `OutputRefused` and `SelectionEmpty`.
+    time. `step`: nothing but this and what is around it. Raises `OutputExists`, `OutputRefused` and `SelectionEmpty`.
     """
-    refuse_target(target, force)
+    check_free(target, force)
     kept = analyses[0]() if len(analyses) == 1 else None
     matched, reports = _looked_at([(lambda: kept) if kept is not None else one for one in analyses])
     sight = _sight(reports, step) if step is not None else None
     view = View() if sight is None else _around(sight)
-    with _whole(target) as file, _packed(file, target) as packed:
+    with writing_whole(target, force) as file, _packed(file, target) as packed:
         packets, taken = Packets(packed.write), Taken()
         for number, (analysis, report) in enumerate(zip(analyses, reports, strict=True)):
             one = kept if kept is not None else analysis()
@@ -186,40 +185,7 @@ def _seen(sight: tuple[int, int]) -> tuple[int, int]:
     return sight[0] - more, sight[1] + more
 
 
-# -- the file -------------------------------------------------------------------------------------------------
-
-
-def refuse_target(target: Path, force: bool) -> None:
-    """Raises `OutputRefused` where no timeline can be written, or something is that nobody said to replace."""
-    if os.path.isdir(target):  # noqa: PTH112  Path raises for a name that is too long
-        raise OutputRefused(f"{target} is a folder.", "Name a file with -o.")
-    if os.path.lexists(target) and target.exists() and not target.is_file():
-        raise OutputRefused(f"{target} is a pipe or a device, which is not replaced.", "Name a file with -o.")
-    if os.path.lexists(target) and not force:
-        raise OutputRefused(f"{target} is there already, and is not replaced.", "Name another file, or add --force.")
-
-
-@contextmanager
-def _whole(target: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of the target when all is written. Raises `OutputRefused`."""
-    prefix = f".{target.name[:80]}.writing-"
-    try:
-        clear_leftovers(prefix, target.parent)
-        with own_folder(prefix, target.parent) as folder:
-            partial = folder / "timeline"
-            with partial.open("wb") as file:
-                yield file
-            partial.chmod(0o666 & ~_umask())
-            partial.replace(target)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputRefused(f"{target} cannot be written ({reason}).", "Name another file with -o.") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+# -- the file -----------------------------------------------------------------------------------------------
 
 
 def _packed(file: BinaryIO, target: Path) -> AbstractContextManager[Any]:

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from dsprof.errors import OutputExists, OutputRefused
 from dsprof.ground.leftovers import clear_leftovers, own_folder
 
 
 def check_free(path: Path, replace: bool) -> None:
-    """Raises `OutputExists` and `OutputRefused` as `write_whole` does, before there is anything to write."""
+    """Raises `OutputExists` and `OutputRefused` as `writing_whole` does, before there is anything to write."""
     if os.path.isdir(path):  # noqa: PTH112  Path raises for a name that is too long
         raise OutputRefused(f"{path} is a folder, so it is not replaced.", "Name a file.")
     if not replace and os.path.lexists(path):
         raise _there(path)
+    if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
+        raise OutputRefused(f"{path} is a pipe or a device, so it is not replaced.", "Name a file.")
     folder = os.path.dirname(os.path.realpath(path))  # noqa: PTH120
     if not os.path.isdir(folder):  # noqa: PTH112
         raise OutputRefused(f"{path} cannot be written: there is no folder {folder}.", "Name a file in a folder.")
 
 
 def write_whole(path: Path, text: str, replace: bool) -> None:
-    """Write a file in a folder beside its place and move it there when it is complete.
+    """Write a file of text. Raises as `writing_whole` does."""
+    with writing_whole(path, replace) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def writing_whole(path: Path, replace: bool) -> Iterator[BinaryIO]:
+    """A file to be written beside its place, which is moved there at the end of the block, and vanishes if it raises.
 
     Raises `OutputExists` where there is one and it is not to be replaced, `OutputRefused` where it cannot be written.
     A link is followed, so that what it stands for is replaced.
@@ -33,9 +45,9 @@ def write_whole(path: Path, text: str, replace: bool) -> None:
         clear_leftovers(prefix, target.parent)
         with own_folder(prefix, target.parent) as folder:
             written = folder / "whole"
-            written.write_text(text, encoding="utf-8", newline="\n")
-            if target.exists():
-                written.chmod(target.stat().st_mode & 0o777)
+            with written.open("wb") as file:
+                yield file
+                os.fchmod(file.fileno(), _mode(target))
             _move(written, target, replace)
     except FileExistsError as error:  # somebody wrote one in between
         raise _there(path) from error
@@ -58,3 +70,12 @@ def _move(written: Path, target: Path, replace: bool) -> None:
         raise
     except OSError:  # a file system without links
         written.replace(target)
+
+
+def _mode(target: Path) -> int:
+    """That of the file that is there, or what a new one would have."""
+    if target.exists():
+        return target.stat().st_mode & 0o777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
