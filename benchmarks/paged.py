@@ -70,8 +70,8 @@ def main() -> None:
             page = folder / "page.html"
             page.write_text(text, encoding="utf-8")
             seconds = loaded(page)
-            took = "" if seconds is None else f"{seconds:.2f}"
-            print(f"| {word} | {len(text.encode()) / 1e3:.0f} | {cpu:.2f} | {took} |")
+            shown = "" if seconds is None else f"{seconds:.2f}"
+            print(f"| {word} | {len(text.encode()) / 1e3:.0f} | {cpu:.2f} | {shown} |")
 
 
 if __name__ == "__main__":

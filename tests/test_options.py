@@ -119,7 +119,9 @@ def test_each_flag_is_written_in_a_test() -> None:
     assert {one.name for one in attrs.fields(SelectionFlags)} == set(SELECTED)
 
 
-@pytest.mark.parametrize("command", [["analyze", "made.sqlite"], ["table", "made.sqlite", "kern_sum"]])
+@pytest.mark.parametrize(
+    "command", [["analyze", "made.sqlite"], ["table", "made.sqlite", "kern_sum"], ["report", "made.sqlite"]]
+)
 @pytest.mark.parametrize("flag", [*WRITTEN, *SELECTED])
 def test_each_flag_reaches_the_analysis(
     flag: str, command: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch

@@ -59,6 +59,7 @@ class Step(NamedTuple):
     wall: int
     work: int
     causes: tuple[int, ...]
+    thread: tuple[int, int]
     group: Any
 
 
@@ -84,10 +85,19 @@ def section(source: Source) -> Section | None:
 
 
 def steps_of(source: Source) -> list[Step]:
-    """The steps that are drawn, in the order of the table: those whose wall time is known, without pauses."""
+    """The steps that are drawn, thread by thread: those whose wall time is known, without pauses."""
     table = source.table("step_trace").select([*_TAKEN, *_IDLE])
     columns = [table.column(name).to_pylist() for name in table.column_names]
-    return [_step(row) for row in zip(*columns, strict=True) if _drawn(row)]
+    found = [_step(row) for row in zip(*columns, strict=True) if _drawn(row)]
+    threads = {thread: place for place, thread in enumerate(dict.fromkeys(one.thread for one in found))}
+    if len({pid for pid, _ in threads}) > 1:
+        found = [one._replace(label=_of_process(one)) for one in found]
+    return sorted(found, key=lambda one: threads[one.thread])
+
+
+def _of_process(one: Step) -> str:
+    """Its label where there are several processes; that of an engine names its own already."""
+    return one.label if one.group == one.thread else f"{one.label} of {one.thread[0]}"
 
 
 def _drawn(row: Sequence[Any]) -> bool:
@@ -99,9 +109,9 @@ def _step(row: Sequence[Any]) -> Step:
     state = OUT if outlier else STEADY if steady else WARM
     number = instance if request is None else request
     label = f"{engine} {pid}" if engine else f"{'#' if request is None else 'request '}{number}"
-    group = (pid, tid) if engine else (pid, number)
+    group = (pid, tid) if engine else (pid, tid, number)
     idle = tuple(value or 0 for value in row[len(_TAKEN) :])
-    return Step(stage, label, step, state, wall, busy - (wait or 0), idle, group)
+    return Step(stage, label, step, state, wall, busy - (wait or 0), idle, (pid, tid), group)
 
 
 def _top(taken: Sequence[Step]) -> int:
