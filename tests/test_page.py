@@ -7,7 +7,6 @@ import hashlib
 import html.parser
 import json
 import lzma
-import os
 import re
 import subprocess
 import sys
@@ -471,7 +470,7 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monkey
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fchmod", full)  # what comes after the last byte
+    monkeypatch.setattr("dsprof.ground.whole._move", full)
     with pytest.raises(OutputRefused, match="No space left"):
         write_whole(path, "e", replace=True)
     assert path.read_text() == "d"

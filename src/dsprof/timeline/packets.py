@@ -22,7 +22,7 @@ from dsprof.timeline.protobuf import text as plain
 Sink = Callable[[bytes], object]
 
 #: Slices that are made into bytes at once.
-_AT_ONCE = 1 << 16
+_AT_ONCE = 1 << 14
 
 # Of `Trace` and `TracePacket`.
 _PACKET, _TIMESTAMP, _SEQUENCE, _EVENT, _INTERNED, _FLAGS, _DESCRIPTOR = 1, 8, 10, 11, 12, 13, 60
