@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import signal
 import socket
 import subprocess
@@ -435,7 +436,7 @@ def test_ctrl_c_ends_the_run_and_all_after_it(nsys: Nsys, place: Path) -> None:
 def test_ctrl_c_between_two_runs(nsys: Nsys, place: Path) -> None:
     def meet(driver: subprocess.Popen[str], line: str) -> None:
         if line == "turn 1\n":
-            while not list(place.glob("out*/*/before-1")) and driver.poll() is None:
+            while not glob.glob(f"{place}/out*/*/before-1") and driver.poll() is None:  # noqa: PTH207
                 time.sleep(0.05)
             driver.send_signal(signal.SIGTERM)
 
