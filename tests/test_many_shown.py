@@ -16,13 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib as mpl
 import pandas as pd
 import pytest
 from attrs import evolve
 from rich.console import Console
 
-from dsprof import plots
 from dsprof.analysis import workers
 from dsprof.analysis.many import ManyAnalysis, analyze_many
 from dsprof.analysis.one_report import Row, Task, failed
@@ -34,7 +32,14 @@ from dsprof.show.html import reports_html
 from dsprof.show.reports import MOST_RANKS, MOST_REPORTS, ReportsSummary, heat_of, holders, reports_grids, shown_stages
 from test_many import made
 
-mpl.use("Agg")
+
+@pytest.fixture
+def plots():
+    """The module under test, once it is known that it can draw."""
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install '.[notebook]'").use("agg")
+    from dsprof import plots
+
+    return plots
 
 
 @pytest.fixture(scope="module")
@@ -293,11 +298,16 @@ def test_a_run_without_ranks_says_so(tmp_path: Path) -> None:
     assert "nobody is compared" in printed(found.summary(), 80)
     assert "nobody is compared" in plain.reports_markdown(found.summary())
     assert holders(found.summary()) is None
-    figure = plots.rank_heatmap(found)
+
+
+def test_a_heat_map_of_a_run_without_ranks_says_so(tmp_path: Path, plots) -> None:
+    for name in ("a", "b"):
+        made(tmp_path / f"{name}.sqlite", requests=1)
+    figure = plots.rank_heatmap(analyze_many([tmp_path], on="loop"))
     assert "no run has several ranks" in figure.axes[0].texts[0].get_text()
 
 
-def test_a_heat_map_for_a_notebook(many: ManyAnalysis) -> None:
+def test_a_heat_map_for_a_notebook(many: ManyAnalysis, plots) -> None:
     figure = plots.rank_heatmap(many)
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == list(map(str, range(12)))
