@@ -51,10 +51,11 @@ from dsprof.compare.gates import (
 from dsprof.compare.kernels import ADDED, REMOVED, RENAMED, REPLACED, SAME, aligned, blurred
 from dsprof.compare.outcome import FASTER, NO_CHANGE, NOISY, SLOWER, Outcome, StageDiff, compare
 from dsprof.compare.recordings import Recording
-from dsprof.compare.statistics import Change, change, quantile, runs_to_see, widened
+from dsprof.compare.statistics import Change, change, runs_to_see, widened
 from dsprof.compare.units import Run, units_of
 from dsprof.compare.waterfall import waterfall
 from dsprof.errors import NothingToCompare, RulesUnreadable, TablesUnreadable, UnknownTable
+from dsprof.ground.student import quantile
 from dsprof.nsys.inputs import Input
 from dsprof.nsys.parts import ReportInParts
 from dsprof.show import html, plain, terminal

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -340,7 +341,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     file = folder / "scheduler.json"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
                                 "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}  # fmt: skip
-    common = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
+    common = {
+        "cwd": folder,
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+        "env": environment,
+        "start_new_session": True,
+    }
     address = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
     started = [subprocess.Popen([sys.executable, "-m", "distributed.cli.dask_scheduler", *address], **common)]
     deadline = time.monotonic() + 30
@@ -352,10 +359,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         subprocess.Popen([sys.executable, "-m", "distributed.cli.dask_worker", *worker], **common) for _ in "ab"
     ]
     yield file
-    for process in reversed(started):
-        process.terminate()
-    for process in started:
-        process.wait()
+    for process in reversed(started):  # with the processes that a nanny has begun; one may not end when it is asked to
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(30)
 
 
 def test_on_a_cluster_it_is_the_same(

@@ -31,7 +31,7 @@ from cattrs import structure
 from dsprof.analysis.kept_ranks import kept_ranks
 from dsprof.analysis.matched_tables import as_matched
 from dsprof.analysis.one_report import FAILED, Row, ranks_file
-from dsprof.analysis.parquet import parquet, write_parquet, writer
+from dsprof.analysis.parquet import parquet, read_file, write_parquet, writer
 from dsprof.analysis.ranks import TABLES as OF_RANKS
 from dsprof.analysis.ranks import RankReport, Ranks
 from dsprof.analysis.stored import RECORD
@@ -227,11 +227,11 @@ class _Gathering:
     def _told(self, table: str, row: Row) -> pa.Table:
         """A table of a report, its busy time as matching over all reports of its run tells it."""
         folder = self._folder[row.report]
-        found, busy = read_parquet(parquet(folder, table)), self._busy.get(row.report)
+        found, busy = read_file(parquet(folder, table)), self._busy.get(row.report)
         if busy is None:
             return found
         trace = parquet(folder, "stage_trace")
-        return as_matched(table, found, busy, lambda: read_parquet(trace) if trace.exists() else None)
+        return as_matched(table, found, busy, lambda: read_file(trace) if trace.exists() else None)
 
     def _match(self, tables: Sequence[str]) -> None:
         """Of each run, the tables of its ranks over all its reports."""
@@ -321,14 +321,6 @@ def runs_of(rows: Sequence[Row]) -> list[list[Row]]:
     for row in rows:
         runs.setdefault(row.run, []).append(row)
     return list(runs.values())
-
-
-def read_parquet(path: Path) -> pa.Table:
-    """A table from a file, which may be called by bytes that are no UTF-8. Raises OSError."""
-    import pyarrow.parquet as pq
-
-    with path.open("rb") as file:
-        return pq.ParquetFile(file).read(use_threads=False)  # quicker than what finds whole datasets
 
 
 def _places(found: pa.Table) -> Ints:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from dsprof.analysis.analyze import frame_of
-from dsprof.analysis.gather import REPORTS, REPORTS_TABLE, TABLES, check_folder, gather, read_parquet, recorded_waits
+from dsprof.analysis.gather import REPORTS, REPORTS_TABLE, TABLES, check_folder, gather, recorded_waits
 from dsprof.analysis.one_report import Row, Task
 from dsprof.analysis.options import AnalysisOptions
-from dsprof.analysis.parquet import parquet
+from dsprof.analysis.parquet import parquet, read_file
 from dsprof.analysis.which import Named, files_of, folder_of, named
 from dsprof.analysis.workers import AUTO, On, rows_of
 from dsprof.errors import OutputRefused, ReportMissing, UnknownTable
@@ -136,7 +136,7 @@ class ManyAnalysis(Mapping[str, "pd.DataFrame"]):
             return ds.dataset(place / name, format="parquet", partitioning="hive").to_table()
         if not parquet(place, name).exists():
             raise _left_out(name)
-        return read_parquet(parquet(place, name))
+        return read_file(parquet(place, name))
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         return frame_of(self.arrow(name))

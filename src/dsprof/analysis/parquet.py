@@ -41,6 +41,12 @@ def read_parquet(source: BinaryIO | pa.NativeFile, columns: Sequence[str] | None
     return pq.ParquetFile(source).read(columns=columns)
 
 
+def read_file(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """The same from a file, which may be called by bytes that are no UTF-8. Raises OSError."""
+    with path.open("rb") as file:
+        return read_parquet(file, columns)
+
+
 def rows_that(table: pa.Table, conditions: Sequence[Condition]) -> pa.Table:
     """The rows for which all conditions on columns of integers hold; Arrow's own expressions would load pandas."""
     kept = np.ones(len(table), np.bool_)

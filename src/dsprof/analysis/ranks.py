@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import pyarrow as pa
 from attrs import frozen
 
 from dsprof.analysis.analyze import Analysis, frame_of
+from dsprof.analysis.which import RANK
 from dsprof.answers.collectives import Clock, MatchedCollectives, ReportCollectives, clocks, unmatched
 from dsprof.answers.identity import ENVIRONMENT, NCCL, Place
 from dsprof.answers.rank_checks import check_several
@@ -31,13 +31,11 @@ if TYPE_CHECKING:
 
 #: The tables that there are over several reports.
 TABLES = ("collective_sum", "collective_trace", "rank_sum", "request_trace")
-#: How a file is named after a rank: ``run.r3.nsys-rep``, ``tp-rank0.sqlite``, ``x_rank_12``.
-_NAMED = re.compile(r"(?:^|[._-])(?:r|rank[._-]?)(\d{1,9})(?=[._-]|$)", re.IGNORECASE)
 
 
 def rank_in(file: str) -> int | None:
     """The rank that a file is named after; None where it is named after none."""
-    found = _NAMED.search(file)
+    found = RANK.search(file)
     return int(found[1]) if found else None
 
 

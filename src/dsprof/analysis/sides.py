@@ -17,7 +17,7 @@ from dsprof.analysis.analyze import Analysis, analyze_as
 from dsprof.analysis.matched_tables import as_matched
 from dsprof.analysis.named_rules import NamedRules, rules_of
 from dsprof.analysis.options import AnalysisOptions
-from dsprof.analysis.parquet import parquet, read_parquet
+from dsprof.analysis.parquet import parquet, read_file
 from dsprof.analysis.ranks import Ranks, rank_in
 from dsprof.analysis.slim import FOLDER, is_slim, read_slim
 from dsprof.analysis.stored import RECORD, UNREADABLE, Stored, unsealed
@@ -231,8 +231,7 @@ def recording_in(folder: Path) -> Recording:
 
     def read(name: str, columns: Sequence[str] | None) -> pa.Table:
         try:
-            with parquet(folder, name).open("rb") as file:
-                return read_parquet(file, columns)
+            return read_file(parquet(folder, name), columns)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise _unreadable(folder, f"{name}: {getattr(error, 'strerror', None) or error}") from error
 

@@ -17,8 +17,8 @@ from dsprof.nsys.folders import SUFFIXES, reports_in
 
 #: What a name pattern may tell of a report.
 PLACES = ("run", "node", "rank")
-#: How a file is named after a rank, with what parts that from the name of its run.
-_RANK = re.compile(r"(?:^|[._-])(?:r|rank[._-]?)(\d{1,9})(?=[._-]|$)", re.IGNORECASE)
+#: How a file is named after a rank, as ``run.r3``, ``tp-rank0``, ``x_rank_12``; with what parts that from the rest.
+RANK = re.compile(r"(?:^|[._-])(?:r|rank[._-]?)(\d{1,9})(?=[._-]|$)", re.IGNORECASE)
 _DIGITS = re.compile(r"(\d+)")
 #: What tells the rank of a report, in order of trust; the report itself comes between.
 BY_PATTERN, BY_NAME = "name pattern", "file name"
@@ -163,14 +163,14 @@ def _rank(told: str | None, name: str) -> tuple[int | None, str | None]:
     """The rank that the pattern says, or the file's name, and which of both said it."""
     if told is not None and told.isdecimal():
         return int(told), BY_PATTERN
-    found = _RANK.search(_stem(name))
+    found = RANK.search(_stem(name))
     return (int(found[1]), BY_NAME) if found else (None, None)
 
 
 def _run(name: str) -> str:
     folder, file = os.path.split(name)
     stem = _stem(file)
-    return os.path.join(folder, _RANK.sub("", stem, count=1).strip("._-") or ("" if folder else stem)).rstrip("/")  # noqa: PTH118
+    return os.path.join(folder, RANK.sub("", stem, count=1).strip("._-") or ("" if folder else stem)).rstrip("/")  # noqa: PTH118
 
 
 def _stem(name: str) -> str:

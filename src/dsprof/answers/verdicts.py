@@ -202,15 +202,19 @@ def judge(
         unmatched_ns=unmatched,
         ranks=ranks,
     )
-    if predicted is not None and predicted.step_predicted_ns and verdict.kind == LAUNCH and _one_by_one(verdict):
-        as_graph, off = predicted.step_predicted_ns / 1e3, predicted.residual_pct
-        verdict = evolve(verdict, graphs_step_us=as_graph, replay_residual_pct=off)
-    said = _sentence(verdict, 100 * copies / wall, _subject(verdict, of_engine)) + (
-        _at_the_roof(verdict, roof) if roof else ""
-    )
-    said += of_ranks(verdict, link)
+    verdict = _as_graphs(verdict, predicted)
+    said = _sentence(verdict, 100 * copies / wall, _subject(verdict, of_engine))
+    said += (_at_the_roof(verdict, roof) if roof else "") + of_ranks(verdict, link)
     in_graphs = verdict.kind == LAUNCH and graphs and not _one_by_one(verdict)
     return evolve(verdict, sentence=said, remedy=_IN_GRAPHS if in_graphs else _REMEDIES[verdict.kind])
+
+
+def _as_graphs(verdict: Verdict, predicted: Prediction | None) -> Verdict:
+    """The verdict with what a step would take as CUDA graphs, where its launches one by one are what takes long."""
+    if predicted is None or not predicted.step_predicted_ns or verdict.kind != LAUNCH or not _one_by_one(verdict):
+        return verdict
+    as_graph, off = predicted.step_predicted_ns / 1e3, predicted.residual_pct
+    return evolve(verdict, graphs_step_us=as_graph, replay_residual_pct=off)
 
 
 def _count(rows: pa.Table) -> int:

@@ -21,6 +21,7 @@ from dsprof.answers.collectives import YES, MatchedCollectives
 from dsprof.arrays import NULL, Bools, Ints
 from dsprof.arrays.statistics import sum_by
 from dsprof.attribute.stages import StageRanges
+from dsprof.ground.student import quantile
 from dsprof.rules.collectives import OPERATIONS
 from dsprof.trace import pid_of
 
@@ -36,8 +37,8 @@ NOTABLE_PCT = 5.0
 _LEAST, _STRETCHES = 4, 12
 #: With more instances of a stage than this they are not looked at one by one.
 _MOST_INSTANCES = 64
-#: Student's t that chance exceeds once in two thousand times, by degrees of freedom; between them along a line.
-_T = {3: 12.92, 4: 8.61, 5: 6.87, 6: 5.96, 7: 5.41, 8: 5.04, 9: 4.78, 10: 4.59, 11: 4.44}
+#: How often chance must stay below what tells a straggler.
+_CERTAIN = 1 - 1 / 2000
 #: What a rank does between two collectives, by the columns of `ReportCollectives`.
 _WORK = ("computed", "copied")
 
@@ -324,7 +325,7 @@ def _throughout(stretch: Ints, places: Sequence[int], worst: int, cause: Ints, w
     ])  # fmt: skip
     more = caused[worst] - np.delete(caused, worst, axis=0).max(axis=0)
     error = more.std(ddof=1) / np.sqrt(count)
-    return bool(more.mean() > _T[count - 1] * error)
+    return bool(more.mean() > quantile(_CERTAIN, count - 1) * error)
 
 
 def called(matched: MatchedCollectives, place: int) -> str:
