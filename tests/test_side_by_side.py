@@ -6,14 +6,18 @@ import os
 import re
 import shutil
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 import dsprof
 import nsys_of_parts
+from dsprof.capture.profile import LaterExport
+from dsprof.cli import app
 from dsprof.errors import ExportFailed, ReportDamaged, SelectionEmpty
 from dsprof.nsys import cache, side_by_side
 from dsprof.nsys.event_files import EXPORT, INDEX, TABLES
@@ -233,3 +237,23 @@ def test_a_real_nsys_is_asked_for_what_it_knows(
     monkeypatch.setattr(side_by_side, "_WORTH_BYTES", 1 << 40)
     same(apart, dsprof.analyze(report))
     assert not list((tmp_path / "other").glob("*.parts"))
+
+
+def test_a_capture_tells_what_it_found_before_it_writes_sqlite(
+    primary: Nsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DSPROF_NSYS", str(primary.path))
+    seen: list[bool] = []
+    write = LaterExport.write
+
+    def looking(self: LaterExport) -> None:
+        seen.append(any(self.report.parent.glob("run.dsprof/stage_sum.parquet")))
+        write(self)
+
+    monkeypatch.setattr(LaterExport, "write", looking)
+    program = [sys.executable, "-m", "dsprof.workloads.toy", "1", "3"]
+    done = CliRunner().invoke(app, ["capture", "--out", str(tmp_path / "out"), "--trace", "nvtx"], obj=program)
+    assert done.exit_code == 0, done.output
+    (folder,) = (tmp_path / "out").iterdir()
+    assert seen == [True]
+    same(dsprof.analyze(folder / "run.sqlite", folder=tmp_path / "whole"), dsprof.analyze(folder / "run.nsys-rep"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -84,16 +85,28 @@ def _exported(report: Input, nsys: str | None, progress: Progress, anew: bool, t
         if beside.exists():
             error.hint = f"{error.hint} If {beside.name} is an export of this report, name that."
         raise
-    maker = f"nsys-{nsys_version(chosen) or 'unknown'}"
-    if there := kept(report.sha256, report.name, maker):
+    if there := kept(report.sha256, report.name, _maker(chosen)):
         return there
-    jobs = jobs_for(report, chosen, threads)
+    return export_into_cache(report, chosen, jobs_for(report, chosen, threads), progress)
+
+
+def export_into_cache(report: Input, nsys: Path, jobs: int, progress: Progress, command: Sequence[str] = ()) -> Input:
+    """The export of a report in the cache, made by so many nsys side by side; `command` as for `command.export`.
+
+    Raises what that does.
+    """
     progress(f"exporting {report.name} with {'nsys' if jobs == 1 else f'{jobs} nsys side by side'}")
-    if jobs > 1:
-        return keep_parts(
-            report.sha256, report.name, maker, lambda folder: export_side_by_side(report, folder, chosen, jobs)
-        )
-    return keep(report.sha256, report.name, maker, lambda target: export(report, target, chosen))
+    if jobs == 1:
+        return keep(report.sha256, report.name, _maker(nsys), lambda target: export(report, target, nsys, command))
+
+    def make(folder: Path) -> None:
+        export_side_by_side(report, folder, nsys, jobs, command)
+
+    return keep_parts(report.sha256, report.name, _maker(nsys), make)
+
+
+def _maker(nsys: Path) -> str:
+    return f"nsys-{nsys_version(nsys) or 'unknown'}"
 
 
 def _is_export_of(exported: Path, report: Input) -> bool:
