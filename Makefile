@@ -7,6 +7,8 @@ READY := $(VENV)/.ready
 # What `make bench` measures, in kernels, and where it keeps the reports that it makes; ARGS: more options.
 SIZES ?= 100000 1000000
 BENCH_HOME ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dsprof/bench
+# The recorded reports that it measures before: a sample, and what lies in a folder of one's own (benchmarks/README.md).
+REPORTS ?= traces/samples/h200-dsocr2-layers.sqlite.xz $(wildcard $(BENCH_HOME)/recorded/*.sqlite)
 
 # How dsprof says that nsys lost its own agent, which it does now and then on a loaded machine: such a test runs again.
 NSYS_FAULT := nsys (left no report \(exit code 1\): (End of file|Connection)|could not reach its agent)
@@ -62,7 +64,7 @@ nsys: ## Install Debian's nsys into a folder, without root (two versions, for th
 	.ci/install-nsys "$(NSYS_HOME)/bookworm" bookworm
 
 bench: $(READY) ## Measure dsprof beside nsys stats, compare their results (SIZES="100000 1000000 10000000": all)
-	$(BIN)/python benchmarks/speed.py --kernels $(SIZES) --folder "$(BENCH_HOME)" --first-run --check --out benchmarks/RESULTS.md $(ARGS)
+	$(BIN)/python benchmarks/speed.py --report $(REPORTS) --kernels $(SIZES) --folder "$(BENCH_HOME)" --first-run --check --out benchmarks/RESULTS.md $(ARGS)
 
 profile: $(READY) ## Say where the time of an analysis goes (REPORT=run.sqlite; ARGS=--functions)
 	$(BIN)/python benchmarks/breakdown.py $(REPORT) --folder "$(BENCH_HOME)" $(ARGS)
