@@ -474,12 +474,16 @@ def lab(colour: str, seen: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("eyes", BLIND)
 def test_colours_stay_apart_for_colour_blind_readers(theme: str, eyes: str) -> None:
     blocks = [block for block in resource("style.css").split("}") if "--p0:" in block]
-    palette = dict(re.findall(r"--(p\d+|busy|waiting): (#[0-9a-f]{6})", blocks[0 if theme == "light" else 1]))
+    block = blocks[0 if theme == "light" else 1]
+    palette = dict(re.findall(r"--(p\d+|busy|waiting): (#[0-9a-f]{6})", block))
     assert len(palette) == 18
     seen = {name: lab(colour, BLIND[eyes]) for name, colour in palette.items()}
     for one, other in combinations(palette, 2):
         least = FAR_APART if {one, other} <= set(LARGE) else APART
         assert np.linalg.norm(seen[one] - seen[other]) > least, (one, other)
+    outlier = lab(re.search(r"--bad: (#[0-9a-f]{6})", block)[1], BLIND[eyes])
+    for stage in colours.STEPS[:4]:
+        assert np.linalg.norm(seen[stage] - outlier) > 10, stage
 
 
 def test_dark_themes_and_print_have_the_same_colours_as_their_like() -> None:

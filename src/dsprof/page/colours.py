@@ -23,7 +23,7 @@ _FAMILIES = {
     "sampling": "p14", COMMUNICATION: "waiting", "conv": "p15", "graph": "p12", "memory": "p11",
 }  # fmt: skip
 #: Of stages, and modes of an engine's steps, one after another.
-STEPS = ("p1", "p2", "p0", "p3", "p5", "p6")
+STEPS = ("p1", "p0", "p3", "p5", "p2", "p6")
 
 
 def of_family(family: str) -> str:
