@@ -85,7 +85,7 @@ def laid_out() -> Iterator[Path]:
 
 
 def report(folder: Path) -> dict[str, bytes]:
-    """A part of the HTML report, in light and in dark: from its steps to the families of its kernels."""
+    """A part of the HTML report, in light and in dark: one step, and the families of kernels."""
     import dsprof
     from browser import started
 
@@ -96,7 +96,7 @@ def report(folder: Path) -> dict[str, bytes]:
         for theme in ("light", "dark"):
             browser.show(page, width=_PAGE, dark=theme == "dark")
             top, bottom = browser.run(
-                "return ['steps', 'kernels'].map(id => document.getElementById(id).getBoundingClientRect().top)"
+                "return ['one-step', 'kernels'].map(id => document.getElementById(id).getBoundingClientRect().top)"
             )
             seen = {"x": 0, "y": top - 12, "width": _PAGE, "height": bottom - top - 20, "scale": 1.25}
             taken = browser.driver.execute_cdp_cmd("Page.captureScreenshot", {

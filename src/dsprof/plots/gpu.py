@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from dsprof.show.safe import for_plot
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
     from matplotlib.figure import Figure
 
     Tables = Mapping[str, pd.DataFrame]
@@ -24,18 +25,31 @@ if TYPE_CHECKING:
 BINS, MOST_GPUS = 200, 8
 #: The family of copies and sets, which are no kernels.
 _MEMORY = "memory"
-_COLUMNS = ("start_ns", "end_ns", "device_id", "pid", "run", "rank", "report")
+_COLUMNS = ("start_ns", "end_ns", "device_id", "run", "rank", "report")
+#: So many families have colours of their own.
+_MOST = 7
 
 
-def gpu_over_time(analysis: Tables, most: int = 7) -> Figure:
+@runtime_checkable
+class Analysed(Protocol):
+    """What can read some columns of a table."""
+
+    def rows_where(self, name: str, columns: Sequence[str], conditions: Sequence[Any]) -> pa.Table:
+        """Those columns, of the rows for which all conditions hold."""
+
+
+def gpu_over_time(analysis: Tables, most: int = _MOST) -> Figure:
     """How busy each GPU was, in percent of each of 200 bins, over the time of the capture in s, by kernel family.
 
     The height is the time in which any operation ran (`kern_trace`, `mem_trace`), each instant counted once; the
     families share it as they share the sum of the durations in the bin. The `most` families that take longest have
     colours of their own.
     """
-    ran = _operations(analysis)
-    if ran is None or ran.empty:
+    return _over_time(_operations(analysis), most)
+
+
+def _over_time(ran: pd.DataFrame, most: int) -> Figure:
+    if ran.empty:
         figure, (axes,) = figure_of()
         titled(axes, "GPU busy over time")
         return nothing(figure, axes, "no kernel and no copy in this report")
@@ -46,15 +60,12 @@ def gpu_over_time(analysis: Tables, most: int = 7) -> Figure:
     begin = int(ran["start_ns"].min())
     edges = np.linspace(begin, max(int(ran["end_ns"].max()), begin + BINS), BINS + 1).astype(np.int64)
     size, unit = unit_of(float(edges[-1] - edges[0]))
-    for place, (axes, (gpu, rows)) in enumerate(zip(all_axes, gpus.items(), strict=True)):
-        heights = _heights(rows, edges, named)
-        labels = [*map(for_plot, named), f"{len(totals) - most} more"] if place == 0 else []
-        shades = [*map(_of_family, named), colours.value(colours.QUIET)]
-        shown = [at for at, height in enumerate(heights) if at < len(named) or len(totals) > most]
-        axes.stackplot(
-            edges / size, *(np.append(heights[at], heights[at][-1:]) for at in shown), step="post", linewidth=0,
-            labels=[labels[at] for at in shown] if labels else (), colors=[shades[at] for at in shown],
-        )  # fmt: skip
+    left_over = [f"{len(totals) - most} more"] if len(totals) > most else []
+    labels, shades = [*map(for_plot, named), *left_over], [*map(_of_family, named), colours.value(colours.QUIET)]
+    for axes, (gpu, rows) in zip(all_axes, gpus.items(), strict=True):
+        heights = [np.append(one, one[-1:]) for one in _heights(rows, edges, named)[: len(labels)]]
+        told = labels if axes is all_axes[0] else ()  # once for all of them
+        axes.stackplot(edges / size, *heights, step="post", linewidth=0, labels=told, colors=shades)
         axes.set(ylim=(0, 100), xlim=(edges[0] / size, edges[-1] / size), ylabel=f"{for_plot(gpu)}\nbusy (%)")
     all_axes[-1].set_xlabel(f"time of the capture ({unit})")
     left_out = f"{ran['gpu'].nunique() - len(gpus)} more GPUs" if ran["gpu"].nunique() > len(gpus) else ""
@@ -95,36 +106,43 @@ def top_kernels(analysis: Tables, most: int = 10) -> Figure:
 
 
 def instead(analysis: Tables, title: str, sentence: str) -> Figure:
-    """What the GPU did over time, under a sentence that says why it is shown; the sentence alone without its tables."""
-    if "kern_trace" in analysis and len(analysis["kern_trace"]):
-        figure = gpu_over_time(analysis)
-        figure.suptitle(f"{title}: {sentence}", fontsize="medium", x=0.01, ha="left")
-        return figure
-    figure, (axes,) = figure_of()
-    titled(axes, title)
-    return nothing(figure, axes, sentence)
+    """What the GPU did over time, under a sentence that says why; the sentence alone where it did nothing."""
+    ran = _operations(analysis)
+    if ran.empty:
+        figure, (axes,) = figure_of()
+        titled(axes, title)
+        return nothing(figure, axes, sentence)
+    figure = _over_time(ran, _MOST)
+    figure.suptitle(f"{title}: {sentence}", fontsize="medium", x=0.01, ha="left")
+    return figure
 
 
-def _operations(analysis: Tables) -> pd.DataFrame | None:
+def _operations(analysis: Tables) -> pd.DataFrame:
     """Every kernel, copy and set: `start_ns`, `end_ns`, `duration_ns`, `family`, and `gpu`, which it ran on."""
     import pandas as pd
 
-    found = []
-    for name in ("kern_trace", "mem_trace"):
-        if name in analysis:
-            rows = analysis[name]
-            taken = rows[[column for column in _COLUMNS if column in rows]].copy()
-            taken["family"] = rows["family"].astype(str) if "family" in rows else _MEMORY
-            found.append(taken)
-    if not found:
-        return None
-    ran = pd.concat(found, ignore_index=True)
+    found = [_taken(analysis, name) for name in ("kern_trace", "mem_trace") if name in analysis]
+    ran = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["start_ns", "end_ns", "device_id"])
+    if ran.empty:
+        return ran
     ran["duration_ns"] = ran["end_ns"] - ran["start_ns"]
     named = whose(ran, analysis) if "report" in ran else pd.Series("", index=ran.index)
     several = ran.groupby(named)["device_id"].nunique().max() > 1
     device = "GPU " + ran["device_id"].astype(str)
     ran["gpu"] = device if not named.any() else (named + ", " + device if several else named)
     return ran
+
+
+def _taken(analysis: Tables, name: str) -> pd.DataFrame:
+    """What is drawn of a table of events; of an analysis, which may have many, no more than that is read."""
+    if isinstance(analysis, Analysed):
+        kernels = ["family"] if name == "kern_trace" else []
+        rows: pd.DataFrame = analysis.rows_where(name, ["start_ns", "end_ns", "device_id", *kernels], ()).to_pandas()
+    else:
+        rows = analysis[name]
+    taken = rows[[column for column in _COLUMNS if column in rows]].copy()
+    taken["family"] = rows["family"].astype(str) if "family" in rows else _MEMORY
+    return taken
 
 
 def _gpus(ran: pd.DataFrame) -> dict[str, pd.DataFrame]:
