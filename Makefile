@@ -13,7 +13,8 @@ REPORTS ?= traces/samples/h200-dsocr2-layers.sqlite.xz $(wildcard $(BENCH_HOME)/
 # How dsprof says that nsys lost its own agent, which it does now and then on a loaded machine: such a test runs again.
 NSYS_FAULT := nsys (left no report \(exit code 1\): (End of file|Connection)|could not reach its agent)
 
-.PHONY: help demo test lowest check lint types contracts format readme dist nsys bench profile shape fuzz clean
+.PHONY: help demo test lowest check lint types contracts format readme pictures notebooks dist nsys bench profile \
+        shape fuzz clean
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made
@@ -52,6 +53,12 @@ format: $(READY) ## Put the code into its one format
 
 readme: $(READY) ## Make the generated parts of README and docs anew
 	$(BIN)/python tests/readme.py
+
+pictures: $(READY) ## Make the pictures of README anew from the samples (needs .ci/install-browser)
+	$(BIN)/python tests/pictures.py $(ARGS)
+
+notebooks: $(READY) ## Run the lessons, and keep what they show
+	$(BIN)/python tests/lessons.py
 
 dist: $(READY) ## Build wheel and sdist into dist/, and check what an index would show of them
 	$(BIN)/python -m pip install --quiet --group release

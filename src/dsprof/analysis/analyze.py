@@ -351,6 +351,9 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
 
         return page(self.summary(), self)
 
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
+
     def _repr_html_(self) -> str:
         from dsprof.show.html import summary_html
 
