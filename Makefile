@@ -10,6 +10,9 @@ BENCH_HOME ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dsprof/bench
 # The recorded reports that it measures before: a sample, and what lies in a folder of one's own (benchmarks/README.md).
 REPORTS ?= traces/samples/h200-dsocr2-layers.sqlite.xz $(wildcard $(BENCH_HOME)/recorded/*.sqlite)
 
+# Tests run in so many processes: one more than there are cores, for those of one that records mostly wait.
+WORKERS ?= $(shell expr `nproc` + 1)
+
 # How dsprof says that nsys lost its own agent, which it does now and then on a loaded machine: such a test runs again.
 NSYS_FAULT := nsys (left no report \(exit code 1\): (End of file|Connection)|could not reach its agent)
 
@@ -30,7 +33,7 @@ demo: $(READY) ## Record and analyze a small report under the real nsys, then th
 	@PATH="$(abspath $(BIN)):$$PATH" NSYS_HOME="$(NSYS_HOME)" .ci/demo
 
 test: $(READY) ## Run the tests (those that need nsys are skipped where there is none: see `make nsys`)
-	$(BIN)/python -m pytest -n auto --dist loadgroup --reruns 2 --only-rerun "$(NSYS_FAULT)" $(TEST)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --reruns 2 --only-rerun "$(NSYS_FAULT)" $(TEST)
 
 lowest: ## Run the tests of the analysis with the oldest packages allowed (Python 3.11 or 3.12)
 	PYTHON="$(PYTHON)" .ci/lowest $(TEST)
