@@ -17,6 +17,7 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import breakdown
+import cores
 import equality
 import measure
 import reports
@@ -353,6 +354,15 @@ def test_the_breakdown_of_a_report_in_parts(kept, capsys):
     whole, together = took.pop("`dsprof analyze`, the whole command"), took.pop("together")
     assert together == pytest.approx(sum(took.values()), abs=0.0005 * len(took))
     assert whole / 2 < together < whole * 2
+
+
+def test_cores_tell_what_each_step_takes(kept, capsys):
+    cores.main([str(reports.synthetic(kept, KERNELS)), "--cores", "1", "100000", "--runs", "1"])
+    head, _, *rows = (cells(line) for line in capsys.readouterr().out.splitlines() if line.startswith("|"))
+    assert head[-4:] == ["start s", "look s", "parts s", "tables s"]
+    ((count, wall, _, faster, _, *steps),) = rows  # nobody has as many as the other number
+    assert (count, faster) == ("1", "1.00")
+    assert 0 < sum(map(float, steps)) < 3 * float(wall)
 
 
 def test_the_breakdown_has_every_table(kept, capsys):

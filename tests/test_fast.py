@@ -106,7 +106,12 @@ def test_joins(ops: int, calls: int, data: st.DataObject) -> None:
     columns = [
         (data.draw(numbers(0, 2, size)), data.draw(nst.arrays(np.int64, size, elements=ids))) for size in (ops, calls)
     ]
-    same(at.join_calls, *columns[0], *columns[1], data.draw(numbers(0, 9, calls)))
+    start = data.draw(numbers(0, 9, calls))
+    found = at.join_calls(*columns[0], *columns[1], start)
+    made = list(zip(*(column.tolist() for column in columns[1]), strict=True))
+    for op, wanted in enumerate(zip(*(column.tolist() for column in columns[0]), strict=True)):
+        its = [call for call, one in enumerate(made) if one == wanted and wanted[1] != at.NULL]
+        assert found[op] == min(its, key=lambda call: (start[call], call), default=-1)
 
 
 @few

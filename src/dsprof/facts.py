@@ -11,7 +11,7 @@ that is taken from each part of a report and added up; whatever is made of measu
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, reduce
 from typing import Any, Generic, Self, TypeVar, get_type_hints
 
@@ -82,15 +82,18 @@ def _arguments_of(function: Callable[..., Any]) -> dict[str, type]:
 
 def measures_behind(make: Callable[..., Any]) -> tuple[type[Measure], ...]:
     """The measures that a function needs, itself or through other facts, each once."""
-    return tuple(dict.fromkeys(_behind(make)))
+    return _behind(getattr(make, "__func__", make))
 
 
-def _behind(make: Callable[..., Any]) -> Iterator[type[Measure]]:
-    for kind in arguments_of(make).values():
+@cache
+def _behind(function: Callable[..., Any]) -> tuple[type[Measure], ...]:
+    found: list[type[Measure]] = []
+    for kind in _arguments_of(function).values():
         if isinstance(kind, type) and issubclass(kind, Measure):
-            yield kind
+            found.append(kind)
         elif hasattr(kind, "take"):
-            yield from _behind(kind.take)
+            found += measures_behind(kind.take)
+    return tuple(dict.fromkeys(found))
 
 
 class MergeTree(Generic[M]):

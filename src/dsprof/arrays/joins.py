@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from dsprof.arrays import backend
 from dsprof.arrays.rows import (
     FEW,
     NULL,
     SLOTS_FREE,
     SLOTS_PER_KEY,
     Ints,
-    contiguous,
     distinct,
     distinct_in_any_order,
     in_order,
@@ -31,9 +27,6 @@ def join_calls(
     if len(processes) > FEW:
         return _join_pairs(op_process, op_correlation, call_process, call_correlation, call_start)
     for process in processes.tolist():
-        columns = (op_process, op_correlation, call_process, call_correlation, call_start)
-        if (loops := backend.loops()) and _join_compiled(loops, process, joined, *columns):
-            continue
         ops = np.flatnonzero((op_process == process) & (op_correlation != NULL))
         calls = np.flatnonzero((call_process == process) & (call_correlation != NULL))
         if len(ops) and len(calls):
@@ -64,17 +57,6 @@ def _join_pairs(
     call = calls[order[np.minimum(np.searchsorted(key[order], wanted), len(order) - 1)]]
     same = (call_process[call] == op_process) & (call_correlation[call] == op_correlation)
     return np.where(same, call, -1)
-
-
-def _join_compiled(loops: Any, process: int, joined: Ints, *columns: Ints) -> bool:
-    """Join the operations of one process; False where its ids are spread too wide for a table."""
-    op_process, op_correlation, call_process, call_correlation, call_start = map(contiguous, columns)
-    low, high, count = loops.id_range(call_process, call_correlation, process)
-    if count and high - low >= SLOTS_PER_KEY * count + SLOTS_FREE:
-        return False
-    if count:
-        loops.join(process, low, high, joined, op_process, op_correlation, call_process, call_correlation, call_start)
-    return True
 
 
 def _first_match(wanted: Ints, keys: Ints) -> Ints:

@@ -67,56 +67,6 @@ def owners(first: Ints, cut: Ints, owner: Ints, at_scope: Ints, at: Ints) -> Int
 
 
 @njit(nogil=True, cache=True)
-def id_range(process: Ints, ids: Ints, one: int) -> tuple[int, int, int]:
-    """The least and the greatest id of one process, and how many there are; NULL is none."""
-    low, high, count = np.int64(0), np.int64(0), 0
-    for row in range(len(ids)):
-        if process[row] == one and ids[row] != NULL:
-            low = ids[row] if count == 0 else min(low, ids[row])
-            high = ids[row] if count == 0 else max(high, ids[row])
-            count += 1
-    return int(low), int(high), count
-
-
-@njit(nogil=True, cache=True)
-def join(
-    process: int, low: int, high: int, joined: Ints, op_process: Ints, op_id: Ints, process_of_call: Ints,
-    call_id: Ints, call_start: Ints,
-) -> None:  # fmt: skip
-    """Write the call behind each operation of one process into `joined`, -1 for none.
-
-    Of two calls with one id, which are from `low` to `high`, the earliest counts, and of one start the first.
-    """
-    table = np.full(high - low + 1, np.int64(-1))
-    for row in range(len(call_id)):
-        if process_of_call[row] == process and call_id[row] != NULL:
-            known = table[call_id[row] - low]
-            if known < 0 or call_start[row] < call_start[known]:
-                table[call_id[row] - low] = row
-    for row in range(len(op_id)):
-        if op_process[row] == process:
-            joined[row] = table[op_id[row] - low] if low <= op_id[row] <= high else -1
-
-
-@njit(nogil=True, cache=True)
-def distinct_few(values: Ints, most: int) -> Ints:
-    """The distinct values in the order in which they come; none where there are more than `most`."""
-    found, count, last = np.empty(most, np.int64), 0, 0
-    for value in values:
-        if count and found[last] == value:
-            continue
-        last = 0
-        while last < count and found[last] != value:
-            last += 1
-        if last == count:
-            if count == most:
-                return found[:0].copy()
-            found[count] = value
-            count += 1
-    return found[:count].copy()
-
-
-@njit(nogil=True, cache=True)
 def by_number(numbers: Ints, most: int) -> Ints:
     """The rows whose number is from 0 to before `most`, in the order of their numbers, then in that of the rows."""
     place = np.zeros(most + 1, np.int64)
@@ -159,38 +109,6 @@ def pair_rows(one: Ints, other: Ints) -> tuple[Ints, Ints]:
             last = table[slot]
         number[row] = last
     return heads[:found].copy(), number
-
-
-@njit(nogil=True, cache=True)
-def busy_in_slices(first: Ints, last: Ints, piece: Ints, order: Ints, start: Ints, end: Ints, total: int) -> Ints:
-    """Nanoseconds that the union of the operations of each slice covers.
-
-    A slice holds the pieces from `first` to before `last`, `total` of them all together; `piece`: that of each
-    operation, -1 for none; `order`: the operations by start.
-    """
-    pieces = 0
-    for one in last:
-        pieces = max(pieces, one)
-    begin = np.zeros(pieces + 1, np.int64)
-    for row in range(len(first)):
-        for one in range(first[row], last[row]):
-            begin[one + 1] += 1
-    for one in range(pieces):
-        begin[one + 1] += begin[one]
-    holds, filled = np.empty(total, np.int64), begin.copy()
-    for row in range(len(first)):
-        for one in range(first[row], last[row]):
-            holds[filled[one]] = row
-            filled[one] += 1
-    busy, reach = np.zeros(len(first), np.int64), np.full(len(first), NULL)
-    for op in order:
-        if 0 <= piece[op] < pieces:
-            for spot in range(begin[piece[op]], begin[piece[op] + 1]):
-                row = holds[spot]
-                if end[op] > reach[row]:
-                    busy[row] += end[op] - max(start[op], reach[row])
-                    reach[row] = end[op]
-    return busy
 
 
 @njit(nogil=True, cache=True)

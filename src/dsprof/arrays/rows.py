@@ -31,10 +31,10 @@ def distinct(values: Ints) -> Ints:
     if not len(values):
         return values[:0].copy()
     low, high = int(values.min()), int(values.max())
+    if low == high:
+        return values[:1].copy()
     if high - low < len(values):
         return np.flatnonzero(np.bincount(values - low)) + low
-    if (loops := backend.loops()) and len(few := loops.distinct_few(contiguous(values), FEW)):
-        return np.sort(few)
     heads = values[np.append(True, values[1:] != values[:-1])]
     found = distinct_in_any_order(heads[:: max(len(heads) // _SAMPLES, 1)])
     # A few values as a rule, and a sample has them all; what it lacks is looked for in turn.
@@ -59,10 +59,12 @@ def group_rows(*columns: Ints) -> tuple[Ints, Ints]:
     key, size = np.zeros(len(columns[0]), np.int64), 1
     for column in columns:
         values = distinct(column)
-        if size * max(len(values), 1) >= KEY_LIMIT:
+        if len(values) < 2:  # as with the process, as a rule
+            continue
+        if size * len(values) >= KEY_LIMIT:
             key = np.unique(key, return_inverse=True)[1].reshape(-1)
             size = len(key)
-        key, size = key * len(values) + np.searchsorted(values, column), size * len(values)
+        key, size = key * len(values) + _place_among(values, column), size * len(values)
     if size > SLOTS_PER_KEY * len(key) + SLOTS_FREE:
         _, heads, group = np.unique(key, return_index=True, return_inverse=True)
         return heads, group.reshape(-1)
@@ -70,6 +72,16 @@ def group_rows(*columns: Ints) -> tuple[Ints, Ints]:
     first[key[::-1]] = np.arange(len(key) - 1, -1, -1)
     number = np.cumsum(first >= 0) - 1
     return first[first >= 0], number[key]
+
+
+def _place_among(values: Ints, column: Ints) -> Ints:
+    """The place of each element of a column among its distinct values: by a table where they are near each other."""
+    low, span = int(values[0]), int(values[-1]) - int(values[0]) + 1
+    if span > len(column):
+        return np.searchsorted(values, column)
+    table = np.empty(span, np.int64)
+    table[values - low] = np.arange(len(values))
+    return table[column - low]
 
 
 def _group_rows_compiled(loops: Any, *columns: Ints) -> tuple[Ints, Ints] | None:

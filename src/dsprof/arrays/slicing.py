@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
-from dsprof.arrays import backend
 from dsprof.arrays.rows import (
-    AT_ONCE,
     NULL,
     Ints,
     Keys,
     batches,
-    contiguous,
     distinct_in_any_order,
     explode,
-    in_order,
 )
 from dsprof.arrays.unions import union_length
 
@@ -111,8 +106,6 @@ def busy_in_slices(scope: Ints, start: Ints, end: Ints, low: Ints, high: Ints) -
     if int((high - low)[mixed].sum()) > _TIMES_MIXED * (len(start) + len(mixed)):
         busy[mixed] = _busy_by_turns(scope, start, end, low[mixed], high[mixed])
         return busy
-    if (loops := backend.loops()) and _mixed_compiled(loops, busy, mixed, start, end, low, high):
-        return busy
     for some in batches(mixed, high[mixed] - low[mixed]):
         owner, position = explode(low[some], high[some])
         busy[some] = union_length(owner, start[position], end[position], len(some))
@@ -159,17 +152,3 @@ def _take(held: list[tuple[int, int, int]], begin: int, finish: int, op: int) ->
     right = [(finish, other, owner) for _, other, owner in lost[-1:] if other > finish]
     held[low:high] = [*left, (begin, finish, op), *right]
     return lost
-
-
-def _mixed_compiled(loops: Any, busy: Ints, mixed: Ints, start: Ints, end: Ints, low: Ints, high: Ints) -> bool:
-    """Set `busy` for the slices `mixed`; False where they cross each other so often that it would take much memory."""
-    low, high = low[mixed], high[mixed]
-    bounds = distinct_in_any_order(np.concatenate([low, high]))
-    first, last = np.searchsorted(bounds, low), np.searchsorted(bounds, high)
-    total = int((last - first).sum())
-    if total > AT_ONCE + len(start):
-        return False
-    piece = np.repeat(np.arange(-1, len(bounds)), np.diff(np.concatenate([[0], bounds, [len(start)]])))
-    start, end = contiguous(start), contiguous(end)
-    busy[mixed] = loops.busy_in_slices(first, last, piece, in_order(start), start, end, total)
-    return True

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from dsprof.arrays import backend
 from dsprof.arrays.rows import Bools, Ints, contiguous, distinct, distinct_in_any_order
+from dsprof.arrays.statistics import sum_by
 from dsprof.arrays.unions import united
 
 _LAYER_BITS = 4
@@ -59,12 +60,20 @@ class _Timeline(NamedTuple):
 
     def sums(self, start: Ints, end: Ints, layers: Layers) -> dict[str, Ints]:
         """Nanoseconds of each window by layer; the windows may nest."""
-        names, found = layers.names, {name: np.zeros(len(start), np.int64) for name in layers.names}
-        holds = _lowest(len(names))[self.open]
-        for layer in np.flatnonzero(np.bincount(holds, minlength=len(names) + 1)[: len(names)]).tolist():
-            until = self.until(holds == layer)
-            found[names[layer]] = until(end) - until(start)
-        return found
+        names = layers.names
+        if not len(self.time):
+            return {name: np.zeros(len(start), np.int64) for name in names}
+        holds, length = _lowest(len(names))[self.open], np.diff(self.time, append=self.time[-1:])
+        moments = distinct_in_any_order(np.append(start, end))
+        piece = np.maximum(np.searchsorted(self.time, moments, side="right") - 1, 0)
+        # Of each layer what lies between two of the pieces that a moment is in, and of these what is before it.
+        between = np.repeat(np.arange(len(moments) + 1), np.diff(piece, prepend=0, append=len(length)))
+        kinds = len(names) + 1
+        spent = sum_by(between * kinds + holds, length, kinds * (len(moments) + 1)).reshape(-1, kinds)
+        reach = np.cumsum(spent[:-1], axis=0)
+        reach[np.arange(len(moments)), holds[piece]] += np.clip(moments - self.time[piece], 0, length[piece])
+        every = reach[np.searchsorted(moments, end)] - reach[np.searchsorted(moments, start)]
+        return dict(zip(names, every.T, strict=False))
 
     def until(self, chosen: Bools) -> Callable[[Ints], Ints]:
         """Tells how many nanoseconds up to some moments the chosen pieces cover."""
@@ -105,12 +114,18 @@ class _Axis(NamedTuple):
 
     def number(self, scope: Ints) -> Ints:
         """The place of each scope among those of the axis, -1 for none of them."""
+        if len(self.scope) == 1:
+            return np.where(scope == self.scope, 0, -1)
         place = np.minimum(np.searchsorted(self.scope, scope), len(self.scope) - 1)
         return np.where(self.scope[place] == scope, place, -1)
 
     def place(self, number: Ints, time: Ints) -> Ints:
         """Where on the axis a time of each scope is; the nearest, for one outside of its windows."""
-        found: Ints = self.offset[number] + np.clip(time, self.low[number], self.high[number]) - self.low[number]
+        low, high, offset = self.low, self.high, self.offset[:-1]  # of one scope as they are, which goes for all
+        if len(self.scope) > 1:
+            low, high, offset = low[number], high[number], offset[number]
+        found: Ints = np.clip(time, low, high)
+        found += offset - low
         return found
 
 
@@ -230,6 +245,10 @@ def _swept(loops: Any, sources: list[Source], windows: Windows, layers: Layers) 
 
 def _timeline(layers: dict[int, _Intervals]) -> _Timeline:
     """The timeline that says when each layer is open; times are not negative."""
+    if len(layers) == 1:
+        ((layer, intervals),) = layers.items()
+        time = np.stack(united(*intervals), axis=1).reshape(-1)
+        return _Timeline(time, np.tile(np.array([1 << layer, 0], np.uint16), len(time) // 2))
     keys = [np.zeros(0, np.int64)]
     for layer, intervals in layers.items():
         keys += [edge << _LAYER_BITS | layer for edge in united(*intervals)]

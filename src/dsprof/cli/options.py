@@ -173,8 +173,10 @@ class SelectionFlags:
 def analyzed(report: Path, options: AnalysisOptions, progress: Callable[[str], None]) -> Analysis:
     """The analysis of what the command line names; of a folder, the report in it is chosen and told."""
     from dsprof.analysis.analyze import analyze_as
+    from dsprof.ground.memory import keep_freed
     from dsprof.nsys.folders import report_in
 
+    keep_freed()
     if os.path.isdir(report):  # noqa: PTH112  Path raises for a name that is too long
         report = report_in(report, lambda sentence: say(f"dsprof: {sentence}.", err=True))
     return analyze_as(report, options, progress)

@@ -94,5 +94,5 @@ def _nodes(launches: Launches) -> tuple[int, int]:
 
 
 def _by_process(process: Ints) -> dict[int, int]:
-    found, count = np.unique(process, return_counts=True)
-    return dict(zip(found.tolist(), count.tolist(), strict=True))
+    heads, group = at.group_rows(process)
+    return dict(zip(process[heads].tolist(), np.bincount(group).tolist(), strict=True))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from dsprof.arrays import NULL, Bools, Ints, distinct, distinct_in_any_order, group_rows
 from dsprof.nsys import schema
@@ -14,8 +15,10 @@ from dsprof.nsys.rows import only_caller
 from dsprof.nsys.selection import Chosen
 from dsprof.trace import process_of
 
+Integers = npt.NDArray[np.integer[Any]]
+
 #: Rows that are told apart, blocks that are looked at together, and every how many rows a sample of the times is.
-_ROWS_PER_BLOCK, _BLOCKS_AT_ONCE, _SAMPLE = 1 << 14, 64, 64
+_ROWS_PER_BLOCK, _BLOCKS_AT_ONCE, _SAMPLE = 1 << 14, 8, 64
 #: So many times more parts than planned there may be, where operations run long after their launch.
 _MORE_PARTS = 4
 #: Blocks of which all columns are read at once.
@@ -31,14 +34,18 @@ class Survey:
     """One look at the API calls and operations of a file, in as much memory as a few bytes for each call take.
 
     `call_names`, `kernel_names`: ids of all strings that name calls and kernels. `chosen`: what of the file counts, all
-    unless given; `elsewhere`: ids of the calls that launched something on another device.
+    unless given; `elsewhere`: ids of the calls that launched something on another device. `prepare` is given each table
+    before it is looked at.
     """
 
-    def __init__(self, export: Export, chosen: Chosen | None = None) -> None:
+    def __init__(
+        self, export: Export, chosen: Chosen | None = None, prepare: Callable[[Blocks], None] = lambda table: None
+    ) -> None:
         self.seen, self.elsewhere, self._early, self._late = Ids(), Ids(), Ids(), Ids()
         self._chosen, self._rows = chosen, 0
         callers, called, launched = ([np.zeros(0, np.int64)] for _ in range(3))
         self.calls = Blocks(schema.CALLS)
+        prepare(self.calls)
         for blocks, raw in self.calls.survey(export, ("start", "end", "globalTid", "correlationId", "nameId")):
             callers.append(distinct(raw["globalTid"]))
             called.append(distinct(raw["nameId"]))
@@ -54,6 +61,7 @@ class Survey:
         self.repeats = self.seen.repeats
         self.operations = [Blocks(source) for source in schema.OPERATIONS]
         for table in self.operations:
+            prepare(table)
             columns = (*_SURVEYED, *(() if chosen is None else ("deviceId",)), *_named(table.source))
             for blocks, raw in table.survey(export, columns):
                 launched += [distinct(raw[name]) for name in _named(table.source)]
@@ -202,6 +210,24 @@ class Blocks:
         self.samples = _Samples(nothing, nothing, nothing)
         self.orphans = np.zeros(0, np.bool_)
         self._ids = [_IdRanges(nothing, nothing, nothing, nothing)]
+        self._held: dict[str, Integers] | None = None
+
+    def hold(self, export: Export, details: bool, extra: tuple[str, ...] = ()) -> None:
+        """Read all rows once, and keep them for all that is asked later."""
+        columns = export.integers(self.source, details=details, extra=(*extra, "rowid"))
+        self._held = {name: _narrow(columns.pop(name)) for name in list(columns)}
+
+    def _rows(
+        self, export: Export, source: schema.Source, rowids: tuple[int, int], details: bool, extra: tuple[str, ...]
+    ) -> Columns:
+        """Some rows from the first rowid to the last, from memory where they are there."""
+        if self._held is None:
+            return export.integers(source, details=details, extra=extra, rowids=rowids)
+        first = int(np.searchsorted(self._held["rowid"], rowids[0]))
+        last = int(np.searchsorted(self._held["rowid"], rowids[1], side="right"))
+        missing = nulls(last - first)
+        names = (*source.columns, *source.details, *extra)
+        return {name: _wide(self._held[name][first:last] if name in self._held else missing) for name in names}
 
     def survey(self, export: Export, columns: tuple[str, ...]) -> Iterator[tuple[Ints, Columns]]:
         """Some columns of all rows, many blocks at a time, and the block of each row; the caller notes them."""
@@ -214,7 +240,7 @@ class Blocks:
         self.orphans = np.zeros(len(self.first), np.bool_)
         for begin in range(0, len(self.first), _BLOCKS_AT_ONCE):
             first, last = self.first[begin : begin + _BLOCKS_AT_ONCE], self.last[begin : begin + _BLOCKS_AT_ONCE]
-            raw = export.integers(asked, extra=("rowid",), rowids=(int(first[0]), int(last[-1])))
+            raw = self._rows(export, asked, (int(first[0]), int(last[-1])), True, ("rowid",))
             yield begin + np.searchsorted(first, raw["rowid"], side="right") - 1, raw
 
     def note(self, blocks: Ints, start: Ints, process: Ints, ids: Ints) -> None:
@@ -269,7 +295,20 @@ class Blocks:
             for first in range(begin, end, _BLOCKS_READ):
                 last = min(first + _BLOCKS_READ, end) - 1
                 rowids = (int(self.first[first]), int(self.last[last]))
-                yield export.integers(self.source, details=details, extra=extra, rowids=rowids)
+                yield self._rows(export, self.source, rowids, details, extra)
+
+
+def _narrow(column: Ints) -> Integers:
+    """The column in half the memory, where its values allow it."""
+    if is_null(column) or not len(column):
+        return column
+    least, most = int(column.min()), int(column.max())
+    return column.astype(np.int32) if max(-least, most + 1) <= 1 << 31 else column
+
+
+def _wide(column: Integers) -> Ints:
+    """The same as it was."""
+    return column.astype(np.int64, copy=False)
 
 
 def together(parts: list[Columns], source: schema.Source) -> Columns:

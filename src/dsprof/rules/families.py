@@ -238,9 +238,9 @@ class FamilyCodes:
         """Index into `names` for each of a column of codes of kernels."""
         number = {family: code for code, family in enumerate(self.names)}
         asked = np.bincount(codes, minlength=len(self._codes)) > 0
-        new = np.flatnonzero(asked & (self._codes == -2))
-        found = families_of([self._kernels[code] for code in new.tolist()], self._rules)
-        self._codes[new] = [number[family] for family in found]
+        if len(new := np.flatnonzero(asked & (self._codes == -2))):
+            found = families_of([self._kernels[code] for code in new.tolist()], self._rules)
+            self._codes[new] = [number[family] for family in found]
         of_row: npt.NDArray[np.int64] = self._codes[codes]
         return of_row
 
