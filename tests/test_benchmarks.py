@@ -21,6 +21,7 @@ import equality
 import measure
 import reports
 import speed
+import start
 
 from dsprof.analysis.analyze import analyze
 from dsprof.analysis.parquet import write_parquet
@@ -353,6 +354,22 @@ def test_the_breakdown_of_a_report_in_parts(kept, capsys):
     whole, together = took.pop("`dsprof analyze`, the whole command"), took.pop("together")
     assert together == pytest.approx(sum(took.values()), abs=0.0005 * len(took))
     assert whole / 2 < together < whole * 2
+
+
+def test_a_start_is_measured_to_its_first_byte(monkeypatch, capsys):
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setattr(start, "unpacked", lambda commit, folder: start._ROOT / "src")
+    start.main([str(start._SAMPLE.with_name("h200-graphs-node.sqlite.xz")), "--turns", "1", "--before", "any"])
+    rows = [cells(line) for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 2 + 2 * 5
+    assert [row[0] for row in rows[-4:]] == [
+        f"dsprof analyze{way}" for way in ("", ", before", ", again", ", again, before")
+    ]
+    for _, first, end, cpu, *ratios in rows:
+        assert 0 < float(first) <= float(end)
+        assert float(cpu) > 0
+        assert all(0.1 < float(ratio) < 10 for ratio in ratios if ratio)
+    assert sum(bool(row[-1]) for row in rows) == 5
 
 
 def test_the_breakdown_has_every_table(kept, capsys):
