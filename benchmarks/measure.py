@@ -27,6 +27,12 @@ class RunFailed(Exception):
     """A process that ended with an error or was ended, with the last of what it said."""
 
 
+def as_installed() -> dict[str, str]:
+    """The environment, but Python keeps what it compiled, as it is of an installed package, and buffers its output."""
+    unwanted = ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
+    return {name: value for name, value in os.environ.items() if name not in unwanted}
+
+
 def run(command: Sequence[str], limit_s: int = LIMIT_S) -> Run:
     """Run `command` in an own TMPDIR, its output aside; `command[0]` is a path. Raises `RunFailed`."""
     with tempfile.TemporaryDirectory(prefix="dsprof-run-") as folder:
@@ -37,7 +43,7 @@ def run(command: Sequence[str], limit_s: int = LIMIT_S) -> Run:
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(_LAUNCHER), str(result), str(limit_s), *command],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                env={**os.environ, "TMPDIR": str(temporary)},
+                env={**as_installed(), "TMPDIR": str(temporary)},
             )  # fmt: skip
             try:
                 process.wait()

@@ -22,6 +22,7 @@ import equality
 import measure
 import reports
 import speed
+import start
 
 from dsprof.analysis.analyze import analyze
 from dsprof.analysis.parquet import write_parquet
@@ -363,6 +364,22 @@ def test_cores_tell_what_each_step_takes(kept, capsys):
     ((count, wall, _, faster, _, *steps),) = rows  # nobody has as many as the other number
     assert (count, faster) == ("1", "1.00")
     assert 0 < sum(map(float, steps)) < 3 * float(wall)
+
+
+def test_a_start_is_measured_to_its_first_byte(monkeypatch, capsys):
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setattr(start, "unpacked", lambda commit, folder: start._ROOT / "src")
+    start.main([str(start._SAMPLE.with_name("h200-graphs-node.sqlite.xz")), "--turns", "1", "--before", "any"])
+    rows = [cells(line) for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 2 + 2 * 5
+    assert [row[0] for row in rows[-4:]] == [
+        f"dsprof analyze{way}" for way in ("", ", before", ", again", ", again, before")
+    ]
+    for _, first, end, cpu, *ratios in rows:
+        assert 0 < float(first) <= float(end)
+        assert float(cpu) > 0
+        assert all(0.1 < float(ratio) < 10 for ratio in ratios if ratio)
+    assert sum(bool(row[-1]) for row in rows) == 5
 
 
 def test_the_breakdown_has_every_table(kept, capsys):

@@ -21,7 +21,7 @@ from dsprof.capture.profile import Profile
 from dsprof.capture.record import RECORD, read_session
 from dsprof.capture.session import Settings, record_command, record_images
 from dsprof.errors import CaptureRefused, MemoryTooSmall, OutputRefused, ProfileFailed
-from dsprof.ground.versions import installed
+from dsprof.ground.versions import VERSION, installed
 from dsprof.workloads.job import Job
 from fake_nsys import install
 from nsys_stats import AGENT_LOST, PRIMARY, TRIES, Nsys, require
@@ -184,7 +184,7 @@ def uninstalled(tmp_path: Path) -> dict[str, str]:
 @pytest.mark.nsys
 def test_a_source_tree_that_is_not_installed(nsys: Nsys, uninstalled: dict[str, str], tmp_path: Path) -> None:
     said = run("--version", env=uninstalled, python=("-S",))
-    assert said.stdout == "dsprof unknown\n"
+    assert said.stdout == f"dsprof {VERSION}\n"
     done = run("capture", "--out", tmp_path / "out", "--nsys", nsys.path, "--", sys.executable, "-c", TOY,
                env=uninstalled, python=("-S",))  # fmt: skip
     assert done.returncode == 0, done.stderr

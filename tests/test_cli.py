@@ -150,17 +150,102 @@ def test_help_and_version_load_nothing_heavy(arguments: list[str]) -> None:
     assert loaded & {"pandas", "pyarrow", "numpy", "torch", "rich", "sqlite3", "adbc_driver_sqlite"} == set()
 
 
-@pytest.mark.parametrize("way", ["whole", "again"])
-def test_analyze_loads_no_pandas(sample: Path, tmp_path: Path, way: str) -> None:
-    """It would take longer to load than a small report to analyze."""
-    if way == "again":
-        dsprof.analyze(sample, folder=tmp_path).write()
-    command = [sys.executable, "-c", LOADED, "analyze", str(sample), "--out", str(tmp_path)]
+#: What a summary on a terminal is made without. Some take longer to load than a small report to analyze: pandas,
+#: `pyarrow.compute`; some belong to other commands. (What numpy and Typer load by themselves is not looked at.)
+NEEDLESS = (
+    "pandas", "torch", "transformers", "matplotlib", "numba", "cattrs", "pyarrow.compute", "pyarrow.dataset",
+    "numpy.ma", "importlib.metadata", "email", "http", "pydantic", "rich.progress", "rich.markdown", "rich.syntax",
+    "dsprof.capture", "dsprof.compare", "dsprof.page", "dsprof.timeline", "dsprof.workloads", "dsprof.plots",
+    "dsprof.show.plain", "dsprof.show.html", "dsprof.show.reports", "dsprof.show.diff", "dsprof.analysis.many",
+    "dsprof.cli.capture", "dsprof.cli.diff", "dsprof.cli.table",
+)  # fmt: skip
+
+
+def loaded_by(*arguments: object) -> set[str]:
+    """The modules that a command loads."""
+    command = [sys.executable, "-c", LOADED, *map(str, arguments)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0
-    loaded = set(ended.stderr.splitlines())
-    assert loaded & {"pandas", "torch", "transformers", "matplotlib"} == set()
+    return set(ended.stderr.splitlines())
+
+
+@pytest.fixture(scope="module")
+def floor() -> set[str]:
+    """What other packages load by themselves: numpy loads `numpy.ma` before 2.3, Typer pydantic from 0.29 on."""
+    code = "import sys, numpy, pyarrow, pyarrow.parquet, adbc_driver_sqlite, rich.console, typer\n"
+    code += "from typer.testing import CliRunner\napp = typer.Typer()\n"
+    code += "@app.command()\ndef main(number: int = 1): print(*sys.modules)\nmain and app()"
+    return set(subprocess.check_output([sys.executable, "-c", code], text=True, timeout=60).split())
+
+
+@pytest.mark.parametrize("way", ["whole", "again"])
+def test_analyze_loads_nothing_needless(sample: Path, tmp_path: Path, floor: set[str], way: str) -> None:
+    if way == "again":
+        dsprof.analyze(sample, folder=tmp_path).write()
+    loaded = loaded_by("analyze", sample, "--out", tmp_path)
+    assert loaded >= {"dsprof.cli.analyze", "dsprof.show.summary", "rich.console"}
+    needless = set(NEEDLESS) - floor - ({"cattrs"} if way == "again" else set())  # which reads what was written
+    assert loaded & needless == set()
     assert ("adbc_driver_sqlite" in loaded) == (way == "whole")
+
+
+@pytest.mark.parametrize(
+    "name", ["h100-serve-graphs", "h100x2-overlap-rank0", "h200-graphs-node", "h200-two-processes"]
+)
+def test_no_report_makes_it_load_more(name: str, tmp_path: Path, floor: set[str]) -> None:
+    """Whatever is in a report: an engine's steps, outliers, ranks, CUDA graphs."""
+    loaded = loaded_by("analyze", SAMPLES / f"{name}.sqlite.xz", "--out", tmp_path)
+    assert loaded & {"pandas", "pyarrow.compute", "numpy.ma"} - floor == set()
+
+
+@pytest.mark.parametrize(
+    ("words", "commands"),
+    [
+        (["analyze", "--help"], {"analyze"}),
+        (["workloads", "-h"], {"workloads", "capture", "analyze"}),  # which it shares options with
+        (["baseline", "list"], {"diff"}),
+        (["--version"], set()),
+        (["--help"], set(cli.COMMANDS.values())),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_only_the_command_that_is_asked_for_is_loaded(words: list[str], commands: set[str]) -> None:
+    loaded = {module.removeprefix("dsprof.cli.") for module in loaded_by(*words)}
+    assert loaded & set(cli.COMMANDS.values()) == commands
+
+
+def test_every_command_is_added_by_the_module_that_the_list_says() -> None:
+    whole = cli.application([])
+    made = {one.name or one.callback.__name__: one.callback for one in whole.registered_commands if one.callback}
+    for group in whole.registered_groups:
+        inner = group.typer_instance.registered_commands if group.typer_instance else []
+        made |= {str(group.name): one.callback for one in inner if one.callback}
+    assert {name: function.__module__ for name, function in made.items()} == {
+        name: f"dsprof.cli.{module}" for name, module in cli.COMMANDS.items()
+    }
+
+
+def test_python_looks_for_cycles_seldom_and_not_at_the_end() -> None:
+    code = "import atexit, gc, sys; sys.argv = ['dsprof', '--version']\n"
+    code += "atexit.register(lambda: print(gc.get_freeze_count() > 1000, gc.get_threshold()[0] > 100_000))\n"
+    code += "from dsprof.__main__ import main; main()"
+    said = subprocess.check_output([sys.executable, "-c", code], text=True, timeout=60)
+    assert said.splitlines()[1:] == ["True True"]
+
+
+def test_the_summary_is_there_before_the_tables(sample: Path, tmp_path: Path) -> None:
+    """It is printed where the tables cannot be written, and they are written where nobody reads it to its end."""
+    (tmp_path / "of-another" / "notes.txt").parent.mkdir()
+    (tmp_path / "of-another" / "notes.txt").touch()
+    ended = program("analyze", sample, "--out", tmp_path / "of-another", stdout=subprocess.PIPE)
+    assert ended.returncode == errors.OutputRefused.exit_code
+    assert ended.stdout.startswith("report ")
+    assert "Tables:" not in ended.stdout
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert program("analyze", sample, "--out", tmp_path / "out", stdout=writer).returncode == 141
+    os.close(writer)
+    assert len(list((tmp_path / "out").glob("*.parquet"))) == len(all_tables())
 
 
 def test_numpy_starts_no_threads_and_no_program_inherits_why() -> None:

@@ -84,7 +84,7 @@ KNOWN = {
     },  # numba, which the profiled process must not load: it never turns it on
 }
 #: Load modules by names made at run time: the package its public names; tables, engines and launchers their files.
-LOADERS = {"dsprof", "dsprof.capture.launchers", "dsprof.rules.engines", "dsprof.tables"}
+LOADERS = {"dsprof", "dsprof.capture.launchers", "dsprof.cli", "dsprof.rules.engines", "dsprof.tables"}
 
 
 class Said(NamedTuple):

@@ -19,12 +19,13 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from dsprof.ground.versions import VERSION
+
 pytest.importorskip("build", reason="it is in the dev group")
 pytest.importorskip("hatchling", reason="it is in the dev group")
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-VERSION = PROJECT["version"]
 SAMPLE = "traces/samples/h200-stages.sqlite.xz"
 #: What lies in the copy as it may in a checkout that was worked in, and must be in no release.
 LITTER = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from attrs import frozen
+from dsprof.records import frozen
 
 #: Exit codes of ``dsprof analyze --strict``, each for one finding; the lowest of those found is taken.
 STRICT_EXITS: dict[str, int] = {

@@ -13,9 +13,10 @@ from typing import TypeVar, overload
 import attrs
 import numpy as np
 import numpy.typing as npt
-from attrs import Factory, field, frozen
+from attrs import Factory, field
 
 from dsprof.arrays import NULL, Bools, Ints, distinct, group_rows
+from dsprof.records import frozen
 
 Codes = npt.NDArray[np.int32]
 _Events = TypeVar("_Events", bound="Events")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from attrs import evolve, field, frozen
+from attrs import evolve, field
 
 from dsprof.analysis.named_rules import NamedRules
 from dsprof.analysis.options import AnalysisOptions
@@ -37,6 +37,7 @@ from dsprof.nsys.locate import locate
 from dsprof.nsys.parts import Plan, ReportInParts, Size, size_of
 from dsprof.nsys.reader import Progress, read
 from dsprof.nsys.selection import Wanted
+from dsprof.records import frozen
 from dsprof.rules.rules import Rules, Threads
 from dsprof.show.summary import TOP_KERNELS, RuleLine, Summary
 from dsprof.tables import all_tables
@@ -256,6 +257,11 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
     def selection(self) -> Selection:
         """What of the report it is of; all of it unless something was selected."""
         return self.results.report.selection
+
+    @property
+    def in_memory(self) -> bool:
+        """Is all that its tables and the summary are made of in memory, and not in parts of a large report?"""
+        return self.results.in_memory
 
     # -- tables -----------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from urllib.parse import quote
 import attrs
 import numpy as np
 import pyarrow as pa
-from attrs import evolve, frozen
+from attrs import evolve
 from cattrs import structure
 
 from dsprof.analysis.kept_ranks import kept_ranks
@@ -42,6 +42,7 @@ from dsprof.errors import OutputRefused
 from dsprof.facts import Facts
 from dsprof.ground.swap import replacing
 from dsprof.ground.versions import our_version
+from dsprof.records import frozen
 from dsprof.show.by_rank import Held, Turn
 from dsprof.tables import all_tables
 from dsprof.tables._table import SCHEMA_VERSION, CodedText, EventTable, Table, integer, name, real

@@ -9,12 +9,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from attrs import evolve, field, fields, frozen
+from attrs import evolve, field, fields
 
 from dsprof.ground.patterns import compiled
 from dsprof.model.baseline import Baseline
 from dsprof.model.launched import Launched
 from dsprof.model.record import ModelRecord
+from dsprof.records import frozen
 from dsprof.rules.families import Rule
 from dsprof.rules.rules import Rules, Threads
 from dsprof.show.summary import RuleLine

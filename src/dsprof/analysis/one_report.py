@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from dsprof.analysis.analyze import Analysis, analyze_as
 from dsprof.analysis.kept_ranks import keep_ranks, kept_ranks
@@ -19,6 +19,7 @@ from dsprof.analysis.ranks import RankReport
 from dsprof.analysis.stored import Stored
 from dsprof.analysis.which import Named
 from dsprof.errors import DsprofError
+from dsprof.records import frozen
 
 #: What a row says of a report: analyzed now, found as it was analyzed before, or failed.
 NEW, BEFORE, FAILED = "new", "before", "failed"

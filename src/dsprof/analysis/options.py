@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from attrs import field, fields, frozen
+from attrs import field, fields
 from attrs.converters import optional
 
 from dsprof.analysis.named_rules import NamedRules
@@ -15,6 +15,7 @@ from dsprof.analysis.rules_file import NO_FILE, RulesFile, read_rules_file
 from dsprof.ground.memory import bytes_of
 from dsprof.model.record import ModelRecord, read_record
 from dsprof.nsys.selection import Wanted, Window, numbers_of, window_of
+from dsprof.records import frozen
 from dsprof.rules.engines import engine_named
 from dsprof.rules.families import Rule, read_rules
 from dsprof.rules.rules import Threads

@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-from attrs import frozen
 
 from dsprof.analysis.analyze import Analysis, frame_of
 from dsprof.analysis.which import RANK
@@ -23,6 +22,7 @@ from dsprof.facts import Facts
 from dsprof.findings import Finding
 from dsprof.ground.versions import our_version
 from dsprof.model.peaks import link_of
+from dsprof.records import frozen
 from dsprof.tables import known_table
 from dsprof.tables._ranks import of_several
 

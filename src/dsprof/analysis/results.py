@@ -52,6 +52,10 @@ class Results(Protocol):
     def findings(self) -> tuple[Finding, ...]:
         """What the report lacks or hides, and whether the tables reconcile with it."""
 
+    @property
+    def in_memory(self) -> bool:
+        """Is all that it says made of what is in memory, or written already?"""
+
     def arrow(self, name: str) -> pa.Table:
         """The table `name` as Arrow. Raises `UnknownTable`."""
 
@@ -89,6 +93,11 @@ class Fresh:
         self._backend = backend.current()
         self._arrow: dict[str, pa.Table] = {}
         self._summaries: dict[int, Summary] = {}
+
+    @property
+    def in_memory(self) -> bool:
+        """Is the report in memory, and not worked on in parts?"""
+        return self._work.keeps_its_part
 
     @_on_its_backend
     def arrow(self, name: str) -> pa.Table:

@@ -25,21 +25,24 @@ import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from attrs import field, frozen
+from attrs import field
 
 from dsprof.analysis.named_rules import NamedRules
-from dsprof.compare.gates import Gate, gates_of
 from dsprof.errors import ConfigUnreadable, RulesUnreadable, UnknownEngine
 from dsprof.ground.documents import text_of
 from dsprof.ground.patterns import compiled
 from dsprof.model.record import ModelRecord, read_record
 from dsprof.nsys.selection import ALL, Wanted, Window, numbers_of, window_of
+from dsprof.records import frozen
 from dsprof.rules.engines import engine_named
 from dsprof.rules.families import Rule, read_rules, rules_in
 from dsprof.show.summary import RuleLine
 from dsprof.words import NO_STAGE
+
+if TYPE_CHECKING:
+    from dsprof.compare.gates import Gate
 
 NAME = "dsprof.toml"
 #: In the place of a file's name: none is looked for.
@@ -198,6 +201,8 @@ def _numbers(path: Path, value: Any) -> tuple[int, ...]:
 def _gates(path: Path, value: Any) -> tuple[Gate, ...]:
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
         raise _Wrong("no list of gates")
+    from dsprof.compare.gates import gates_of
+
     try:
         return gates_of(value)
     except ValueError as error:

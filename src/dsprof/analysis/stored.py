@@ -191,6 +191,11 @@ class Stored:
         """What the report lacks or hides."""
         return self._summary.findings
 
+    @property
+    def in_memory(self) -> bool:
+        """They are written already."""
+        return True
+
     def arrow(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """The table `name` as Arrow, from its file, also if that has no name any more. Raises `UnknownTable`.
 

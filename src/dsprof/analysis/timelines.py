@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from attrs import frozen
 
 from dsprof.analysis.analyze import Analysis
 from dsprof.analysis.ranks import RankReport, Ranks
@@ -20,6 +19,7 @@ from dsprof.attribute.ranges import RangeTree
 from dsprof.errors import SelectionEmpty
 from dsprof.facts import Facts
 from dsprof.ground.whole import check_free, writing_whole
+from dsprof.records import frozen
 from dsprof.timeline.collectives import draw_collectives
 from dsprof.timeline.drawn import Called, Drawn, Taken, View
 from dsprof.timeline.events import Outline, PartEvents

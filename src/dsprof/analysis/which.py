@@ -9,11 +9,10 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from attrs import frozen
-
 from dsprof.errors import NoReportInFolder, ReportMissing
 from dsprof.ground.patterns import compiled, group_found
 from dsprof.nsys.folders import SUFFIXES, reports_in
+from dsprof.records import frozen
 
 #: What a name pattern may tell of a report.
 PLACES = ("run", "node", "rank")

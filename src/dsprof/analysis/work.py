@@ -11,7 +11,6 @@ from concurrent.futures import Executor, Future
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
-from attrs import frozen
 
 from dsprof.analysis.parquet import OrderedRows
 from dsprof.arrays.backend import Workers
@@ -21,6 +20,7 @@ from dsprof.attribute.ranges import RangeTree, prepare
 from dsprof.attribute.stages import StageRanges
 from dsprof.facts import Facts, Measure, MergeTree
 from dsprof.nsys.parts import CutTooLate
+from dsprof.records import frozen
 from dsprof.rules.families import FamilyCodes
 from dsprof.rules.rules import Rules
 from dsprof.tables._table import EventTable

@@ -21,12 +21,13 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from dsprof.analysis.one_report import Row, Task, failed, one_report
 from dsprof.errors import ReportMissing, WorkersUnavailable
-from dsprof.ground.environment import without_threads
 from dsprof.ground.memory import allowed
+from dsprof.ground.threads import without_threads
+from dsprof.records import frozen
 
 #: The kinds of workers by name; all else is the address of a scheduler, or its file.
 AUTO, LOOP, PROCESSES = "auto", "loop", "processes"

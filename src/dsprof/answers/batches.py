@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Self
 
 import numpy as np
-from attrs import frozen
 
 from dsprof.answers.requests import Requests
 from dsprof.arrays import NULL, Ints
 from dsprof.attribute.stages import StageRanges
 from dsprof.model.record import MOST_SEQUENCES, ModelRecord
+from dsprof.records import frozen
 from dsprof.rules.rules import Rules
 
 

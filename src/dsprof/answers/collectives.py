@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from attrs import field, frozen
+from attrs import field
 
 from dsprof import arrays as at
 from dsprof.answers.identity import Place, Told, numbered
@@ -26,6 +26,7 @@ from dsprof.measures.by_name import Words, united
 from dsprof.measures.collectives import Collectives
 from dsprof.measures.host_time import HostInCalls
 from dsprof.measures.rank_work import RankProgress, RankWork
+from dsprof.records import frozen
 from dsprof.rules.collectives import ENDS_TOGETHER, OPERATIONS, operations_of
 from dsprof.trace import pid_of, process_of
 

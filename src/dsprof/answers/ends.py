@@ -13,13 +13,13 @@ from __future__ import annotations
 from typing import Self
 
 import numpy as np
-from attrs import frozen
 
 from dsprof.arrays import NULL, Ints
 from dsprof.attribute.stages import StageRanges
 from dsprof.measures.causes import CAUSES
 from dsprof.measures.engine_steps import AfterRange
 from dsprof.measures.totals import StageTotals
+from dsprof.records import frozen
 
 #: What a thread may be in that makes no call, with its own GPU work done, the likeliest first; then what it can be in
 #: where a call began before the step and lasts beyond it, as no thread does by itself.

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Self
 
 import numpy as np
-from attrs import frozen
 
 from dsprof import arrays as at
 from dsprof.answers.engine_times import EngineTimes
@@ -19,6 +18,7 @@ from dsprof.arrays import NULL, Bools, Ints
 from dsprof.arrays.statistics import count_by, sum_by
 from dsprof.attribute.ranges import RangeTree, numbered
 from dsprof.attribute.stages import StageRanges
+from dsprof.records import frozen
 
 
 @frozen(eq=False)

@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import Self
 
 import numpy as np
-from attrs import frozen
 
 from dsprof import arrays as at
 from dsprof.answers.ends import StageEnds
@@ -21,6 +20,7 @@ from dsprof.arrays import NULL, Bools, Ints
 from dsprof.attribute.ranges import RangeTree
 from dsprof.attribute.stages import StageRanges
 from dsprof.measures.engine_steps import AfterRange
+from dsprof.records import frozen
 
 #: A thread that lets so many times the usual pass between two steps, and more than a step takes, has nothing to do.
 PAUSE = 10.0

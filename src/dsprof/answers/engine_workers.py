@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Self
 
 import numpy as np
-from attrs import frozen
 
 from dsprof.answers.engine_times import EngineTimes
 from dsprof.arrays import NULL, Ints
 from dsprof.arrays.statistics import Floats
 from dsprof.attribute.engines import COUNTS
 from dsprof.attribute.stages import StageRanges
+from dsprof.records import frozen
 
 #: A step of drafts, or of what is computed again, has more tokens than requests; what most steps have is drafts.
 _STEADY = 0.5

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
-from attrs import frozen
 
 from dsprof import arrays as at
 from dsprof.answers.stages import Stages
@@ -15,6 +14,7 @@ from dsprof.arrays.statistics import count_by, sum_by
 from dsprof.attribute.ranges import RangeTree, numbered
 from dsprof.attribute.stages import StageRanges
 from dsprof.measures.python_in_cuda import MAIN, PythonInCuda
+from dsprof.records import frozen
 from dsprof.trace import PythonSamples, pid_of
 
 #: How many functions a verdict names.
@@ -100,7 +100,8 @@ def _innermost(samples: PythonSamples) -> Ints:
 def _held(samples: PythonSamples, group: Ints, rows: Ints, width: int) -> tuple[Ints, Ints]:
     """By group and function, as ``group * width + function``: the samples `rows` that have it in their stack."""
     heads, taken = at.group_rows(group, samples.stack[rows])
-    pairs = np.unique(np.stack([samples.frame_stack, samples.frame_name.astype(np.int64)]), axis=1)
+    pairs = np.stack([samples.frame_stack, samples.frame_name.astype(np.int64)])
+    pairs = pairs[:, at.group_rows(*pairs)[0]]
     stack = samples.stack[rows][heads]
     low, high = (np.searchsorted(pairs[0], stack, side=side) for side in ("left", "right"))
     which, place = at.explode(low, high)

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
-from attrs import field, frozen
+from attrs import field
 
 from dsprof.arrays import NULL, Ints, group_rows
 from dsprof.attribute.nccl import NcclRanges
 from dsprof.model.launched import PAIRS, Launched, rank_in, size_in
+from dsprof.records import frozen
 from dsprof.rules.rules import Rules
 from dsprof.trace import NcclCalls, pid_of, process_of
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Self
 
 import numpy as np
-from attrs import frozen
 
 from dsprof import arrays as at
 from dsprof.answers.stages import Stages
@@ -19,6 +18,7 @@ from dsprof.answers.steps import Steps
 from dsprof.arrays import NULL
 from dsprof.attribute.stages import StageRanges
 from dsprof.model.baseline import HostTimes, PlainRun
+from dsprof.records import frozen
 from dsprof.rules.rules import Rules
 
 #: What a line of a whole program has in the place of a stage.

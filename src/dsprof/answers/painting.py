@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import NamedTuple, Self
 
 import numpy as np
-from attrs import frozen
 
 from dsprof import arrays as at
 from dsprof.answers.collectives import MatchedCollectives
@@ -18,6 +17,7 @@ from dsprof.arrays.statistics import count_by
 from dsprof.attribute.stages import StageRanges
 from dsprof.measures.rank_work import Hidden, StageWork, StepWork
 from dsprof.measures.totals import StepTotals
+from dsprof.records import frozen
 
 
 class Exposed(NamedTuple):

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from typing import Self
 
 import numpy as np
-from attrs import frozen
 
 from dsprof import arrays as at
 from dsprof.answers.batches import Batches
@@ -28,6 +27,7 @@ from dsprof.arrays.statistics import count_by, sum_by
 from dsprof.attribute.ranges import RangeTree
 from dsprof.attribute.stages import StageRanges
 from dsprof.measures.totals import StageTotals
+from dsprof.records import frozen
 from dsprof.rules.collectives import OPERATIONS
 from dsprof.trace import process_of
 from dsprof.words import DECODE

@@ -21,7 +21,6 @@ from itertools import islice
 from typing import Self, TypeVar
 
 import numpy as np
-from attrs import frozen
 
 from dsprof import arrays as at
 from dsprof.answers.collectives import MatchedCollectives
@@ -40,6 +39,7 @@ from dsprof.measures.recorded import (
     RecordedSample,
     Stretches,
 )
+from dsprof.records import frozen
 
 #: What is longer than so many times the usual is not explained by what the model knows.
 FAR = 8
@@ -372,7 +372,7 @@ class _Events:
         long = launches & (took > FAR * max(int(np.median(took[launches])), 1))
         for of in self._streams:
             rows, events = of
-            mine = np.unique(events[long[events]])
+            mine = at.distinct_in_any_order(events[long[events]])
             ended, last = self._last_ended(mine, of), self._last_before(mine, of, itself=True)
             place = np.empty(len(self.event), np.int64)
             place[rows] = np.arange(len(rows))

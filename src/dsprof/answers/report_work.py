@@ -11,7 +11,6 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-from attrs import frozen
 
 from dsprof.answers.collectives import MatchedCollectives
 from dsprof.answers.painting import Exposed, StepPlaces, exposed
@@ -19,8 +18,10 @@ from dsprof.answers.rank_requests import RankRequests, RequestRows
 from dsprof.answers.verdicts import Verdict, judge
 from dsprof.answers.waits import StageWaits, WaitedFor, Waits
 from dsprof.arrays import Bools, Ints
+from dsprof.ground.arrow import bits, integers, rows_by, rows_kept, total
 from dsprof.measures.causes import CAUSES
 from dsprof.measures.rank_work import Hidden
+from dsprof.records import frozen
 from dsprof.words import NO_STAGE
 
 #: What a verdict adds up over the instances of a stage, beside what collectives take.
@@ -47,22 +48,18 @@ class ReportWork:
     @classmethod
     def of(cls, stage_trace: pa.Table, hidden: Hidden, requests: RequestRows, steps: StepPlaces) -> Self:
         """Of the facts and the table of a report."""
-        import pyarrow.compute as pc
-
-        rows, stage = list[dict[str, Any]](), stage_trace.column("stage").cast(pa.string())
-        for name in stage.unique():
-            of_stage = stage_trace.filter(pc.equal(stage, name))
+        rows = list[dict[str, Any]]()
+        for name, of_stage in rows_by(stage_trace, "stage").items():
+            steady_rows = integers(of_stage.column("steady"), 0) > 0
             for steady in (True, False):
-                some = of_stage.filter(pc.equal(of_stage.column("steady"), pa.scalar(steady)))
+                some = rows_kept(of_stage, bits(steady_rows == steady))
                 if len(some):
-                    rows.append({"stage": name.as_py(), "steady": steady, "instances": len(some), **_summed(some)})
+                    rows.append({"stage": name, "steady": steady, "instances": len(some), **_summed(some)})
         return cls(tuple(rows), hidden, requests, steps)
 
 
 def _summed(rows: pa.Table) -> dict[str, int | None]:
-    import pyarrow.compute as pc
-
-    sums = {column: pc.sum(rows.column(column)).as_py() for column in (*_ADDED, *_OF_ALL)}
+    sums = {column: total(rows.column(column)) for column in (*_ADDED, *_OF_ALL)}
     return {
         column: None if column in _OF_ALL and rows.column(column).null_count else value
         for column, value in sums.items()

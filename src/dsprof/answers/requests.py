@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import Self
 
 import numpy as np
-from attrs import frozen
 
 from dsprof import arrays as at
 from dsprof.arrays import NULL, Bools, Ints
@@ -21,6 +20,7 @@ from dsprof.arrays.statistics import count_by, sum_by
 from dsprof.attribute.ranges import RangeTree
 from dsprof.attribute.stages import StageRanges
 from dsprof.measures.totals import StageTotals
+from dsprof.records import frozen
 from dsprof.words import DECODE, PREFILL
 
 #: How a request was found, as the column `found` says it.
@@ -100,7 +100,7 @@ def _pairs(tree: RangeTree, staged: StageRanges, left: Bools) -> tuple[Ints, Int
         own = (thread[before] == thread[decode]) & (begun[before] <= begun[decode])
         whole = own & (ranges.end[stages[before]] <= start[decode])
         leader[decode[whole]] = before[whole]
-    head = np.unique(leader[leader >= 0])
+    head = at.distinct_in_any_order(leader[leader >= 0])
     return head, np.where(leader >= 0, np.searchsorted(head, leader), -1)
 
 
@@ -109,14 +109,14 @@ def _whole_pairs(tree: RangeTree, staged: StageRanges, head: Ints, pair: Ints) -
 
     Nor may a thread's last prefill be one by itself where the window ends: its decode may come after it.
     """
-    halves = np.unique(pair[staged.cut & (pair >= 0)])
+    halves = at.distinct_in_any_order(pair[staged.cut & (pair >= 0)])
     if tree.report.selection.end_ns is not None and len(head) and staged.are(DECODE).any():
         thread = tree.ranges.thread[staged.rows[head]]
         last = len(head) - 1 - np.unique(thread[::-1], return_index=True)[1]
         halves = np.union1d(halves, np.setdiff1d(last, pair[staged.are(DECODE)]))
     if not len(halves):
         return head, pair
-    kept = np.setdiff1d(np.arange(len(head)), halves)
+    kept = np.setdiff1d(np.arange(len(head)), halves, assume_unique=True)
     place = np.full(len(head) + 1, -1)
     place[kept] = np.arange(len(kept))
     return head[kept], place[pair]

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from attrs import evolve, frozen
+from attrs import evolve
 
 from dsprof import findings
 from dsprof.answers.painting import StageBusy
@@ -34,6 +34,7 @@ from dsprof.model.costs import Cost, Model, model_of
 from dsprof.model.peaks import Peaks, UnknownPeak, peaks_of
 from dsprof.model.record import ModelRecord
 from dsprof.model.weights import UnknownModel
+from dsprof.records import frozen
 from dsprof.rules.rules import Rules
 from dsprof.trace import Gpu
 from dsprof.words import DECODE, PREFILL

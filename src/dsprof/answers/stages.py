@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Self
 
 import numpy as np
-from attrs import frozen
 
 from dsprof import arrays as at
 from dsprof.answers.batches import Batches, of_all
@@ -17,6 +16,7 @@ from dsprof.arrays.statistics import Floats
 from dsprof.attribute.ranges import RangeTree
 from dsprof.attribute.stages import StageRanges
 from dsprof.measures.totals import StageTotals
+from dsprof.records import frozen
 from dsprof.trace import process_of
 from dsprof.words import PREFILL
 

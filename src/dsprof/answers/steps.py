@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Self
 
 import numpy as np
-from attrs import frozen
 
 from dsprof.answers.ends import StageEnds
 from dsprof.answers.requests import Requests, RequestTokens
@@ -15,6 +14,7 @@ from dsprof.arrays import NULL, Bools, Ints
 from dsprof.arrays.statistics import Floats, describe
 from dsprof.attribute.ranges import RangeTree
 from dsprof.attribute.stages import StageRanges
+from dsprof.records import frozen
 from dsprof.words import DECODE
 
 #: A slope of less than so many of its standard errors is no drift that can be told.

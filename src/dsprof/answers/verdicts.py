@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
-from attrs import evolve, frozen
+from attrs import evolve
 
 from dsprof.answers.host_python import HostFunction
 from dsprof.answers.waits import NOTABLE_PCT, REASONS, HeldUp
+from dsprof.ground.arrow import rows_kept, total
 from dsprof.measures.causes import (
     ALLOCATION,
     CAUSES,
@@ -27,6 +28,7 @@ from dsprof.measures.causes import (
     SHARED,
     SYNC,
 )  # fmt: skip
+from dsprof.records import frozen
 
 if TYPE_CHECKING:
     from dsprof.answers.overhead import Cost
@@ -163,7 +165,7 @@ def judge(
     the stage is a mode of a serving engine's steps. `ranks`: how its ranks waited for each other, `link`: bytes a
     second that the link between them could move, if there is NVLink.
     """
-    kept = instances.filter(instances.column("steady"))
+    kept = rows_kept(instances, instances.column("steady"))
     wall, busy, kernels = (_total(kept, column) for column in ("wall_ns", "gpu_busy_ns", "kernels"))
     if not kernels or not wall:
         return None
@@ -224,9 +226,7 @@ def _count(rows: pa.Table) -> int:
 
 def _total(rows: pa.Table, column: str) -> int:
     """The sum of a column of integers; a missing value counts nothing."""
-    import pyarrow.compute as pc
-
-    return int(pc.sum(rows.column(column)).as_py() or 0)
+    return total(rows.column(column)) or 0
 
 
 class _Talk(NamedTuple):

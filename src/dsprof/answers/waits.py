@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Self
 
 import numpy as np
-from attrs import evolve, frozen
+from attrs import evolve
 
 from dsprof import arrays as at
 from dsprof.answers.collectives import YES, MatchedCollectives
@@ -22,6 +22,7 @@ from dsprof.arrays import NULL, Bools, Ints
 from dsprof.arrays.statistics import sum_by
 from dsprof.attribute.stages import StageRanges
 from dsprof.ground.student import quantile
+from dsprof.records import frozen
 from dsprof.rules.collectives import OPERATIONS
 from dsprof.trace import pid_of
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
-from attrs import frozen
 
 from dsprof import arrays as at
 from dsprof.arrays import Bools, Ints
@@ -18,6 +17,7 @@ from dsprof.arrays.statistics import Floats, distribution
 from dsprof.attribute.stages import StageRanges
 from dsprof.measures.by_name import CallsByStage
 from dsprof.measures.cold import FIRST_LAUNCHES, ColdCalls, FirstLaunches, Spent, spent_by
+from dsprof.records import frozen
 
 #: What took this much longer than the usual may be a warm-up, or an outlier.
 NOTABLE = 1.2

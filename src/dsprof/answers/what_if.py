@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import numpy as np
-from attrs import evolve, field, frozen
+from attrs import evolve, field
 
+from dsprof import arrays as at
 from dsprof.answers.replay import NEVER, Program, Replay, SampleReplay
 from dsprof.arrays import Bools, Ints
 from dsprof.attribute.ranges import RangeTree
@@ -17,6 +18,7 @@ from dsprof.errors import NotPredictable
 from dsprof.ground.patterns import first_found, near
 from dsprof.measures.recorded import COPIES, FREES, PAGEABLE, TO_DEVICE, TO_HOST, WAITS
 from dsprof.model.baseline import NodeTracing, node_tracing
+from dsprof.records import frozen
 from dsprof.rules.families import FamilyCodes
 from dsprof.rules.rules import Rules
 from dsprof.trace import Report, Selection, operation_names
@@ -135,7 +137,7 @@ def what_if(
     after = changed.run() if changes.words else replay.replayed
     found = [
         _prediction(staged.names[code], replay, after, code, said)
-        for code in np.unique(replay.stage[replay.steady]).tolist()
+        for code in at.distinct_in_any_order(replay.stage[replay.steady]).tolist()
     ]
     if not found:
         raise NotPredictable(
@@ -250,7 +252,7 @@ def _of_operations(replay: Replay, changes: Changes, known: _Known) -> np.ndarra
     kernels = np.flatnonzero(name >= 0)
     family = np.full(len(name), -1)
     family[kernels] = known.families.of(name[kernels])
-    there = {known.families.names[code]: code for code in np.unique(family[kernels]).tolist()}
+    there = {known.families.names[code]: code for code in at.distinct_in_any_order(family[kernels]).tolist()}
     for one, value in changes.families.items():
         if one not in there:
             raise NotPredictable(

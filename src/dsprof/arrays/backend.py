@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple, TypeVar
 
 from dsprof.errors import FastUnavailable
-from dsprof.ground.environment import without_threads
+from dsprof.ground.threads import without_threads
 
 #: Rows of a report, API calls and operations together, from which on compiled loops are worth it.
 WORTH_ROWS = 1 << 22

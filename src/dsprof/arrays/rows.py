@@ -42,9 +42,12 @@ def distinct(values: Ints) -> Ints:
     return distinct_in_any_order(np.concatenate([found, rest]))
 
 
-def distinct_in_any_order(values: Ints) -> Ints:
-    """The sorted distinct values of a column without long runs; several times faster than `np.unique`."""
-    values = np.sort(values, kind="stable")
+def distinct_in_any_order(*columns: Ints) -> Ints:
+    """The sorted distinct values of columns without long runs.
+
+    Several times faster than `np.unique` and `np.union1d`, which moreover load all of `numpy.ma` to ask a question.
+    """
+    values = np.sort(np.concatenate(columns), kind="stable")
     found: Ints = values[np.append(True, values[1:] != values[:-1])[: len(values)]]
     return found
 

@@ -16,11 +16,11 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from attrs import frozen
 
 from dsprof import arrays as at
 from dsprof.arrays import NULL, Bools, Ints
 from dsprof.attribute.ranges import RangeTree
+from dsprof.records import frozen
 from dsprof.rules.engines import NONE, PLAIN, all_engines
 from dsprof.rules.engines._engine import Engine, Form, Step, guess, in_order
 from dsprof.words import DECODE, PREFILL

@@ -240,7 +240,7 @@ class StageRanges:
     @cached_property
     def with_steps(self) -> Ints:
         """Those of `rows` that have steps."""
-        return self.rows[np.isin(self.rows, self.of_step)]
+        return self.rows[self.step_count > 0]
 
     @cached_property
     def step_number(self) -> Ints:

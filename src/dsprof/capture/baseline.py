@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal, TextIO
 
-from attrs import evolve, field, frozen
+from attrs import evolve, field
 
 from dsprof.capture.options import ProfileOptions, asked, known_options, knows
 from dsprof.capture.profile import PARTIAL, Ending, Profile, ending_of, profile, signal_name, signals_interrupt
@@ -27,6 +27,7 @@ from dsprof.ground.leftovers import own_folder
 from dsprof.model.baseline import Baseline, GraphReplays, HostTimes, PlainRun
 from dsprof.nsys.reader import Progress
 from dsprof.nsys.replays import GraphReplay, replays_of
+from dsprof.records import frozen
 from dsprof.workloads.job import OUTCOME, RequestRecord, read_outcome
 
 Kind = Literal["plain", "graph"]

@@ -16,13 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from attrs import frozen
-
 from dsprof.errors import DsprofError, ExportFailed
 from dsprof.ground.versions import installed
 from dsprof.nsys.command import Outcome, export, find_nsys, nsys_version, run_nsys
 from dsprof.nsys.inputs import Input
 from dsprof.nsys.reader import read
+from dsprof.records import frozen
 from dsprof.trace import Trace
 from dsprof.words import DECODE, DOMAIN, PREFILL
 

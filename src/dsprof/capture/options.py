@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from attrs import field, frozen
+from attrs import field
 
 from dsprof.errors import CaptureRefused
 from dsprof.nsys.command import run_nsys
+from dsprof.records import frozen
 
 #: Options that an nsys too old to know them can do without.
 _OPTIONAL = ("--sample", "--cpuctxsw", "--cuda-graph-trace", "--wait")

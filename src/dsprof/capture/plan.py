@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from attrs import evolve, field, frozen
+from attrs import evolve, field
 
 from dsprof.capture.launchers import (
     Add,
@@ -31,6 +31,7 @@ from dsprof.capture.launchers import (
 )
 from dsprof.capture.options import ProfileOptions, asked
 from dsprof.errors import CaptureRefused
+from dsprof.records import frozen
 
 #: Options of nsys that choose a part of the run: who gives one wants no window of ours.
 _WINDOWS = ("--capture-range", "--duration", "--delay", "--duration-frames", "--start-frame-index", "-y", "-Y")

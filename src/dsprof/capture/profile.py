@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal, TextIO
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from dsprof.capture.options import ProfileOptions, asked, given
 from dsprof.capture.watching import FULL, LOG, RANGE, Run, numbers_of, report_files
@@ -30,6 +30,7 @@ from dsprof.nsys.command import NO_AGENT, export
 from dsprof.nsys.inputs import Input
 from dsprof.nsys.locate import export_into_cache
 from dsprof.nsys.side_by_side import jobs_for
+from dsprof.records import frozen
 
 Ending = Literal["finished", "failed", "signalled", "interrupted", "time-limit", "ended", "stopped", "unknown"]
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import cattrs
-from attrs import field, frozen
+from attrs import field
 
 from dsprof.errors import ImageUnusable, OutputRefused, ReportMissing
 from dsprof.ground.documents import parse_json
 from dsprof.model.baseline import Baseline
 from dsprof.model.launched import ProcessRank
 from dsprof.nsys.inputs import sha256_of
+from dsprof.records import frozen
 from dsprof.trace import Gpu
 from dsprof.workloads.job import RequestRecord, Served
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
-from attrs import evolve, field, frozen
+from attrs import evolve, field
 
 from dsprof.capture.folder import UNFINISHED, checked_name, finished, forget_empty, name_of, stamped_folder
 from dsprof.capture.record import Turn
@@ -39,6 +39,7 @@ from dsprof.capture.session import (
 )
 from dsprof.errors import DsprofError, NoSpace
 from dsprof.nsys.reader import Progress
+from dsprof.records import frozen
 from dsprof.workloads.job import Job
 
 #: What sides are called that were given no names: two, and one alone.

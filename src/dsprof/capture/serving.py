@@ -17,13 +17,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-from attrs import frozen
-
 from dsprof.capture.loopback import answers, is_taken, is_url, post
 from dsprof.capture.options import ProfileOptions, environment_of
 from dsprof.capture.watching import LOG, Asked, Run
 from dsprof.errors import CaptureRefused, ServerFailed
 from dsprof.nsys.processes import is_alive
+from dsprof.records import frozen
 
 _TICK_S = 0.1
 #: Seconds between two questions whether it is ready, for the server to end by itself, and for nsys to begin.

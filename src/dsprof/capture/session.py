@@ -27,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from attrs import evolve, field, frozen
+from attrs import evolve, field
 
 from dsprof import errors
 from dsprof.capture.baseline import Again, CommandIn, Kind, check_baselines, compare
@@ -60,6 +60,7 @@ from dsprof.nsys.command import find_nsys, nsys_version
 from dsprof.nsys.locate import locate
 from dsprof.nsys.probe import Probe, probe
 from dsprof.nsys.reader import Progress, nothing_recorded
+from dsprof.records import frozen
 from dsprof.show.safe import for_terminal
 from dsprof.words import DOMAIN
 from dsprof.workloads.job import JOB, OUTCOME, Job, Outcome, read_outcome, write_json

@@ -10,11 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-from attrs import field, frozen
+from attrs import field
 
 from dsprof.capture.options import ProfileOptions, arguments_of, escape, known_options, server_arguments
 from dsprof.capture.serving import ServerRun, Serving, check_free
 from dsprof.capture.watching import RANK, Run
+from dsprof.records import frozen
 
 Progress = Callable[[str], None]
 #: What the file of a rank ends with, that `rank.py` leaves beside the reports.

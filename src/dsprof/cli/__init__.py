@@ -1,6 +1,6 @@
 """The command line, and the one place that catches `DsprofError`.
 
-Heavy modules are imported inside the commands, so that ``dsprof --help`` answers at once.
+Only the command that is asked for is loaded, and heavy modules within it, so that ``dsprof --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -11,34 +11,22 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from typing import Any, NoReturn
 
 import typer
 
-from dsprof.cli import analyze, report, table, whatif, diff, timeline  # isort: skip  (as --help lists them)
-from dsprof.cli import tables, capture, doctor, scrub, workloads, completion  # isort: skip
 from dsprof.cli import completing
-from dsprof.cli.options import app, say
+from dsprof.cli.options import app as _app
+from dsprof.cli.options import say
 from dsprof.errors import DsprofError, OutputRefused
 
-__all__ = [
-    "analyze",
-    "app",
-    "capture",
-    "completion",
-    "diff",
-    "doctor",
-    "main",
-    "report",
-    "scrub",
-    "table",
-    "tables",
-    "timeline",
-    "whatif",
-    "workloads",
-]
-
-
+#: Each command, as --help lists them, and the module here that adds it to the application.
+COMMANDS = {
+    "analyze": "analyze", "report": "report", "table": "table", "whatif": "whatif", "diff": "diff", "baseline": "diff",
+    "timeline": "timeline", "tables": "tables", "capture": "capture", "doctor": "doctor", "scrub": "scrub",
+    "workloads": "workloads", "completion": "completion",
+}  # fmt: skip
 #: The exit code of a program whose output nobody reads any more (SIGPIPE).
 _NOBODY_READS = 141
 #: What the parser raises for a wrong option; its class moved between versions of Typer.
@@ -51,7 +39,7 @@ def main() -> None:
     completing.prepare()
     arguments, command = _split(sys.argv[1:])
     try:
-        code = app(args=arguments, obj=command, standalone_mode=False)
+        code = application(completing.words() or arguments)(args=arguments, obj=command, standalone_mode=False)
         sys.stdout.flush()
         raise SystemExit(code or 0)
     except DsprofError as error:
@@ -72,6 +60,22 @@ def main() -> None:
         with suppress(OSError):  # what is left in the buffer cannot be written either
             sys.stdout.close()
         _fail(OutputRefused(f"The output cannot be written ({error.strerror}).", "See whether the disk is full."))
+
+
+def application(words: list[str]) -> typer.Typer:
+    """The application with the command that these words call; with all commands where they call none that is known."""
+    first = words[0] if words else ""
+    asked = [] if first == "--version" else [COMMANDS[first]] if first in COMMANDS else list(COMMANDS.values())
+    for module in asked:
+        import_module(f"{__name__}.{module}")
+    return _app
+
+
+def __getattr__(name: str) -> Any:
+    """`app`: the application with all commands (PEP 562)."""
+    if name == "app":
+        return application([])
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _prepare_streams() -> None:
@@ -108,7 +112,9 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     Of a comparison ``--`` stands between the sides, and options may come after it, too.
     """
     if arguments[:1] == ["diff"]:
-        return [diff.BETWEEN if word == "--" else word for word in arguments], []
+        from dsprof.cli.diff import BETWEEN
+
+        return [BETWEEN if word == "--" else word for word in arguments], []
     if arguments[:1] != ["capture"]:
         return arguments, []
     at = arguments.index("--") if "--" in arguments else len(arguments)
@@ -117,12 +123,14 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def _with_kinds(words: list[str]) -> list[str]:
     """Words in which each ``--baseline`` has its kind: the parser knows no option whose value may be left out."""
+    from dsprof.cli.capture import BaselineOption
+
     after = [*words[1:], ""]
     alone = (
-        word == "--baseline" and follows not in tuple(capture.BaselineOption)
+        word == "--baseline" and follows not in tuple(BaselineOption)
         for word, follows in zip(words, after, strict=True)
     )
-    return [f"{word}={capture.BaselineOption.PLAIN}" if left else word for word, left in zip(words, alone, strict=True)]
+    return [f"{word}={BaselineOption.PLAIN}" if left else word for word, left in zip(words, alone, strict=True)]
 
 
 def _fail(error: DsprofError) -> NoReturn:

@@ -26,6 +26,7 @@ from dsprof.cli.options import (
 from dsprof.cli.progress import Progress
 
 if TYPE_CHECKING:
+    from dsprof.analysis.analyze import Analysis
     from dsprof.analysis.many import ManyAnalysis
     from dsprof.analysis.options import AnalysisOptions
     from dsprof.show.reports import ReportsSummary
@@ -102,9 +103,7 @@ def analyze(
         return
     with Progress() as progress:
         analysis = analyzed(files[0], options, progress)
-        folder = analysis.write(out, progress)
-        summary = analysis.summary(top)
-    show(summary, format_, folder)
+    summary = show_and_write(analysis, out, top, format_)
     codes = [found.strict_exit for found in summary.findings if found.strict_exit]
     if strict and codes:
         raise typer.Exit(min(codes))
@@ -155,26 +154,49 @@ def analyze_several(
 
 
 def _show_several(summary: ReportsSummary, format_: SummaryFormat, many: ManyAnalysis) -> None:
-    from dsprof.show import plain, terminal
-
     if format_ is SummaryFormat.RICH:
-        terminal.print_reports(summary, terminal.console())
+        from dsprof.show.terminal import console, print_reports
+
+        print_reports(summary, console())
         say(f"Tables: {many.folder / 'tables'}")
-    elif format_ is SummaryFormat.MARKDOWN:
+        return
+    from dsprof.show import plain
+
+    if format_ is SummaryFormat.MARKDOWN:
         typer.echo(plain.reports_markdown(summary))
     else:
         sys.stdout.writelines(plain.reports_json(summary))
         typer.echo()
 
 
-def show(summary: Summary, format_: SummaryFormat, folder: Path) -> None:
-    """Print a summary, and where its tables are; what to know of the data also goes to stderr beside a document."""
-    from dsprof.show import plain, terminal
+def show_and_write(analysis: Analysis, out: Path | None, top: int, format_: SummaryFormat) -> Summary:
+    """Print the summary, write the tables and say where they are.
 
+    What is in memory is shown before it is written; the parts of a large report are gone through for both at once.
+    """
+    with Progress() as progress:
+        folder = None if analysis.in_memory else analysis.write(out, progress)
+        summary = analysis.summary(top)
+    try:
+        _show(summary, format_)
+        sys.stdout.flush()
+    finally:  # also where nobody reads to the end, as in ``| head``
+        with Progress() as progress:
+            folder = folder or analysis.write(out, progress)
     if format_ is SummaryFormat.RICH:
-        terminal.print_summary(summary, terminal.console())
         say(f"Tables: {folder}")
+    return summary
+
+
+def _show(summary: Summary, format_: SummaryFormat) -> None:
+    """Print a summary; what to know of the data also goes to stderr beside a document."""
+    if format_ is SummaryFormat.RICH:
+        from dsprof.show.terminal import console, print_summary
+
+        print_summary(summary, console())
         return
+    from dsprof.show import plain
+
     if format_ is SummaryFormat.MARKDOWN:
         typer.echo(plain.summary_markdown(summary))
     else:

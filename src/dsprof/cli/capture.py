@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from attrs import evolve, fields, frozen
+from attrs import evolve, fields
 
-from dsprof.cli.analyze import Several, SummaryFormat, Top, analyze_several, show
+from dsprof.cli.analyze import Several, SummaryFormat, Top, analyze_several, show_and_write
 from dsprof.cli.options import AnalysisFlags, analyzed, app, load_numpy, pattern, say, with_flags
 from dsprof.cli.progress import Progress
 from dsprof.cli.runs import RunFlags, end_runs, tell_runs
 from dsprof.errors import BaselineFailed, DsprofError
+from dsprof.records import frozen
 
 if TYPE_CHECKING:
     from dsprof.analysis.options import AnalysisOptions
@@ -356,9 +357,7 @@ def _summarize(export: Path, options: AnalysisOptions, top: int) -> None:
     """Tables and summary of a report of a capture."""
     with Progress() as progress:
         found = analyzed(export, options, progress)
-        folder = found.write(progress=progress)
-        summary = found.summary(top)
-    show(summary, SummaryFormat.RICH, folder)
+    show_and_write(found, None, top, SummaryFormat.RICH)
 
 
 def _write_exports(done: Capture) -> None:

@@ -57,6 +57,13 @@ def prepare() -> None:
         completion_init()
 
 
+def words() -> list[str]:
+    """The words that a shell has before the one that it asks for; none where no shell asks."""
+    line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS", "")
+    found = line.split()[1:] if VARIABLE in os.environ else []
+    return found[:-1] if line[-1:].strip() else found
+
+
 # -- what words may be ---------------------------------------------------------------------------------------
 
 

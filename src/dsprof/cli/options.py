@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import attrs
 import typer
-from attrs import frozen
 
 from dsprof.cli import completing
+from dsprof.records import frozen
 from dsprof.words import NO_STAGE
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ def say(text: str, err: bool = False) -> None:
 
 def load_numpy() -> None:
     """Load numpy without the threads of its linear algebra."""
-    from dsprof.ground.environment import without_threads
+    from dsprof.ground.threads import without_threads
 
     with without_threads():
         import numpy  # noqa: F401

@@ -6,10 +6,10 @@ import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from attrs import frozen
 
 from dsprof.cli.options import listed, say
 from dsprof.errors import BaselineFailed, RunsFailed
+from dsprof.records import frozen
 
 if TYPE_CHECKING:
     from dsprof.capture.runs import Runs, Unfinished

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from attrs import asdict, frozen
+from attrs import asdict
 
 from dsprof.cli import completing
 from dsprof.cli.options import (
@@ -26,6 +26,7 @@ from dsprof.cli.options import (
     with_flags,
 )
 from dsprof.cli.progress import Progress
+from dsprof.records import frozen
 
 if TYPE_CHECKING:
     from dsprof.analysis.analyze import Analysis

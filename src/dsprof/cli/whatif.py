@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from attrs import asdict, frozen
+from attrs import asdict
 
 from dsprof.cli.analyze import SummaryFormat
 from dsprof.cli.options import (
@@ -22,6 +22,7 @@ from dsprof.cli.options import (
     with_flags,
 )
 from dsprof.cli.progress import Progress
+from dsprof.records import frozen
 
 if TYPE_CHECKING:
     from dsprof.analysis.options import AnalysisOptions

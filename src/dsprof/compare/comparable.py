@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from attrs import evolve, frozen
+from attrs import evolve
 
 from dsprof.arrays import NULL
 from dsprof.compare.recordings import About
 from dsprof.compare.units import INSTANCE, STEP, Run, Sides, Units
 from dsprof.ground.columns import integers
+from dsprof.records import frozen
 from dsprof.words import DECODE, PREFILL
 
 REFUSE, WARN, NOTE = "refuse", "warn", "note"

@@ -6,9 +6,8 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-from attrs import frozen
-
 from dsprof.compare.statistics import RUN_NOISE, Change, percent_of, runs_to_see, widened
+from dsprof.records import frozen
 
 #: What a gate can be on: by statistics, or exactly, as counts are.
 MEASURED = {"gpu_busy": "gpu_busy_ns", "wall": "wall_ns"}

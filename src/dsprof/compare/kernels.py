@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
-from attrs import frozen
 
 from dsprof.arrays import Ints
 from dsprof.arrays.statistics import Floats
 from dsprof.compare.statistics import LEVEL, RUN_NOISE, Change, change, widened
 from dsprof.compare.units import Sides, Units
+from dsprof.records import frozen
 
 SAME, RENAMED, REPLACED, ADDED, REMOVED = "same", "renamed", "replaced", "added", "removed"
 SLOWER, FASTER = "slower", "faster"

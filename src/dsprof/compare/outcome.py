@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-from attrs import frozen
 
 from dsprof.arrays import NULL
 from dsprof.compare.comparable import NOTE, REFUSE, Reason, reasons, stage_reasons
@@ -28,6 +27,7 @@ from dsprof.compare.units import Run, Sides, Units, matched, units_of
 from dsprof.compare.waterfall import Part, waterfall
 from dsprof.ground.columns import integers, texts
 from dsprof.measures.causes import CAUSES
+from dsprof.records import frozen
 from dsprof.words import NO_MODULE
 
 SCHEMA = "dsprof.diff/1"

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from attrs import field, frozen
+from attrs import field
 
 from dsprof import arrays as at
 from dsprof.arrays import NULL, Ints
 from dsprof.facts import Facts
 from dsprof.ground.columns import integers, texts
+from dsprof.records import frozen
 from dsprof.tables._table import CodedText, Table, integer, name
 from dsprof.words import NO_STAGE
 

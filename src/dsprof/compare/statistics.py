@@ -11,10 +11,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from attrs import evolve, frozen
+from attrs import evolve
 
 from dsprof.arrays.statistics import Floats
 from dsprof.ground.student import quantile
+from dsprof.records import frozen
 
 #: An interval holds the change so often; a change that would be seen is one that is seen so often.
 LEVEL, SEEN = 0.95, 0.8

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-from attrs import evolve, field, frozen
+from attrs import evolve, field
 
 from dsprof import arrays as at
 from dsprof.arrays import NULL, Ints
 from dsprof.arrays.statistics import Floats
 from dsprof.compare.recordings import OPERATIONS, SEQUENCE, About, Recording
 from dsprof.ground.columns import integers, texts, truths
+from dsprof.records import frozen
 from dsprof.words import NO_STAGE
 
 #: Steps of an engine belong to no request of their own: so many equal stretches of a run stand for these, at most, each

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from attrs import frozen
 
 from dsprof.compare import units
 from dsprof.compare.recordings import COPIES, SETS
 from dsprof.compare.units import Sides, Units
 from dsprof.measures.causes import CAUSES
+from dsprof.records import frozen
 from dsprof.rules.collectives import COMMUNICATION
 
 BUSY, IDLE = "busy", "idle"

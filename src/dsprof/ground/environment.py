@@ -9,11 +9,10 @@ prefix alone, nor kept for it: ``NVIDIA_VISIBLE_DEVICES`` stays, ``NVIDIA_API_KE
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
+from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -59,7 +58,7 @@ def certain_places_in(text: str) -> list[tuple[int, int]]:
     """Those of `places_in` that are known by their own form or the URL around them, and not by a name before them."""
     if not _MAY_BE.search(text):
         return []
-    return [span for pattern in _SECRET_FORMS for span in _spans(pattern, text)]
+    return [span for pattern in _secret_forms() for span in _spans(pattern, text)]
 
 
 def _spans(pattern: re.Pattern[str], text: str) -> list[tuple[int, int]]:
@@ -152,43 +151,27 @@ _NAMED_FORM = re.compile(
 #: Each of the forms below has one of these in it, and most texts have none.
 _MAY_BE = re.compile(r"://|[?&]|-----|[\w+/=.~-]{14}|(?i:basic|bearer) ")
 #: Forms of a value that are secret under any name; the last group is the secret itself.
-_SECRET_FORMS = tuple(
-    re.compile(form)
-    for form in (
-        r"\b[A-Za-z][A-Za-z0-9+.-]{0,31}://[^\s/@:?#]*:([^\s/]+)@",  # a password in a URL
-        r"\b[A-Za-z][A-Za-z0-9+.-]{0,31}://([^\s/@:?#]{16,})@",  # a key in its place
-        r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]+",
-        r"\beyJ[\w-]{8,1024}\.[\w-]{8,}\.[\w-]*",  # JSON web tokens
-        r"(?i:\b(?:basic|bearer)) +([\w+/=.~-]{8,})",
-        r"[?&](?:sig|X-Amz-Signature|X-Goog-Signature)=([\w%+/=-]{16,})",
-        r"[?&](?:key|auth|code|signature)=([\w%+/=.~-]{8,})",
-        r"\bhooks\.slack\.com/services/([\w/]{16,})",
-        r"\bhf_[A-Za-z0-9]{16,}",
-        r"\bgh[opsur]_[A-Za-z0-9]{16,}|\bgithub_pat_\w{16,}|\bglpat-[\w-]{16,}",
-        r"\bsk-[\w-]{16,}|\b[rs]k_(?:live|test)_\w{10,}|\bwhsec_\w{16,}",
-        r"\b(?:AKIA|ASIA)[0-9A-Z]{12,}\b",
-        r"\bAIza[\w-]{30,}|\bya29\.[\w-]{16,}|\bGOCSPX-[\w-]{16,}",
-        r"\bxox[abeoprs]-[\w-]{10,}|\bxapp-[\w-]{10,}",
-        r"\bnvapi-[\w-]{16,}|\bgsk_[A-Za-z0-9]{16,}|\br8_[A-Za-z0-9]{16,}|\bpplx-[A-Za-z0-9]{16,}|\bxai-[A-Za-z0-9]{16,}",
-        r"\bnpm_[A-Za-z0-9]{30,}|\bpypi-[\w-]{30,}|\bdckr_pat_[\w-]{16,}|\btskey-[\w-]{16,}|\bdop_v1_[a-f0-9]{32,}",
-        r"\bSG\.[\w-]{16,}\.[\w-]{16,}",
-    )
+_SECRET_FORMS = (
+    r"\b[A-Za-z][A-Za-z0-9+.-]{0,31}://[^\s/@:?#]*:([^\s/]+)@",  # a password in a URL
+    r"\b[A-Za-z][A-Za-z0-9+.-]{0,31}://([^\s/@:?#]{16,})@",  # a key in its place
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]+",
+    r"\beyJ[\w-]{8,1024}\.[\w-]{8,}\.[\w-]*",  # JSON web tokens
+    r"(?i:\b(?:basic|bearer)) +([\w+/=.~-]{8,})",
+    r"[?&](?:sig|X-Amz-Signature|X-Goog-Signature)=([\w%+/=-]{16,})",
+    r"[?&](?:key|auth|code|signature)=([\w%+/=.~-]{8,})",
+    r"\bhooks\.slack\.com/services/([\w/]{16,})",
+    r"\bhf_[A-Za-z0-9]{16,}",
+    r"\bgh[opsur]_[A-Za-z0-9]{16,}|\bgithub_pat_\w{16,}|\bglpat-[\w-]{16,}",
+    r"\bsk-[\w-]{16,}|\b[rs]k_(?:live|test)_\w{10,}|\bwhsec_\w{16,}",
+    r"\b(?:AKIA|ASIA)[0-9A-Z]{12,}\b",
+    r"\bAIza[\w-]{30,}|\bya29\.[\w-]{16,}|\bGOCSPX-[\w-]{16,}",
+    r"\bxox[abeoprs]-[\w-]{10,}|\bxapp-[\w-]{10,}",
+    r"\bnvapi-[\w-]{16,}|\bgsk_[A-Za-z0-9]{16,}|\br8_[A-Za-z0-9]{16,}|\bpplx-[A-Za-z0-9]{16,}|\bxai-[A-Za-z0-9]{16,}",
+    r"\bnpm_[A-Za-z0-9]{30,}|\bpypi-[\w-]{30,}|\bdckr_pat_[\w-]{16,}|\btskey-[\w-]{16,}|\bdop_v1_[a-f0-9]{32,}",
+    r"\bSG\.[\w-]{16,}\.[\w-]{16,}",
 )
 
 
-@contextmanager
-def without_threads() -> Iterator[None]:
-    """Load libraries within, and no linear algebra among them starts threads.
-
-    OpenBLAS starts one for each processor when it is loaded: two seconds of CPU time on 16 of them, for nothing, as
-    no matrix is multiplied here. The variable is taken back, so that no profiled program inherits it.
-    """
-    name = "OPENBLAS_NUM_THREADS"
-    ours = name not in os.environ
-    if ours:
-        os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if ours:
-            del os.environ[name]
+@cache
+def _secret_forms() -> tuple[re.Pattern[str], ...]:
+    return tuple(map(re.compile, _SECRET_FORMS))

@@ -19,7 +19,6 @@ from __future__ import annotations
 from typing import Self
 
 import numpy as np
-from attrs import frozen
 
 from dsprof import arrays as at
 from dsprof.arrays import Ints
@@ -28,6 +27,7 @@ from dsprof.attribute.launches import Launches
 from dsprof.facts import Measure
 from dsprof.measures.causes import CAUSES
 from dsprof.measures.totals import StageTotals, StepTotals, absorb_columns, add_columns
+from dsprof.records import frozen
 from dsprof.trace import process_of
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Self
 
 import numpy as np
-from attrs import evolve, frozen
+from attrs import evolve
 
 from dsprof.arrays import Ints
 from dsprof.arrays.statistics import Distribution, Sums, add_distributions, distribution
 from dsprof.attribute.launches import Launches
 from dsprof.facts import Measure
 from dsprof.measures.host_time import HostPieces, both, spent_in_all, windows_of
+from dsprof.records import frozen
 
 Words = tuple[str, ...]
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from attrs import frozen
-
+from dsprof.records import frozen
 from dsprof.trace import SYNCHRONIZING
 
 #: What the first screen calls a stage whose GPU waited for such causes.

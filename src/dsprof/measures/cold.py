@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple, Self
 
 import numpy as np
-from attrs import astuple, frozen
+from attrs import astuple
 
 from dsprof import arrays as at
 from dsprof.arrays import Ints
@@ -18,6 +18,7 @@ from dsprof.attribute.launches import Launches
 from dsprof.facts import Measure
 from dsprof.measures.causes import CAUSES
 from dsprof.measures.totals import absorb_columns
+from dsprof.records import frozen
 
 #: Calls that are made once as a rule, as their names begin, by what they do.
 ONCE = {

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Self
 
 import numpy as np
-from attrs import evolve, frozen
+from attrs import evolve
 
 from dsprof.arrays import NULL, Bools, Ints, used_codes
 from dsprof.attribute.launches import Launches
 from dsprof.attribute.nccl import NcclRanges
 from dsprof.facts import Measure
 from dsprof.measures.by_name import Words, united
+from dsprof.records import frozen
 from dsprof.rules.collectives import COMMUNICATION
 from dsprof.rules.families import FamilyCodes
 

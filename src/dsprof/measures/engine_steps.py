@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Self
 
 import numpy as np
-from attrs import fields, frozen
+from attrs import fields
 
 from dsprof.arrays import NULL, Ints
 from dsprof.arrays.statistics import count_by, sum_by
 from dsprof.attribute.launches import Launches
 from dsprof.facts import Measure
 from dsprof.measures.totals import absorb_columns, add_columns
+from dsprof.records import frozen
 
 
 @frozen(eq=False)

@@ -12,13 +12,14 @@ from __future__ import annotations
 from typing import NamedTuple, Self
 
 import numpy as np
-from attrs import evolve, frozen
+from attrs import evolve
 
 from dsprof import arrays as at
 from dsprof.arrays import Bools, Ints
 from dsprof.arrays.statistics import Sums, sums
 from dsprof.attribute.launches import Launches
 from dsprof.facts import Measure
+from dsprof.records import frozen
 from dsprof.rules.names import api_name
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Self
 
 import numpy as np
-from attrs import frozen
 
 from dsprof.arrays import NULL, Ints
 from dsprof.arrays.statistics import Sums, sums
 from dsprof.attribute.launches import Launches
 from dsprof.attribute.modules import ModuleRanges
 from dsprof.facts import Measure
+from dsprof.records import frozen
 
 
 @frozen(eq=False)

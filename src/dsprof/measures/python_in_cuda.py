@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Self
 
 import numpy as np
-from attrs import frozen
 
 from dsprof import arrays as at
 from dsprof.arrays import Bools
 from dsprof.attribute.launches import Launches
 from dsprof.facts import Measure
+from dsprof.records import frozen
 from dsprof.trace import PythonSamples, pid_of
 
 #: Python's number of a process's main thread.

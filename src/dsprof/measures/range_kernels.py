@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from attrs import frozen
 
 from dsprof import arrays as at
 from dsprof.arrays import NULL, Bools, Ints
@@ -14,6 +13,7 @@ from dsprof.arrays.statistics import Distribution, Groups, Sums, add_distributio
 from dsprof.attribute.launches import Launches, Scope
 from dsprof.attribute.ranges import RangeTree
 from dsprof.facts import Measure
+from dsprof.records import frozen
 
 #: Where ranges nest deeper, kernels are looked for in a tree; more of one name that overlap are counted together.
 _DEEP, _CROWD = 32, 32
@@ -88,9 +88,9 @@ class RangeKernels(Measure):
             add_distributions(self.durations, theirs),
             both(self.exclusive, other.exclusive),
             both(self.launching, other.launching),
-            np.union1d(self.across, other.across),
+            at.distinct_in_any_order(self.across, other.across),
             np.unique(np.concatenate([self.moments, other.moments]), axis=0),
-            np.union1d(self.cuts, other.cuts),
+            at.distinct_in_any_order(self.cuts, other.cuts),
             {**self.outside, **outside},
         )
 
@@ -114,7 +114,7 @@ def _launches(launches: Launches, covers: list[_Cover], name: Ints, names: int) 
         keys.append(key)
         counts.append(count)
     key, count = np.concatenate(keys), np.concatenate(counts)
-    return {"launching": sums(key, count, count), "across": np.unique(pairs[edge])}
+    return {"launching": sums(key, count, count), "across": at.distinct_in_any_order(pairs[edge])}
 
 
 def _reaches_over(launches: Launches, rows: Ints) -> Bools:
@@ -201,7 +201,7 @@ def _together(found: list[tuple[_Paths, Ints]]) -> tuple[_Paths, Ints]:
     """The paths of kernels that are in ranges of their thread, and in others of their process."""
     heads, number = at.group_rows(*(of_kernel for _, of_kernel in found))
     sets = [
-        np.unique(np.concatenate([paths.of(of_kernel[head]) for paths, of_kernel in found])) for head in heads.tolist()
+        at.distinct_in_any_order(*(paths.of(of_kernel[head]) for paths, of_kernel in found)) for head in heads.tolist()
     ]
     size = np.array([len(one) for one in sets], np.int64)
     path = np.where(size > 0, np.arange(len(sets)), -1)[number] if len(sets) else number

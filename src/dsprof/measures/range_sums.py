@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Self
 
 import numpy as np
-from attrs import frozen
 
 from dsprof import arrays as at
 from dsprof.arrays import NULL, Ints
 from dsprof.attribute.launches import Launches, Scope
 from dsprof.facts import Measure
 from dsprof.measures.totals import add_columns
+from dsprof.records import frozen
 
 #: From the end of a range so many calls are looked at one by one: more than one hardly ever end after it.
 _CALLS_BACK = 16

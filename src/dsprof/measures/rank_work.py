@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import NamedTuple, Self
 
 import numpy as np
-from attrs import evolve, frozen
+from attrs import evolve
 
 from dsprof import arrays as at
 from dsprof.arrays import Bools, Ints
@@ -24,6 +24,7 @@ from dsprof.facts import Measure
 from dsprof.measures.by_name import Words, united
 from dsprof.measures.collectives import communicates
 from dsprof.measures.totals import StageTotals, add_columns, step_of_call
+from dsprof.records import frozen
 from dsprof.rules.families import FamilyCodes
 
 

@@ -17,7 +17,6 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from attrs import frozen
 
 from dsprof import arrays as at
 from dsprof.arrays import NULL, Bools, Ints
@@ -25,6 +24,7 @@ from dsprof.attribute.launches import Launches
 from dsprof.attribute.ranges import RangeTree
 from dsprof.attribute.stages import StageRanges
 from dsprof.facts import Measure
+from dsprof.records import frozen
 from dsprof.trace import GRAPH_LAUNCHES, SYNCHRONIZING
 
 T = TypeVar("T", "RecordedCalls", "RecordedOps")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
-from attrs import field, fields, frozen
+from attrs import field, fields
 
 from dsprof import arrays as at
 from dsprof.arrays import Ints
 from dsprof.attribute.launches import Launches
 from dsprof.attribute.ranges import VIA
 from dsprof.facts import Measure
+from dsprof.records import frozen
 from dsprof.trace import GRAPH_LAUNCHES, process_of
 
 

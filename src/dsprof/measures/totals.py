@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
-from attrs import fields, frozen
+from attrs import fields
 
 from dsprof import arrays as at
 from dsprof.arrays import NULL, Ints
 from dsprof.arrays.statistics import count_by, sum_by
 from dsprof.attribute.launches import Launches
 from dsprof.facts import Measure
+from dsprof.records import frozen
 from dsprof.trace import GRAPH_LAUNCHES
 
 
@@ -167,7 +168,7 @@ class StageDevices(Measure):
 
     def merge(self, other: Self) -> Self:
         """Both together."""
-        return type(self)(np.union1d(self.pairs, other.pairs))
+        return type(self)(at.distinct_in_any_order(self.pairs, other.pairs))
 
     @property
     def stage(self) -> Ints:

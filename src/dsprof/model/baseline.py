@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import fields, frozen
+from attrs import fields
+
+from dsprof.records import frozen
 
 #: No time (ns: 104 days) and no count is as large, and no sentence of a record longer.
 _MOST, _LONGEST_SENTENCE = 1 << 53, 300

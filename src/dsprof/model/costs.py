@@ -25,11 +25,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from attrs import evolve, frozen
+from attrs import evolve
 
 from dsprof.arrays import Ints
 from dsprof.arrays.statistics import Floats
 from dsprof.model.weights import NO_WEIGHTS, Matrix, Storage, UnknownModel, Weights
+from dsprof.records import frozen
 
 #: Beyond these no model is believed, and int64 would not hold its operations.
 _MOST_PARAMETERS, _MOST_LAYERS, _MOST_FLOPS = 4 * 10**12, 10_000, 2**62

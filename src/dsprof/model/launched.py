@@ -10,7 +10,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from attrs import field, frozen
+from attrs import field
+
+from dsprof.records import frozen
 
 #: Variables of a rank, and of their number (of SLURM, that of the step: a batch script has the job's and is no rank of
 #: it), the surest first: what is started within another launcher's rank has both, and torchrun's is the inner one.

@@ -18,8 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from attrs import frozen
-
+from dsprof.records import frozen
 from dsprof.trace import Gpu
 
 #: Operations of a multiprocessor in a cycle, dense, by compute capability and by what is multiplied.

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attrs import field, frozen
+from attrs import field
 
 from dsprof.errors import ConfigUnreadable
 from dsprof.ground.documents import parse_json, text_of
 from dsprof.model.costs import View
+from dsprof.records import frozen
 
 SCHEMA = "dsprof.model/1"
 _SESSION = "dsprof.session/"

@@ -12,10 +12,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
-from attrs import frozen
-
 from dsprof.errors import PatternTooSlow
 from dsprof.ground.patterns import first_found
+from dsprof.records import frozen
 
 #: Bytes of an element, by the names that a configuration gives to the types of weights.
 ITEM_BYTES = {

@@ -15,11 +15,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from attrs import frozen
-
 from dsprof.ground.command_lines import masked
 from dsprof.nsys import schema
 from dsprof.nsys.sought import Sought, variables_in
+from dsprof.records import frozen
 
 SYSTEM, CAPTURE, STREAMS = "TARGET_INFO_SYSTEM_ENV", "META_DATA_CAPTURE", "ProcessStreams"
 #: Tables of names and values that describe machine, capture and export.

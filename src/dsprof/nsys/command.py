@@ -14,8 +14,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from attrs import frozen
-
 from dsprof.errors import ExportFailed, NsysMissing, NsysTooOld, OutputRefused
 from dsprof.ground.leftovers import clear_leftovers, own_folder
 from dsprof.nsys.clean import clean
@@ -25,6 +23,7 @@ from dsprof.nsys.processes import end_all, guarded, tmpdir_of
 from dsprof.nsys.python_samples import holds_marks, store_samples
 from dsprof.nsys.schema import VERSION_TABLES
 from dsprof.nsys.sound import read_only, stated_size
+from dsprof.records import frozen
 
 #: The table that says of an export that dsprof made it.
 MARK = "DSPROF_EXPORT"

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attrs import astuple, frozen
+from attrs import astuple
 
 from dsprof.errors import ReportChanging, ReportMissing
+from dsprof.records import frozen
 
 #: Files up to this size are always hashed whole: it takes less than 50 ms.
 _WHOLE_BYTES = 64 << 20

@@ -28,10 +28,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from attrs import frozen
 
 from dsprof.arrays import NULL, Bools, Ints, backend
 from dsprof.nsys.sound import SQLITE, uri_of
+from dsprof.records import frozen
 
 Words = npt.NDArray[np.uint64]
 Bytes = npt.NDArray[np.uint8]

@@ -21,7 +21,6 @@ from typing import TypeVar
 
 import attrs
 import numpy as np
-from attrs import frozen
 
 from dsprof.arrays import NULL, Bools, Ints, distinct, group_rows, join_calls
 from dsprof.arrays.backend import Workers
@@ -40,6 +39,7 @@ from dsprof.nsys.selection import ALL, Wanted, choose
 from dsprof.nsys.sound import check
 from dsprof.nsys.strings import Names
 from dsprof.nsys.survey import Blocks, Ids, Survey, id_ranges, together
+from dsprof.records import frozen
 from dsprof.trace import Calls, Kernels, MemOps, Part, Ranges, Trace, no_nodes, process_of, rows_of
 from dsprof.words import CUDA_GRAPH
 

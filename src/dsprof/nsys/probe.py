@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from attrs import frozen
-
 from dsprof.nsys import schema
 from dsprof.nsys.about import driver_of, gpus_of
 from dsprof.nsys.export import Export
 from dsprof.nsys.inputs import Input
 from dsprof.nsys.rows import ranges_of
 from dsprof.nsys.strings import Names
+from dsprof.records import frozen
 from dsprof.trace import Gpu
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from attrs import frozen
-
 from dsprof.nsys import schema
 from dsprof.nsys.export import Export
+from dsprof.records import frozen
 
 #: Tables of operations that may be nodes of a graph.
 _NODES = (schema.KERNEL, schema.MEMCPY, schema.MEMSET)

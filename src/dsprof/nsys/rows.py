@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from dsprof.arrays import NULL, Bools, Ints, group_rows, join_calls
+from dsprof.arrays import NULL, Bools, Ints, distinct, group_rows, join_calls
 from dsprof.nsys import schema
 from dsprof.nsys.about import duration_of
 from dsprof.nsys.export import Columns, Export, condition, is_null, nulls
@@ -228,7 +228,7 @@ def overheads_of(export: Export) -> Overheads:
 
 def only_caller(threads: Ints) -> int | None:
     """The process of all API calls, where there is but one; `threads`: globalTid of calls, each at least once."""
-    callers = np.unique(process_of(threads))
+    callers = distinct(process_of(threads))
     return int(callers[0]) if len(callers) == 1 else None
 
 

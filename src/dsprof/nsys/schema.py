@@ -7,7 +7,7 @@ change is noted beside the column.
 
 from __future__ import annotations
 
-from attrs import frozen
+from dsprof.records import frozen
 
 KERNEL = "CUPTI_ACTIVITY_KIND_KERNEL"
 RUNTIME = "CUPTI_ACTIVITY_KIND_RUNTIME"

@@ -28,8 +28,6 @@ from enum import IntEnum
 from pathlib import Path
 from urllib.parse import quote
 
-from attrs import frozen
-
 from dsprof.errors import (
     NotAReport,
     NvprofDatabase,
@@ -55,6 +53,7 @@ from dsprof.nsys.clean import (
 from dsprof.nsys.export import Export
 from dsprof.nsys.sought import DISTINCTIVE, HOSTS, PATH, USERS, Sought, is_environment, variables_in
 from dsprof.nsys.sound import SQLITE, check_file, damaged, refuse_cut, refuse_unfinished, uri_of
+from dsprof.records import frozen
 
 
 @frozen

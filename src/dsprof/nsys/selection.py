@@ -18,13 +18,14 @@ from collections.abc import Iterable
 from fractions import Fraction
 
 import numpy as np
-from attrs import evolve, field, frozen
+from attrs import evolve, field
 
 from dsprof.arrays import NULL, Bools, Ints, join_calls
 from dsprof.errors import SelectionEmpty
 from dsprof.nsys import schema
 from dsprof.nsys.about import duration_of
 from dsprof.nsys.export import Columns, Export
+from dsprof.records import frozen
 from dsprof.trace import (
     CAPTURE_BEGIN,
     CAPTURE_END,

@@ -73,7 +73,7 @@ class Survey:
                 self._rows += len(blocks)
                 table.note(blocks, raw["start"], process, raw["correlationId"])
                 table.note_ids(blocks, process, raw["correlationId"], ~self.seen.has(process, raw["correlationId"]))
-        self.call_names, self.kernel_names = (np.unique(np.concatenate(found)) for found in (called, launched))
+        self.call_names, self.kernel_names = (distinct_in_any_order(*found) for found in (called, launched))
 
     def process(self, process: Ints) -> Ints:
         """The process of each operation; one that the file does not name is the only one that called."""
@@ -141,7 +141,7 @@ class _Load(NamedTuple):
         order = np.argsort(time, kind="stable")
         reach = np.cumsum(np.repeat(sizes, [len(one) for one in times])[order])
         at = np.searchsorted(reach, reach[-1] * np.arange(1, parts) / parts)
-        cuts = np.unique(time[order][at])
+        cuts = distinct_in_any_order(time[order][at])
         found: Ints = cuts[cuts > time.min()]
         return found
 
@@ -479,7 +479,7 @@ class _Pairs(NamedTuple):
     @staticmethod
     def of(process: Ints, ids: Ints) -> _Pairs:
         """Of two columns."""
-        few, many = np.unique(process), distinct_in_any_order(ids)
+        few, many = distinct(process), distinct_in_any_order(ids)
         keys = np.searchsorted(few, process) * len(many) + np.searchsorted(many, ids)
         return _Pairs(few, many, distinct_in_any_order(keys))
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from attrs import field, frozen
+from attrs import field
 
 from dsprof.page.html import Html, element, joined, short
+from dsprof.records import frozen
 from dsprof.rules.names import short_kernel_name
 from dsprof.show import units
 from dsprof.tables import all_tables

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 import pyarrow as pa
-from attrs import frozen
 
 from dsprof.page import colours
+from dsprof.records import frozen
 from dsprof.show.summary import Summary
 
 #: A column, how it is compared, and with which number.

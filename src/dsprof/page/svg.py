@@ -7,9 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from attrs import frozen
-
 from dsprof.page.html import Html, element
+from dsprof.records import frozen
 from dsprof.show import units
 
 #: The room of a plot in its own units, and what its axes take of it.

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attrs import frozen
-
 from dsprof.ground.patterns import first_found
+from dsprof.records import frozen
 from dsprof.rules.families import LOOKED_AT
 
 #: The family of all of them.

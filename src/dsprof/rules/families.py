@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from attrs import frozen
 
 from dsprof.errors import RulesUnreadable
 from dsprof.ground.documents import text_of
 from dsprof.ground.patterns import first_found
+from dsprof.records import frozen
 
 OTHER = "other"
 #: Rules are searched for in so many characters of a name: what a kernel does stands at its head, and templates behind.
@@ -205,7 +205,8 @@ def families_of(names: Sequence[str], rules: Sequence[Rule] = RULES) -> list[str
 def _usual_families(names: Sequence[str]) -> list[str]:
     """By the rules above; Arrow's search takes time in proportion to the names, whatever they are."""
     import pyarrow as pa
-    import pyarrow.compute as pc
+
+    from dsprof.ground.arrow import bits, fitting, rows_kept
 
     found = [OTHER] * len(names)
     encoded = [name.encode("utf-8", "surrogatepass") for name in names]
@@ -215,11 +216,11 @@ def _usual_families(names: Sequence[str]) -> list[str]:
     left = pa.Array.from_buffers(pa.large_binary(), len(encoded), buffers)
     places = np.arange(len(names))
     for rule in RULES:
-        fits = pc.match_substring_regex(left, rule.pattern)
-        if len(rows := np.from_dlpack(pc.indices_nonzero(fits)).astype(np.int64)):
-            for place in places[rows].tolist():
+        fits = fitting(left, rule.pattern)
+        if fits.any():
+            for place in places[fits].tolist():
                 found[place] = rule.family
-            places, left = np.delete(places, rows), left.filter(pc.invert(fits))
+            places, left = places[~fits], rows_kept(left, bits(~fits))
     return found
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Literal
 
-from attrs import field, frozen
+from attrs import field
 
+from dsprof.records import frozen
 from dsprof.rules.families import RULES, Rule
 from dsprof.words import STAGES, STEP
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from attrs import evolve, frozen
+from attrs import evolve
 
+from dsprof.records import frozen
 from dsprof.words import NO_STAGE
 
 #: A rank stands out that takes so many times what the median rank takes, and is so many robust deviations from it.

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from dsprof.answers.overhead import Cost
 from dsprof.answers.roofs import StageRoof
 from dsprof.answers.steps import drift_is_told
 from dsprof.answers.verdicts import Verdict
+from dsprof.records import frozen
 from dsprof.rules.families import OTHER
 from dsprof.show import units
 from dsprof.show.summary import (

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
-from attrs import fields, frozen
+from attrs import fields
 
+from dsprof.records import frozen
 from dsprof.show import units
 from dsprof.show.by_rank import QUANTITIES, Held, RankLine, StageOfRun, from_median, stages_of
 from dsprof.show.layout import Grid

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
-from attrs import fields, frozen
+from attrs import fields
 
 from dsprof.answers.engine_between import BetweenSteps
 from dsprof.answers.engine_workers import EngineWorkers
@@ -23,10 +23,11 @@ from dsprof.attribute.ranges import VIA, RangeTree
 from dsprof.attribute.stages import StageRanges
 from dsprof.facts import Facts
 from dsprof.findings import Finding
-from dsprof.ground.arrow import bits
+from dsprof.ground.arrow import bits, rows_by, rows_kept
 from dsprof.measures.tally import Tally
 from dsprof.measures.totals import StageTotals
 from dsprof.model.peaks import link_of
+from dsprof.records import frozen
 from dsprof.rules.names import short_kernel_name
 from dsprof.rules.rules import Rules
 from dsprof.trace import Report, pid_of
@@ -435,14 +436,6 @@ def summarize(
     )
 
 
-def _by_stage(table: pa.Table) -> dict[str, pa.Table]:
-    """The rows of a table by their stage, stages in the order in which they come."""
-    import pyarrow.compute as pc
-
-    stage = table.column("stage").cast(pa.string())
-    return {one.as_py(): table.filter(pc.equal(stage, one)) for one in stage.unique()}  # a str would load pandas
-
-
 def _verdicts(
     tables: Mapping[str, pa.Table],
     roofs: Mapping[str, StageRoof],
@@ -455,9 +448,9 @@ def _verdicts(
 ) -> list[Verdict]:
     """A verdict on each stage that ran kernels."""
     costs = {cost.stage: cost for cost in overhead.costs if not cost.of_steps}
-    families, kernels = (_by_stage(tables[name]) for name in ("stage_family_sum", "stage_kern_sum"))
+    families, kernels = (rows_by(tables[name], "stage") for name in ("stage_family_sum", "stage_kern_sum"))
     found = []
-    for stage, rows in _by_stage(tables["stage_trace"]).items():
+    for stage, rows in rows_by(tables["stage_trace"], "stage").items():
         first = [one[stage].slice(0, 1).to_pylist()[0] for one in (families, kernels) if stage in one]
         culprit = _culprit(*first) if len(first) == 2 else None
         about = (roofs.get(stage), culprit, costs.get(stage), python.get(stage, ()), graphs.get(stage))
@@ -480,9 +473,10 @@ def _roofs(known: StageRoofs, stage_trace: pa.Table, stage_roof_trace: pa.Table)
     """How near each stage came to the roofs, over the instances that its verdict is on."""
     if known.peaks is None:
         return {}
-    steady = _by_stage(stage_trace.select(["stage", "instance", "steady"]).filter(stage_trace.column("steady")))
+    numbers = stage_trace.select(["stage", "instance"])
+    steady = rows_by(rows_kept(numbers, stage_trace.column("steady")), "stage")
     found = {}
-    for stage, rows in _by_stage(stage_roof_trace).items():
+    for stage, rows in rows_by(stage_roof_trace, "stage").items():
         kept = set(steady[stage].column("instance").to_pylist()) if stage in steady else set()
         found[stage] = sum_roofs(rows.to_pylist(), kept, known.peaks)
     return {stage: roof for stage, roof in found.items() if roof is not None}
@@ -496,7 +490,7 @@ def _roofs_note(rules: Rules, staged: StageRanges, totals: StageTotals) -> str:
 
 def _of_no_engine(staged: StageRanges, stage_trace: pa.Table) -> pa.Table:
     """The rows of `stage_trace` that are no steps of an engine, of which there may be very many."""
-    return stage_trace.filter(bits(staged.engine_row < 0))
+    return rows_kept(stage_trace, bits(staged.engine_row < 0))
 
 
 def _of_several(lines: list[RankLine]) -> list[RankLine]:
@@ -546,7 +540,7 @@ def _whole_stages(step_sum: pa.Table) -> list[StepLine]:
 
 def _outliers(step_trace: pa.Table) -> list[OutlierLine]:
     """The slowest outliers of each stage by their distance from the median, stages in order."""
-    lines = _lines(OutlierLine, step_trace.filter(step_trace.column("outlier")))
+    lines = _lines(OutlierLine, rows_kept(step_trace, step_trace.column("outlier")))
     lines.sort(key=lambda line: -line.duration_by_median)
     stages = dict.fromkeys(sorted(line.stage for line in lines))
     return [line for stage in stages for line in [one for one in lines if one.stage == stage][:MOST_OUTLIERS]]

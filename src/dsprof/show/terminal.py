@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from dsprof.answers.what_if import WhatIf
-from dsprof.compare.outcome import Outcome
 from dsprof.rules.names import short_kernel_name
-from dsprof.show import diff, reports, units, what_if
+from dsprof.show import units
 from dsprof.show.layout import Grid, coverage, grids, headline, verdicts
-from dsprof.show.plain import cells, kind_of
-from dsprof.show.reports import ReportsSummary
 from dsprof.show.safe import for_terminal, visible
 from dsprof.show.summary import Summary
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from dsprof.answers.what_if import WhatIf
     from dsprof.capture.doctor import Check
+    from dsprof.compare.outcome import Outcome
+    from dsprof.show.reports import Heat, ReportsSummary
 
 #: Width of what goes into a pipe or a file.
 _PIPE_WIDTH = 120
@@ -40,6 +40,8 @@ _LEAST_NAMES, _ROOM_OF_NAMES, _LONGEST_NAME = 24, 62, 120
 
 def progress_bar() -> Progress:
     """A bar on stderr that vanishes when it is stopped."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console(stderr=True), transient=True)
 
@@ -78,6 +80,8 @@ def print_summary(summary: Summary, out: Console) -> None:
 
 def print_reports(summary: ReportsSummary, out: Console) -> None:
     """The first screen of several reports: who holds the others up, a heat map, what failed, each of them."""
+    from dsprof.show import reports
+
     labels = reports.headline_of(summary)
     room = max(len(label) for label, _ in labels) + _GAP
     for label, text in labels:
@@ -110,12 +114,14 @@ _HEAT = ((20.0, "bold white on red"), (10.0, "black on bright_red"), (5.0, "blac
 _COLD = ((20.0, "bold white on blue"), (10.0, "black on bright_blue"), (5.0, "black on cyan"))
 
 
-def _print_heat(heat: reports.Heat, out: Console) -> None:
+def _print_heat(heat: Heat, out: Console) -> None:
     """A heat map; what does not fit the width follows below."""
+    from dsprof.show.reports import heat_cell
+
     _paragraph(out, [(heat.title, "bold")])
     names = _Shown("stage", False, [_fit(visible(name), _LEAST_NAMES) for name in heat.names])
     columns = [
-        _Shown(_fit(visible(label), _LEAST_NAMES), True, [reports.heat_cell(row[place]) for row in heat.rows])
+        _Shown(_fit(visible(label), _LEAST_NAMES), True, [heat_cell(row[place]) for row in heat.rows])
         for place, label in enumerate(heat.columns)
     ]
     values, done = [list(column) for column in zip(*heat.rows, strict=True)], 0
@@ -170,14 +176,18 @@ def _print_grids(shown: Sequence[Grid], out: Console) -> list[str]:
 
 def print_what_if(found: WhatIf, out: Console) -> None:
     """What steps took and would take, and what was taken for granted."""
-    grid = what_if.grid(found)
-    _print_grid(grid, out)
-    for note in grid.notes:
+    from dsprof.show.what_if import grid
+
+    shown = grid(found)
+    _print_grid(shown, out)
+    for note in shown.notes:
         _paragraph(out, [(note, "dim")])
 
 
 def print_diff(outcome: Outcome, out: Console, top: int) -> None:
     """A comparison: the sides, the answer, whether they are comparable, gates, and then why."""
+    from dsprof.show import diff
+
     labels = diff.headline(outcome)
     room = max(len(label) for label, _ in labels) + _GAP
     for label, text in labels:
@@ -291,6 +301,8 @@ def print_table(name: str, table: pa.Table, out: Console, rows: int, raw: bool =
     Columns that do not fit beside each other follow below, under row numbers, and under the names that the rows begin
     with where these are short. Kernel names are shortened here, and in full in every other format.
     """
+    from dsprof.show.plain import kind_of
+
     shown = table.slice(0, min(rows, table.num_rows))
     columns = [
         _Shown(field.name, kind_of(field.type) != "other", cells)
@@ -333,6 +345,8 @@ class _Shown(NamedTuple):
 
 def _texts(table: pa.Table, raw: bool, width: int) -> list[list[str]]:
     """The cells of each column; names of kernels and ranges, which may be of any length, are cut to a width."""
+    from dsprof.show.plain import cells
+
     columns = [list(column) for column in zip(*cells(table, raw), strict=True)] or [[] for _ in table.column_names]
     return [
         [_fit(short_kernel_name(visible(cell), width), width) for cell in column] if name == "kernel"

@@ -8,12 +8,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from attrs import frozen
 
 from dsprof.arrays import NULL, Bools, Ints
 from dsprof.arrays.statistics import Floats, Groups
 from dsprof.facts import Facts, Measure, measures_behind
 from dsprof.ground.arrow import bits
+from dsprof.records import frozen
 
 #: Version of the tables' columns and meanings; it grows when one of them changes.
 SCHEMA_VERSION = 2

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dsprof import arrays as at
 from dsprof.answers.engine_times import EngineTimes
 from dsprof.answers.painting import StageBusy
 from dsprof.arrays import NULL, Ints
@@ -31,8 +32,8 @@ def build(staged: StageRanges, times: EngineTimes, totals: StageTotals, busy: St
     """
     steps = staged.engine
     workers, modes = np.arange(len(steps.workers)), len(steps.modes) + 1
-    pairs = np.unique(steps.worker * modes + steps.mode + 1)
-    keys = np.union1d(workers * modes, pairs)
+    pairs = at.distinct_in_any_order(steps.worker * modes + steps.mode + 1)
+    keys = at.distinct_in_any_order(workers * modes, pairs)
     step = np.concatenate([np.arange(len(steps))] * 2)
     row = np.searchsorted(keys, np.append(steps.worker * modes, steps.worker * modes + steps.mode + 1))
     worker, mode, rows, whole = keys // modes, keys % modes - 1, len(keys), keys % modes == 0

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dsprof import arrays as at
 from dsprof.arrays import NULL, Ints
 from dsprof.arrays.statistics import Sums, count_by, sum_by
 from dsprof.attribute.modules import ModuleRanges
@@ -65,7 +66,7 @@ def _by_module(modules: ModuleRanges, found: Sums, shape: tuple[int, int], withi
             columns.append(sum_by(stage * width + code[row], values, stages * width))
             continue
         column = np.zeros(stages * width, np.int64)
-        for one in np.unique(stage).tolist():
+        for one in at.distinct_in_any_order(stage).tolist():
             mine = stage == one
             of_row = np.zeros(ranges + 1, np.int64)
             of_row[row[mine]] = values[mine]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
-from attrs import frozen
 
 from dsprof.arrays.statistics import Distribution, add_distributions, distribution
 from dsprof.attribute.launches import Launches
 from dsprof.facts import Measure
+from dsprof.records import frozen
 from dsprof.tables._table import STATISTICS, CodedText, Table, integer, name, real, share_pct, statistics
 from dsprof.trace import operation_names
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dsprof import arrays as at
 from dsprof.answers.stages import Stages
 from dsprof.arrays import NULL, Ints
 from dsprof.arrays.statistics import count_by, distribution, sum_by
@@ -32,7 +33,7 @@ def build(stages: Stages, calls: CallsByStage, inside: HostTimeOfStages) -> dict
     of_call, of_host = np.split(code, [len(calls.name)])
     found = distribution(calls.stage * width + of_call, calls.durations.value, calls.durations.times).describe()
     host = _host_time(stages, count, width, host_stage, of_host, inside.spent.total)
-    key = np.union1d(found.group, np.flatnonzero(host != NULL))
+    key = at.distinct_in_any_order(found.group, np.flatnonzero(host != NULL))
     slot = np.full(count * width, len(found.group))
     slot[found.group] = np.arange(len(found.group))
     statistics = {

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
-from attrs import evolve, frozen
+from attrs import evolve
 
 from dsprof.arrays import NULL, Ints, group_rows, union_length
 from dsprof.arrays.statistics import count_by, sum_by
 from dsprof.attribute.launches import Launches
 from dsprof.facts import Measure
 from dsprof.measures.by_name import Words, united
+from dsprof.records import frozen
 from dsprof.tables._table import CodedText, Table, integer, name
 from dsprof.trace import pid_of
 

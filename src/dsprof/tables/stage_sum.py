@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from dsprof import arrays as at
 from dsprof.answers.painting import StageBusy
 from dsprof.answers.stages import Stages
 from dsprof.arrays import NULL, Ints
+from dsprof.arrays.statistics import percentiles
 from dsprof.attribute.stages import StageRanges
 from dsprof.measures.totals import StageTotals
 from dsprof.tables._table import CodedText, Column, Table, integer, name, real, share_pct
@@ -46,7 +48,7 @@ _SPLIT = {
 def build(staged: StageRanges, stages: Stages, totals: StageTotals, parts: StageBusy) -> dict[str, Any]:
     """A row per stage of the rules over its steady instances, one over its warm-up, if any, and ``(no stage)`` last."""
     kind, last = 2 * stages.code + ~stages.steady, len(staged.names) - 1
-    kinds = np.union1d(2 * np.arange(last), kind)
+    kinds = at.distinct_in_any_order(2 * np.arange(last), kind)
     count, of_row = len(kinds), np.searchsorted(kinds, kind)
     values: dict[str, Any] = {
         "stage": CodedText(np.append(kinds // 2, last), staged.names),
@@ -108,13 +110,11 @@ def _totals(rows: Ints, of_row: Ints, stages: int) -> Ints:
 
 def _spread(rows: Ints, of_row: Ints, stages: int) -> list[Any]:
     """Mean, sample standard deviation and percentiles per stage; NaN where there is no instance."""
-    columns = [np.full(stages, np.nan) for _ in _SPREAD]
-    for stage in np.unique(of_row):
+    mean, std = np.full(stages, np.nan), np.full(stages, np.nan)
+    for stage in at.distinct_in_any_order(of_row).tolist():
         values = rows[of_row == stage]
-        std = values.std(ddof=1) if len(values) > 1 else 0.0
-        for column, value in zip(columns, (values.mean(), std, *np.percentile(values, (50, 90, 99))), strict=True):
-            column[stage] = value
-    return columns
+        mean[stage], std[stage] = values.mean(), values.std(ddof=1) if len(values) > 1 else 0.0
+    return [mean, std, *percentiles(of_row, rows, stages, (50, 90, 99))]
 
 
 def _columns() -> list[Column]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
-from attrs import frozen
 
+from dsprof import arrays as at
 from dsprof.answers.engine_times import EngineTimes
 from dsprof.answers.painting import StepBusy
 from dsprof.answers.stages import Stages
@@ -15,6 +15,7 @@ from dsprof.arrays import NULL, Bools, Ints
 from dsprof.arrays.statistics import count_by, describe, percentiles, slopes
 from dsprof.attribute.stages import StageRanges
 from dsprof.measures.totals import StepTotals
+from dsprof.records import frozen
 from dsprof.tables._table import CodedText, Column, Table, integer, name, real
 
 #: What is told of a step: the name's stem, its unit, and a word for it.
@@ -87,12 +88,12 @@ class _Rows:
     def of(cls, staged: StageRanges, steps: Steps, whole: Bools) -> Self:
         owner, code, is_engine = steps.stage, staged.code_of(steps.stage), staged.step_engine_row >= 0
         inside = np.flatnonzero((owner >= 0) & ~is_engine)
-        instances, kinds = np.unique(owner[inside]), np.unique(code)
+        instances, kinds = at.distinct_in_any_order(owner[inside]), at.distinct_in_any_order(code)
         some = np.flatnonzero(steps.steady & whole)
         requests = np.append(staged.engine.requests, NULL)[staged.step_engine_row]
         sized = some[requests[some] > 0]
         size = np.ceil(np.log2(requests[sized])).astype(np.int64)
-        buckets = np.unique(code[sized] << _SIZES | size)
+        buckets = at.distinct_in_any_order(code[sized] << _SIZES | size)
         kind = len(instances) + np.searchsorted(kinds, code)
         bucket = len(instances) + len(kinds) + np.searchsorted(buckets, code[sized] << _SIZES | size)
         power = 1 << (buckets & (1 << _SIZES) - 1)

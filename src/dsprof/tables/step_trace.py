@@ -130,7 +130,7 @@ def _excess(steps: Steps, host: HostTimeOfSteps) -> tuple[Ints, Floats, tuple[st
         if not steps.outlier[rows].any():
             continue
         place[rows] = np.arange(len(rows))
-        times, some = np.zeros((len(rows), len(names))), inside.get(group, mine[:0])
+        times, some = np.zeros((len(rows), len(names)), np.int64), inside.get(group, mine[:0])
         np.add.at(times, (place[step[some]], of_call[some]), host.spent.total[some])
         times[:, -1] = steps.duration[rows] - times.sum(axis=1)
         out = steps.outlier[rows]

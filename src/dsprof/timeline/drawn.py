@@ -7,10 +7,11 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from attrs import field, frozen
+from attrs import field
 
 from dsprof import arrays as at
 from dsprof.arrays import NULL, Bools, Ints, group_rows, used_codes
+from dsprof.records import frozen
 from dsprof.rules.names import short_kernel_name
 from dsprof.timeline.busy import BusyBins
 from dsprof.timeline.events import PartEvents

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Self
 
 import numpy as np
-from attrs import frozen
 
 from dsprof import arrays as at
 from dsprof.arrays import NULL, Ints
 from dsprof.attribute.launches import Launches
 from dsprof.facts import Measure
+from dsprof.records import frozen
 from dsprof.rules.families import FamilyCodes
 from dsprof.trace import Calls, Trace, operation_names, rows_of
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from attrs import field, frozen
+from attrs import field
 
 from dsprof.arrays import NULL, Bools, Ints
+from dsprof.records import frozen
 from dsprof.show.safe import visible
 from dsprof.timeline.lanes import begins_and_ends
 from dsprof.timeline.protobuf import Messages, message, number

@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import BinaryIO
 from urllib.parse import quote, urlencode, urlsplit
 
-from attrs import frozen
+from dsprof.records import frozen
 
 UI = "https://ui.perfetto.dev"
 _LOOPBACK = "127.0.0.1"

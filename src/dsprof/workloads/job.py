@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from attrs import asdict, define, field, frozen
+from attrs import asdict, define, field
 
 from dsprof.errors import WorkloadFailed
 from dsprof.ground.documents import parse_json
+from dsprof.records import frozen
 from dsprof.workloads.timing import BatchStep, RequestTiming, StageTiming
 
 #: Names of the two files in a session folder.

@@ -16,10 +16,11 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, field
 
 from dsprof.errors import CaptureRefused, ModelUnusable, WorkloadFailed
 from dsprof.ground.versions import installed
+from dsprof.records import frozen
 from dsprof.workloads import tiny
 from dsprof.workloads.continuous import INIT
 from dsprof.workloads.deepseek_ocr import (

@@ -6,9 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from attrs import frozen
-
 from dsprof.capture.launchers._words import Call, Options
+from dsprof.records import frozen
 
 #: What an addition is for: an option of nsys, a variable of the program's environment, arguments of the program.
 Kind = Literal["option", "variable", "argument"]

@@ -11,7 +11,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from attrs import field, frozen
+from attrs import field
+
+from dsprof.records import frozen
 
 _PYTHON = re.compile(r"python(\d+(\.\d+)*)?t?")
 _SHELL = re.compile(r"(ba|da|z|k)?sh")

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from attrs import field, frozen
+from attrs import field
 
 from dsprof.page.colours import of_family
 from dsprof.page.html import Html, element, joined, short
 from dsprof.page.parts import Section, figure, folded, legend, scrolling
 from dsprof.page.source import Condition, Source, plain
 from dsprof.page.svg import LEFT, WIDTH, drawing, path, words
+from dsprof.records import frozen
 from dsprof.rules.names import short_kernel_name
 from dsprof.show import units
 from dsprof.words import NO_STAGE

@@ -11,9 +11,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from attrs import field, frozen
+from attrs import field
 
 from dsprof.arrays import NULL
+from dsprof.records import frozen
 from dsprof.words import DECODE, EMPTY, GUESS, MIXED, MODES, PREFILL, UNKNOWN
 
 #: No name of a step is longer, and no number in one has more digits.
