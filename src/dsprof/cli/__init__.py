@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import typer
 
 from dsprof.cli import analyze, report, table, query, whatif, diff, timeline  # isort: skip  (as --help lists them)
-from dsprof.cli import tables, capture, doctor, scrub, workloads, completion  # isort: skip
+from dsprof.cli import tables, schema, capture, doctor, scrub, workloads, completion  # isort: skip
 from dsprof.cli import completing
 from dsprof.cli.options import app, say
 from dsprof.errors import DsprofError, OutputRefused
@@ -31,6 +31,7 @@ __all__ = [
     "main",
     "query",
     "report",
+    "schema",
     "scrub",
     "table",
     "tables",
