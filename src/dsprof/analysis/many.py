@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from dsprof.analysis.analyze import frame_of
+from dsprof.analysis.analyze import Analysis, analysis_in, frame_of
 from dsprof.analysis.gather import (
+    RECORD_OF_ALL,
     REPORT_COLUMNS,
     REPORTS,
     REPORTS_TABLE,
@@ -210,6 +211,16 @@ class ManyAnalysis(Mapping[str, "pd.DataFrame"]):
 
     def __repr__(self) -> str:
         return f"<dsprof.ManyAnalysis of {self.folder}: {', '.join(self)}>"
+
+
+def tables_in_folder(folder: Path, tables: Iterable[str]) -> Analysis | ManyAnalysis | None:
+    """The analysis whose tables lie in a folder, of several reports or of one that needs `tables`; None without any.
+
+    Raises `NoReportInFolder` where another dsprof made them, or not all are there.
+    """
+    if os.path.isfile(folder / TABLES / RECORD_OF_ALL):  # noqa: PTH113  Path raises for a name that is too long
+        return ManyAnalysis(folder)
+    return analysis_in(folder, tables)
 
 
 def _left_out(name: str) -> UnknownTable:

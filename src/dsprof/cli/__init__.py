@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import typer
 
 from dsprof.cli import analyze, report, table, query, whatif, diff, timeline  # isort: skip  (as --help lists them)
-from dsprof.cli import tables, schema, capture, doctor, scrub, workloads, completion  # isort: skip
+from dsprof.cli import tables, schema, mcp, capture, doctor, scrub, workloads, completion  # isort: skip
 from dsprof.cli import completing
 from dsprof.cli.options import app, say
 from dsprof.errors import DsprofError, OutputRefused
@@ -29,6 +29,7 @@ __all__ = [
     "diff",
     "doctor",
     "main",
+    "mcp",
     "query",
     "report",
     "schema",

@@ -183,17 +183,15 @@ def analyzed(report: Path, options: AnalysisOptions, progress: Callable[[str], N
 
 def of_folder(folder: Path, tables: Iterable[str], as_usual: bool) -> Analysis | ManyAnalysis | None:
     """The analysis whose tables a folder holds, of one report or of several; None where it is no such folder."""
-    one, several = (os.path.isfile(folder / name) for name in ("analysis.json", "tables/reports.json"))  # noqa: PTH113
-    if not (one or several):
+    if not any(os.path.isfile(folder / name) for name in ("analysis.json", "tables/reports.json")):  # noqa: PTH113
         return None
     if not as_usual:
         raise typer.BadParameter(
             "The tables in a folder are as they were made: name their report, or drop the options."
         )
-    from dsprof.analysis.analyze import analysis_in
-    from dsprof.analysis.many import ManyAnalysis
+    from dsprof.analysis.many import tables_in_folder
 
-    return ManyAnalysis(folder) if several else analysis_in(folder, tables)
+    return tables_in_folder(folder, tables)
 
 
 def files_named(reports: list[Path]) -> list[Path]:
