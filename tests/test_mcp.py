@@ -124,7 +124,8 @@ def client(place: Path, cache_of_server: Path) -> Iterator[Client]:
 
 def _tree(folder: Path) -> dict[str, tuple[int, int]]:
     """All files below a folder, with what changes when they are written."""
-    return {str(one): (one.lstat().st_size, one.lstat().st_mtime_ns) for one in sorted(folder.rglob("*"))}
+    files = [one for one in sorted(folder.rglob("*")) if one.is_symlink() or not one.is_dir()]
+    return {str(one): (one.lstat().st_size, one.lstat().st_mtime_ns) for one in files}
 
 
 # -- what it says ------------------------------------------------------------------------------------------------------
@@ -287,7 +288,8 @@ def test_progress_is_told(client: Client) -> None:
 OUTSIDE = [
     "/etc/passwd", "/etc/no-such-file", "../outside/secret.sqlite", "ranks/../../outside/secret.sqlite", "..",
     "{place}/outside/secret.sqlite", "{place}/outside", "{place}/root/../outside", "{place}/rootless", "link.sqlite",
-    "linked", "linked/run.sqlite", "../outside/*", "{place}/outside/*", "/etc/*", "link*", "*/../../outside/secret.sqlite",
+    "linked", "linked/run.sqlite", "../outside/*", "{place}/outside/*", "/etc/*", "link*",
+    "*/../../outside/secret.sqlite",
     "a\0b", "x/" * 5_000, "/proc/self/environ", "/proc/self/root/etc/passwd",
 ]  # fmt: skip
 
@@ -327,7 +329,8 @@ def test_no_tool_reads_it(tool: str, arguments: Any, name: str, client: Client) 
 
 @pytest.mark.parametrize(
     "sql",
-    ["SELECT * FROM read_csv('/etc/passwd')", "FROM '{place}/outside/secret.csv'", "COPY stage_sum TO '{place}/root/x.csv'",
+    ["SELECT * FROM read_csv('/etc/passwd')", "FROM '{place}/outside/secret.csv'",
+     "COPY stage_sum TO '{place}/root/x.csv'",
      "ATTACH '{place}/outside/x' AS x", "SELECT * FROM glob('/*')"],
 )  # fmt: skip
 def test_sql_is_no_way_out(sql: str, client: Client, place: Path) -> None:
@@ -340,7 +343,7 @@ def test_sql_is_no_way_out(sql: str, client: Client, place: Path) -> None:
     [
         (["table", SAMPLE, "kernsum"], "table", {"reports": [SAMPLE], "name": "kernsum"}),
         (["analyze", "nothing.sqlite"], "analyze", {"reports": ["nothing.sqlite"]}),
-        (["query", SAMPLE, "SELECT wall FROM stage_sum"], "query", {"reports": [SAMPLE], "sql": "SELECT wall FROM stage_sum"}),
+        (["query", SAMPLE, "SELECT x FROM mem_sum"], "query", {"reports": [SAMPLE], "sql": "SELECT x FROM mem_sum"}),
         (["table", SAMPLE, "kern_sum", "--columns", "x"], "table",
          {"reports": [SAMPLE], "name": "kern_sum", "columns": ["x"]}),
     ],

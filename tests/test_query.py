@@ -191,6 +191,10 @@ def test_the_command_line_takes_several_reports_and_their_folder(run: Callable[.
     again = run("query", tmp_path / "reports.dsprof", sql, "--format", "csv")
     assert (again.code, again.out) == (0, "n\n2\n")
     assert run("query", tmp_path / "reports.dsprof", sql, "--pid", "3").code == 2
+    (tmp_path / "bad.sqlite").write_bytes(b"")
+    ended = run("query", tmp_path, "SELECT report FROM reports WHERE error IS NOT NULL", "--format", "csv")
+    assert (ended.code, ended.out) == (0, "report\nbad.sqlite\n")
+    assert "1 of 3 reports failed" in ended.err
 
 
 # -- what may not be ---------------------------------------------------------------------------------------------------

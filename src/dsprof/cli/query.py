@@ -97,6 +97,7 @@ def query(
         limits = Limits(timeout_s, rows=limit or _ROWS, **({"memory": given} if given else {}))
         found = analysis.ask(statement, limits)
     tell_remembered(analysis)
+    _tell_failed(analysis)
     if found.cut:
         say(f"dsprof: there are more rows than these {limits.rows}: --limit gives more.", err=True)
 
@@ -108,6 +109,20 @@ def query(
     else:
         with writing_whole(out, force) as file:
             file.write(content_of(found.table, form, raw, to_json))
+
+
+def _tell_failed(analysis: Analysis | ManyAnalysis) -> None:
+    """Say which of several reports are not in the tables."""
+    from dsprof.analysis.many import ManyAnalysis
+
+    if isinstance(analysis, ManyAnalysis):
+        errors = analysis.arrow("reports").column("error")
+        if failed := len(errors) - errors.null_count:
+            say(
+                f"dsprof: {failed} of {len(errors)} reports failed, and are in the table `reports` alone: "
+                "SELECT report, sentence FROM reports WHERE error IS NOT NULL.",
+                err=True,
+            )
 
 
 def _analysis(
