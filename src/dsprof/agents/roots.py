@@ -17,6 +17,7 @@ from dsprof.analysis.rules_file import NAME as RULES
 from dsprof.analysis.sides import within
 from dsprof.analysis.which import files_of
 from dsprof.errors import ReportMissing, ServingRefused
+from dsprof.model.record import BESIDE as MODEL
 from dsprof.model.record import RECORD as SESSION
 
 
@@ -46,7 +47,8 @@ class Roots:
         """What a name means, links followed: from the first folder, unless it is absolute. Raises `ServingRefused`."""
         try:
             found = Path(os.path.realpath(self.folders[0] / named))
-        except (OSError, ValueError):  # a NUL in it
+            found.exists()
+        except (OSError, ValueError):  # a NUL in it, or too long a name
             raise self._outside(named) from None
         if not any(found == folder or folder in found.parents for folder in self.folders):
             raise self._outside(named)
@@ -72,8 +74,9 @@ class Roots:
 
     def tables(self, named: Sequence[str]) -> Path | None:
         """The folder of tables that a single name means, if it does. Raises `ServingRefused`."""
-        if len(named) != 1 or not (folder := self.inside(named[0])).is_dir():
+        if len(named) != 1:
             return None
+        folder = self.inside(named[0])
         if not any((folder / name).is_file() for name in ("analysis.json", "tables/reports.json")):
             return None
         self._check(folder)
@@ -90,9 +93,9 @@ class Roots:
 
     def _check(self, path: Path) -> None:
         """Raises `ServingRefused` where a file, or one that is read with it, leads out."""
-        for link in (path, *_brought(path)):
-            if link.is_symlink() or link == path:
-                self.inside(os.fspath(link))
+        for one in (path, *_brought(path)):
+            if one == path or os.path.lexists(one):
+                self.inside(os.fspath(one))
 
     def _outside(self, named: str) -> ServingRefused:
         return ServingRefused(f"{named[:200]} does not lie below the folders that may be read.",
@@ -100,12 +103,15 @@ class Roots:
 
 
 def _brought(path: Path) -> Iterator[Path]:
-    """What may be read with a report, or in a folder of tables."""
+    """What may be read with a report, which all that is called like it may be, or with a folder of tables."""
+    yield path.with_name(SESSION)
     folders = [path]
-    if not path.is_dir():
+    if path.is_dir():
+        yield path.with_suffix(MODEL)
+    elif path.parent.is_dir():
         stem = path.name.partition(".")[0]
         beside = [one for one in path.parent.iterdir() if one.name.partition(".")[0] == stem]
-        yield from (path.with_name(SESSION), path.with_name(RULES), Path(RULES), *beside)
+        yield from (path.with_name(RULES), Path(RULES), *beside)
         folders = [one for one in beside if one.is_dir()]
     for folder in folders:
         for place, inner, files in os.walk(folder):

@@ -119,8 +119,7 @@ def _tell_failed(analysis: Analysis | ManyAnalysis) -> None:
         errors = analysis.arrow("reports").column("error")
         if failed := len(errors) - errors.null_count:
             say(
-                f"dsprof: {failed} of {len(errors)} reports failed, and are in the table `reports` alone: "
-                "SELECT report, sentence FROM reports WHERE error IS NOT NULL.",
+                f"dsprof: {failed} of {len(errors)} reports failed: what is said of each is in the table `reports`.",
                 err=True,
             )
 
