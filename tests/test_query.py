@@ -63,7 +63,7 @@ class Here:
             name: sql_table(table.row, table.columns, f"/proc/self/fd/{self._files[name].fileno()}")._asdict()
             for name, table in all_tables().items()
         }
-        asked = {"memory": 10**9, "threads": 2, "tables": tables}
+        asked = {"memory": 10**9, "threads": 2, "tables": tables, "sql": "FROM duckdb_columns()"}
         self.database = sql_worker._database(duckdb, asked)
 
     def check(self, sql: str) -> None:

@@ -31,7 +31,7 @@ def mcp(
         import mcp.server.mcpserver  # noqa: F401
     except ImportError as error:
         raise ServingRefused(
-            "The server needs the package mcp, version 2 or newer, which is not installed here.",
+            "The server needs the package mcp, version 2.1 or newer, which is not installed here.",
             "Install it: pip install 'dsprof[mcp]'.",
         ) from error
     from dsprof.agents.server import serve
