@@ -326,13 +326,10 @@ def test_time_is_bounded(analysis: Analysis) -> None:
     assert time.monotonic() - begun < 5
 
 
-@pytest.mark.parametrize(
-    "sql",
-    ["SELECT range(1000000000)", "SELECT list(range) FROM range(1000000000)", "SELECT length(repeat('x', 4000000000))"],
-)
+@pytest.mark.parametrize("sql", ["SELECT range(1000000000)", "SELECT list(range) FROM range(1000000000)"])
 def test_memory_is_bounded_also_for_one_value(sql: str, analysis: Analysis) -> None:
-    with pytest.raises(QueryFailed, match=r"takes more than .* GB of memory|more than 8 s"):
-        analysis.query(sql, seconds=8)
+    with pytest.raises(QueryFailed, match=r"takes more than .* GB of memory|there was no memory left"):
+        analysis.query(sql, seconds=30)
 
 
 def test_rows_are_bounded_in_bytes(analysis: Analysis) -> None:
