@@ -7,11 +7,17 @@ READY := $(VENV)/.ready
 # What `make bench` measures, in kernels, and where it keeps the reports that it makes; ARGS: more options.
 SIZES ?= 100000 1000000
 BENCH_HOME ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dsprof/bench
+# The recorded reports that it measures before: a sample, and what lies in a folder of one's own (benchmarks/README.md).
+REPORTS ?= traces/samples/h200-dsocr2-layers.sqlite.xz $(wildcard $(BENCH_HOME)/recorded/*.sqlite)
+
+# Tests run in so many processes: one more than there are cores, for those of one that records mostly wait.
+WORKERS ?= $(shell expr `nproc` + 1)
 
 # How dsprof says that nsys lost its own agent, which it does now and then on a loaded machine: such a test runs again.
 NSYS_FAULT := nsys (left no report \(exit code 1\): (End of file|Connection)|could not reach its agent)
 
-.PHONY: help demo test lowest check lint types contracts format readme dist nsys bench profile shape fuzz clean
+.PHONY: help demo test lowest check lint types contracts format readme pictures notebooks dist nsys bench profile \
+        shape fuzz clean
 .DEFAULT_GOAL := help
 
 help: ## Show what can be made
@@ -27,7 +33,7 @@ demo: $(READY) ## Record and analyze a small report under the real nsys, then th
 	@PATH="$(abspath $(BIN)):$$PATH" NSYS_HOME="$(NSYS_HOME)" .ci/demo
 
 test: $(READY) ## Run the tests (those that need nsys are skipped where there is none: see `make nsys`)
-	$(BIN)/python -m pytest -n auto --dist loadgroup --reruns 2 --only-rerun "$(NSYS_FAULT)" $(TEST)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --reruns 2 --only-rerun "$(NSYS_FAULT)" $(TEST)
 
 lowest: ## Run the tests of the analysis with the oldest packages allowed (Python 3.11 or 3.12)
 	PYTHON="$(PYTHON)" .ci/lowest $(TEST)
@@ -51,6 +57,12 @@ format: $(READY) ## Put the code into its one format
 readme: $(READY) ## Make the generated parts of README and docs anew
 	$(BIN)/python tests/readme.py
 
+pictures: $(READY) ## Make the pictures of README anew from the samples (needs .ci/install-browser)
+	$(BIN)/python tests/pictures.py $(ARGS)
+
+notebooks: $(READY) ## Run the lessons, and keep what they show
+	$(BIN)/python tests/lessons.py
+
 dist: $(READY) ## Build wheel and sdist into dist/, and check what an index would show of them
 	$(BIN)/python -m pip install --quiet --group release
 	rm -rf dist
@@ -62,7 +74,7 @@ nsys: ## Install Debian's nsys into a folder, without root (two versions, for th
 	.ci/install-nsys "$(NSYS_HOME)/bookworm" bookworm
 
 bench: $(READY) ## Measure dsprof beside nsys stats, compare their results (SIZES="100000 1000000 10000000": all)
-	$(BIN)/python benchmarks/speed.py --kernels $(SIZES) --folder "$(BENCH_HOME)" --first-run --check --out benchmarks/RESULTS.md $(ARGS)
+	$(BIN)/python benchmarks/speed.py --report $(REPORTS) --kernels $(SIZES) --folder "$(BENCH_HOME)" --first-run --check --out benchmarks/RESULTS.md $(ARGS)
 
 profile: $(READY) ## Say where the time of an analysis goes (REPORT=run.sqlite; ARGS=--functions)
 	$(BIN)/python benchmarks/breakdown.py $(REPORT) --folder "$(BENCH_HOME)" $(ARGS)

@@ -406,8 +406,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     nsys = chosen_nsys(options)
     compileall.compile_dir(str(Path(str(dsprof.__file__)).parent), quiet=1)  # no first run pays for this
-    files = [(reports.synthetic(options.folder, kernels), True) for kernels in options.kernels]
-    files += [(path, False) for path in options.report]
+    files = [(path, False) for path in options.report]  # what was recorded comes first
+    files += [(reports.synthetic(options.folder, kernels), True) for kernels in options.kernels]
     about = {"command": command_of(options), "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
              "machine": machine.describe(nsys)}  # fmt: skip
     try:

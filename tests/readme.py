@@ -23,7 +23,7 @@ import attrs
 import typer
 from typer.models import ArgumentInfo
 
-from dsprof import errors, findings
+from dsprof import errors, findings, plots
 from dsprof.agents.schemas import schemas
 from dsprof.analysis.gather import REPORT_COLUMNS
 from dsprof.answers import overhead, roofs, steps, verdicts, waits, warm_up
@@ -48,6 +48,7 @@ RESULTS, PLANTED, PREDICTED, MANY, TIMELINES = (
 )
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
+LESSONS = ROOT / "notebooks"
 #: The terminal of the screens that are shown, in columns.
 WIDTH = 104
 #: What the value of an option is called in the list of commands, where the option does not say it.
@@ -62,9 +63,10 @@ WORDS: dict[str, str] = {cause.name: cause.words for cause in CAUSES.values()}
 MEANINGS: dict[str, str] = {cause.name: cause.meaning for cause in CAUSES.values()}
 #: When something is a warm-up, an outlier, a drift.
 NOTABLE, DRIFT_ERRORS, Z, Z_LIMIT = warm_up.NOTABLE, steps.DRIFT_ERRORS, steps._Z, steps._Z_LIMIT
+#: The call whose screen README shows as a picture (`pictures.py`).
+SHOWN_FIRST = "analyze traces/samples/h200-stages.sqlite.xz --top 0"
 #: The screens that are shown, each with the call that prints it.
 SHOWN = {
-    "output": "analyze traces/samples/h200-stages.sqlite.xz --top 0",
     "screen": "analyze traces/samples/h200-stages.sqlite.xz",
     "whatif": "whatif traces/samples/h200-stages.sqlite.xz --stage decode --cuda-graphs",
     "diff": "diff traces/samples/h100-llama-1-eager.sqlite.xz -- traces/samples/h100-llama-1-pageable-copy.sqlite.xz",
@@ -78,21 +80,27 @@ def pages() -> list[Path]:
 
 
 @cache
-def printed(call: str) -> str:
-    """What a call of dsprof prints on a terminal, in a folder that holds the samples."""
+def coloured(call: str) -> str:
+    """What a call of dsprof prints on a terminal, in a folder that holds the samples, colours included."""
     with tempfile.TemporaryDirectory() as folder:
         samples = Path(folder, "traces", "samples")
         samples.mkdir(parents=True)
         chosen = [*(ROOT / "traces/samples").glob("h?00*-[st][tp]*"), *(ROOT / "traces/samples").glob("h100-llama-1-*")]
         for sample in chosen:  # stages, ranks of tensor parallelism, both sides of a comparison
             (samples / sample.name).symlink_to(sample)
+        environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
         done = subprocess.run(
             [sys.executable, "-m", "dsprof", *shlex.split(call)],
             cwd=folder, capture_output=True, text=True, check=True,
-            env=os.environ | {"COLUMNS": str(WIDTH), "FORCE_COLOR": "1", "NO_COLOR": "1",
-                              "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env=environment | {"COLUMNS": str(WIDTH), "FORCE_COLOR": "1", "TERM": "xterm-256color",
+                               "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )  # fmt: skip
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+    return done.stdout
+
+
+def printed(call: str) -> str:
+    """The same without colours."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", coloured(call))
     return "\n".join(line.rstrip() for line in plain.splitlines())
 
 
@@ -191,6 +199,24 @@ def step_limits() -> str:
 def _limits(limits: dict[str, str]) -> str:
     rows = [f"| {what} | {value} |" for what, value in limits.items()]
     return "\n".join(["| threshold | value |", "|---|---:|", *rows])
+
+
+def figures() -> str:
+    """Every figure with what it is of."""
+    rows = [
+        _row(f"`plots.{name}`", _text((getattr(plots, name).__doc__ or "").split("\n\n")[0])) for name in plots.__all__
+    ]
+    return "\n".join(["| figure | what it draws |", "|---|---|", *rows])
+
+
+def lessons() -> str:
+    """Every lesson with what one will know."""
+    rows = []
+    for path in sorted(LESSONS.glob("*.ipynb")):
+        title, _, text = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"]).partition("\n\n")
+        known = text.split("\n\n")[0].removeprefix("At the end of this lesson you ")
+        rows.append(f"| [{title.removeprefix('# ')}](../notebooks/{path.name}) | you {known} |")
+    return "\n".join(["| lesson | at its end |", "|---|---|", *rows])
 
 
 def gate_limits() -> str:
@@ -403,13 +429,14 @@ def bench() -> str:
 
 #: The generated parts by name: each stands once, between `<!-- name -->` and `<!-- /name -->`, in README or docs.
 PARTS: dict[str, Callable[[], str]] = {
-    "output": lambda: screen("output"),
     "screen": lambda: screen("screen"),
     "whatif": lambda: screen("whatif"),
     "diff": lambda: screen("diff"),
     "gates": gate_limits,
     "difftables": comparison_tables,
     "ranks": ranks,
+    "figures": figures,
+    "lessons": lessons,
     "reports": reports_columns,
     "many": lambda: section(MANY, "Measured"),
     "timelines": lambda: section(TIMELINES, "Measured"),

@@ -35,7 +35,7 @@ PLANTS = [
     (LAYERS, "nsys/schema.py", "import dsprof.answers.roofs"),  # what reads an export knows no answer
     (LAYERS, "nsys/rows.py", "import dsprof.rules.families"),
     (LAYERS, "answers/requests.py", "import dsprof.show.summary"),
-    (LAYERS, "plots.py", "import dsprof.capture.session"),  # a neighbour
+    (LAYERS, "plots/stages.py", "import dsprof.capture.session"),  # a neighbour
     (LAYERS, "trace.py", "def late():\n    import dsprof.rules.rules"),
     (LAYERS, "attribute/launches.py", "import dsprof.measures.tally"),
     (LAYERS, "measures/totals.py", "from dsprof.answers import stages"),
@@ -62,7 +62,7 @@ PLANTS = [
     (TYPER, "show/terminal.py", "import typer"),
     (TABLES, "tables/step_trace.py", "from dsprof.tables import step_sum"),
     (NSYS, "tables/kern_sum.py", "from dsprof.nsys import schema"),
-    (NSYS, "plots.py", "import dsprof.nsys.reader"),
+    (NSYS, "plots/stages.py", "import dsprof.nsys.reader"),
     (EXPORT, "tables/kern_sum.py", "import sqlite3"),
     (EXPORT, "analysis/analyze.py", "import adbc_driver_sqlite"),
     (LAYERS, "timeline/packets.py", "import dsprof.analysis.timelines"),

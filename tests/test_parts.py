@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 import slow_reference as slow
 from dsprof.analysis import parquet
 from dsprof.analysis.analyze import Analysis, _plan
-from dsprof.analysis.memory import allowed, bytes_of
 from dsprof.analysis.parquet import RowsInFile, RowsInMemory
 from dsprof.arrays import backend
 from dsprof.errors import MemoryTooSmall
+from dsprof.ground.memory import allowed, bytes_of
 from dsprof.nsys.locate import locate
 from dsprof.nsys.parts import CutTooLate, ReportInParts, Size, size_of
 from dsprof.nsys.reader import read

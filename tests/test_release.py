@@ -165,6 +165,8 @@ def test_the_long_description_reads_where_its_folder_is_not(metadata):
     assert metadata["Description-Content-Type"] == "text/markdown" and shown
     words = re.sub(r"<[^>]+>", "", shown)
     assert "dsprof analyze traces/samples" in words and "<!--" not in shown
+    assert "prefill is launch-bound" in words, "the first screen is there as text"
+    assert not re.search("<(picture|source|img)", text), "no picture is there that cannot be shown"
     leads = re.findall(r'(?:href|src)="([^"]*)"', shown)
     assert [link for link in leads if not re.match(r"https?:|#", link)] == []
     assert "](" not in re.sub(r"\]\(https?:", "", text)

@@ -449,6 +449,30 @@ class Cells(HTMLParser):
             self.cells[-1] += data
 
 
+def test_a_notebook_completes_the_names_of_tables(analysis, tmp_path):
+    """As its own completer does it, in a session with an analysis, several reports, and a comparison."""
+    pytest.importorskip("IPython", reason="it is in the extra `notebook`")
+    from IPython.core.completer import IPCompleter, provisionalcompleter
+
+    folder = tmp_path / "run"
+    folder.mkdir()
+    made = TraceBuilder().range("decode", 0, 90).range("decode.step", 0, 80).kernel("k", at=(10, 20), call=(5, 6))
+    path = made.write(folder / "one.sqlite")
+    session = {
+        "analysis": analysis, "many": dsprof.analyze_many([path], on="loop"),
+        "some": dsprof.analyze(path, tables=["kern_sum", "mem_sum"]), "changed": dsprof.diff(path, path, force=True),
+    }  # fmt: skip
+    completer = IPCompleter(namespace=session)
+    completer.use_jedi = False
+    for name, value in session.items():
+        for begun in ("", "k", "no_such"):
+            text = f'{name}["{begun}'
+            with provisionalcompleter():
+                found = [text[: one.start] + one.text for one in completer.completions(text, len(text))]
+            keys = {one.removeprefix(f'{name}["').removesuffix("]").removesuffix('"') for one in found}
+            assert keys == {key for key in value if key.startswith(begun)}, text
+
+
 def test_a_notebook_shows_the_same_cells_as_the_terminal(analysis):
     parser = Cells()
     parser.feed(analysis._repr_html_())

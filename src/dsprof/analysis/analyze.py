@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from attrs import evolve, field, frozen
 
-from dsprof.analysis.memory import allowed
 from dsprof.analysis.named_rules import NamedRules
 from dsprof.analysis.options import AnalysisOptions
 from dsprof.analysis.parquet import Condition
@@ -28,6 +27,7 @@ from dsprof.arrays import backend
 from dsprof.attribute.stages import StageRanges
 from dsprof.errors import MemoryTooSmall, OutputRefused, ReportMissing
 from dsprof.findings import Finding
+from dsprof.ground.memory import allowed
 from dsprof.ground.swap import clear_unfinished, replacing
 from dsprof.measures.rank_work import StageWork
 from dsprof.model.baseline import baseline_of
@@ -111,7 +111,7 @@ def analyze_as(path: Path, options: AnalysisOptions, progress: Progress, threads
 
     `threads`: in how many it may work on a report in parts; as many as there are processors unless given.
     """
-    report, exported = locate(path, options.nsys, progress, anew=not options.reuse)
+    report, exported = locate(path, options.nsys, progress, anew=not options.reuse, threads=threads)
     place = Path(options.folder) if options.folder is not None else report.with_suffix(".dsprof")
     file = find_rules_file(report) if options.rules is None else options.rules
     before = remembered(place, exported) if options.remembered else NamedRules()
@@ -373,6 +373,9 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
         from dsprof.page.document import page
 
         return page(self.summary(), self)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
 
     def _repr_html_(self) -> str:
         from dsprof.show.html import summary_html

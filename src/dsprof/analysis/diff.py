@@ -59,6 +59,9 @@ class Comparison(Mapping[str, "pd.DataFrame"]):
     def __contains__(self, name: object) -> bool:
         return name in TABLES
 
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
+
     def _repr_html_(self) -> str:
         from dsprof.show.html import diff_html
 

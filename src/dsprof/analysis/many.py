@@ -204,6 +204,9 @@ class ManyAnalysis(Mapping[str, "pd.DataFrame"]):
 
         return reports_page(self.summary(), our_version())
 
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
+
     def _repr_html_(self) -> str:
         from dsprof.show.html import reports_html
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from attrs import field, fields, frozen
 from attrs.converters import optional
 
-from dsprof.analysis.memory import bytes_of
 from dsprof.analysis.named_rules import NamedRules
 from dsprof.analysis.rules_file import NO_FILE, RulesFile, read_rules_file
+from dsprof.ground.memory import bytes_of
 from dsprof.model.record import ModelRecord, read_record
 from dsprof.nsys.selection import Wanted, Window, numbers_of, window_of
 from dsprof.rules.engines import engine_named

@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 
 from attrs import evolve, frozen
 
-from dsprof.analysis.memory import allowed
 from dsprof.analysis.one_report import Row, Task, failed, one_report
 from dsprof.errors import ReportMissing, WorkersUnavailable
 from dsprof.ground.environment import without_threads
+from dsprof.ground.memory import allowed
 
 #: The kinds of workers by name; all else is the address of a scheduler, or its file.
 AUTO, LOOP, PROCESSES = "auto", "loop", "processes"

@@ -48,6 +48,8 @@ class ProfileOptions:
     #: Words of other programs on our command line, whose secrets a report may hold.
     beside: tuple[str, ...] = field(default=(), repr=False)
     force: bool = False
+    #: Are the SQLite exports of large reports written by `Profile.write_exports`, which may be when all has been told?
+    export_later: bool = False
     minimum_free_bytes: int = 200 * 10**6
     #: Seconds that an import may go on without a word; after them it hangs.
     import_limit_s: float = 300.0

@@ -28,6 +28,8 @@ from dsprof.ground.leftovers import clear_leftovers, own_folder
 from dsprof.model.launched import ProcessRank
 from dsprof.nsys.command import NO_AGENT, export
 from dsprof.nsys.inputs import Input
+from dsprof.nsys.locate import export_into_cache
+from dsprof.nsys.side_by_side import jobs_for
 
 Ending = Literal["finished", "failed", "signalled", "interrupted", "time-limit", "ended", "stopped", "unknown"]
 
@@ -50,9 +52,23 @@ _TRIES = 3
 
 
 @frozen
+class LaterExport:
+    """The SQLite export of a report, which was exported in parts; `command`: what was recorded, for its secrets."""
+
+    report: Path
+    nsys: Path
+    command: tuple[str, ...]
+
+    def write(self) -> None:
+        """Write it beside the report. Raises what `nsys.command.export` does."""
+        export(Input(self.report), self.report.with_suffix(".sqlite"), self.nsys, self.command)
+
+
+@frozen
 class Profile:
     """A recording that is whole: reports with an export beside each, the log, and how the program ended.
 
+    `exports`: what to read of each report; the report itself where its export is yet to be written, to `later`.
     `exit_code` is the program's as nsys passes it on: 128 + n for signal n; -1 where `ending` is ``unknown``.
     """
 
@@ -73,6 +89,8 @@ class Profile:
     left: tuple[str, ...] = ()
     #: Seconds that the program ran, to some 0.2 s; None where it was too short, or its end was not seen.
     took_s: float | None = None
+    #: Writes the exports that are not there.
+    later: tuple[LaterExport, ...] = ()
 
     def explain(self) -> str:
         """How the program ended, as a sentence without its full stop."""
@@ -138,15 +156,14 @@ def profile(
         reports = _reports(partial)
         if not reports or run.died or any(raw.exists() for raw in raws):
             raise run.failure or _failure(run, options, raws, importer)
-        for report in reports:
-            progress(f"exporting {report.name}")
-            export(Input(report), report.with_suffix(".sqlite"), nsys, [*command, *way.beside(), *options.beside])
+        words = (*command, *way.beside(), *options.beside)
+        later = {report.name for report in reports if not _export(report, nsys, words, options.export_later, progress)}
         names = [report.name for report in reports]
         ranks = way.ranks(partial)
         _publish(partial, folder, options)
     return Profile(
         reports=tuple(folder / name for name in names),
-        exports=tuple((folder / name).with_suffix(".sqlite") for name in names),
+        exports=tuple(folder / name if name in later else (folder / name).with_suffix(".sqlite") for name in names),
         log=folder / LOG,
         exit_code=-1 if run.hung and run.asked is None else run.code,
         ending=ending_of(run, options),
@@ -156,7 +173,19 @@ def profile(
         problems=tuple(run.problems),
         left=tuple(run.left),
         took_s=run.took_s,
+        later=tuple(LaterExport(folder / name, nsys, words) for name in names if name in later),
     )
+
+
+def _export(report: Path, nsys: Path, command: Sequence[str], may_wait: bool, progress: Callable[[str], None]) -> bool:
+    """Export a report: to SQLite beside it; or, False, a large one in parts into the cache, where SQLite may wait."""
+    given = Input(report)
+    if may_wait and (jobs := jobs_for(given, nsys)) > 1:
+        export_into_cache(given, nsys, jobs, progress, command)
+        return False
+    progress(f"exporting {report.name}")
+    export(given, report.with_suffix(".sqlite"), nsys, command)
+    return True
 
 
 def _processes(run: Run, ranks: Sequence[RankRecord]) -> tuple[ProcessRank, ...]:

@@ -57,6 +57,7 @@ from dsprof.ground.environment import clean_environment
 from dsprof.ground.versions import installed, our_version
 from dsprof.model.launched import ProcessRank
 from dsprof.nsys.command import find_nsys, nsys_version
+from dsprof.nsys.locate import locate
 from dsprof.nsys.probe import Probe, probe
 from dsprof.nsys.reader import Progress, nothing_recorded
 from dsprof.show.safe import for_terminal
@@ -308,7 +309,7 @@ def _compared(
 
 def _check_command(held: Probe, made: Capture) -> DsprofError | None:
     """Nothing was recorded of a program that ended well, or the ranges of one that uses NVTX are missing."""
-    if not held.ranges and (held.opened or any(probe(export).opened for export in made.exports[1:])):
+    if not held.ranges and (held.opened or any(_probe(export).opened for export in made.exports[1:])):
         nvtx = made.session.versions.get("nvtx", "of the program")
         message = (
             f"The program uses NVTX, and none of its ranges was recorded: {pair(nvtx, made.session.versions['nsys'])}."
@@ -389,11 +390,16 @@ def _record(begun: Session, folder: Path, run: Callable[[], Profile]) -> tuple[C
         ranks=(*begun.ranks, *done.processes),
     )  # fmt: skip
     write_record(folder, record)
-    held = probe(done.exports[0])
+    held = _probe(done.exports[0])
     if not held.is_empty:
         record = evolve(record, driver=held.driver, gpus=held.gpus)
         write_record(folder, record)
     return Capture(folder, record, done.exports, done, recorded=not held.is_empty), held
+
+
+def _probe(exported: Path) -> Probe:
+    """What an export holds, or that of a report which was exported a moment ago."""
+    return probe(locate(exported)[1])
 
 
 def _profile(

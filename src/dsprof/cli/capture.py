@@ -176,6 +176,7 @@ class RecordingFlags:
             capture_range=self.capture_range, capture_range_end=self.capture_range_end,
             nvtx_capture=self.nvtx_capture, extra=tuple(self.nsys_option or ()),
             python_sampling_hz=self.python_sampling_rate if self.python_sampling else None,
+            export_later=not self.baseline,
         )  # fmt: skip
         kinds: tuple[Kind, ...] = tuple(kind.value for kind in self.baseline or ())
         return Settings(self.out, self.name, nsys, tuple(self.env or ()), told, kinds)
@@ -278,7 +279,8 @@ def capture(
     settings = launching.added(recording.settings(analysis.nsys), command)
     if running.wanted:
         sides = _sides(context, running, names, command, session, images or [])
-        _capture_runs(sides, running, settings, options)
+        exported = evolve(settings, profile=evolve(settings.profile, export_later=False))
+        _capture_runs(sides, running, exported, options)
         return
     with Progress() as progress, _showing_the_log():
         if command:
@@ -293,6 +295,7 @@ def capture(
             for export in done.exports if done.recorded else ():
                 _summarize(export, options, top)
     finally:  # also where the analysis fails, as with too little --memory: the recording is whole
+        _write_exports(done)
         say(f"Session: {done.folder} (to pass on: all but the .nsys-rep, which keeps environments and arguments;")
         say("         user, host and folders stand in the export as well: `dsprof scrub` takes them out)")
     _tell_ending(done)
@@ -356,6 +359,14 @@ def _summarize(export: Path, options: AnalysisOptions, top: int) -> None:
         folder = found.write(progress=progress)
         summary = found.summary(top)
     show(summary, SummaryFormat.RICH, folder)
+
+
+def _write_exports(done: Capture) -> None:
+    """Write the SQLite exports that the summary did not wait for."""
+    with Progress() as progress:
+        for one in done.profile.later:
+            progress(f"exporting {one.report.name} to SQLite")
+            one.write()
 
 
 def _tell_ending(done: Capture) -> None:

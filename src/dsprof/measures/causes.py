@@ -16,9 +16,9 @@ QUEUED, SHARED = "queue-bound", "shared GPU"
 class Cause:
     """A cause of idle time.
 
-    `meaning` ends the sentence of its column, `words` are those of a verdict, `short` those of a plot, whose colour is
-    `colour`; a stage with most of its idle time in causes of one `kind` is called that. `calls`: how the names begin of
-    the CUDA API calls that are this cause.
+    `meaning` ends the sentence of its column, `words` are those of a verdict, `short` those of a plot; a stage with
+    most of its idle time in causes of one `kind` is called that. `calls`: how the names begin of the CUDA API calls
+    that are this cause.
     """
 
     name: str
@@ -26,7 +26,6 @@ class Cause:
     words: str
     short: str
     kind: str
-    colour: str
     calls: tuple[str, ...] = ()
 
 
@@ -35,33 +34,33 @@ CAUSES = {
     cause.name: cause
     for cause in (
         Cause("queued", "the GPU ran what its thread had launched before it",
-              "what was launched before it", "launched before", QUEUED, "#6699CC"),
+              "what was launched before it", "launched before", QUEUED),
         Cause("other_work", "the GPU ran operations of the process that were launched elsewhere",
-              "other work on the GPU", "other work on the GPU", SHARED, "#88CCEE"),
+              "other work on the GPU", "other work on the GPU", SHARED),
         Cause("latency", "an operation was launched, and had not begun",
-              "launch latency", "launch latency", LATENCY, "#44AA99"),
+              "launch latency", "launch latency", LATENCY),
         Cause("profiler", "the profiler's own overhead on the thread",
-              "the profiler", "profiler", PROFILER, "#DDDDDD"),
+              "the profiler", "profiler", PROFILER),
         Cause("load", "the thread loaded kernels or set them up",
-              "loading kernels", "loading kernels", COLD, "#000000",
+              "loading kernels", "loading kernels", COLD,
               ("cuModuleLoad", "cuLibraryLoad", "cuLibraryGet", "cuModuleGet", "cuKernelGetFunction",
                "cuKernelSetAttribute", "cuFuncSetAttribute", "cudaFuncSetAttribute")),
         Cause("alloc", "the thread allocated or freed memory",
-              "memory allocation", "allocation", ALLOCATION, "#882255",
+              "memory allocation", "allocation", ALLOCATION,
               ("cudaMalloc", "cudaFree", "cudaHostAlloc", "cudaHostRegister", "cuMemAlloc", "cuMemFree", "cuMemCreate",
                "cuMemMap")),
         Cause("pageable", "the thread was in a call that copies from or to pageable memory of the host",
-              "copies of pageable memory", "pageable copies", COPY, "#661100"),
+              "copies of pageable memory", "pageable copies", COPY),
         Cause("copy", "the thread was in another call that copies or sets memory",
-              "copy calls", "other copies", COPY, "#AA4499", ("cudaMemcpy", "cudaMemset", "cuMemcpy", "cuMemset")),
+              "copy calls", "other copies", COPY, ("cudaMemcpy", "cudaMemset", "cuMemcpy", "cuMemset")),
         Cause("sync", "the thread waited for the GPU in a synchronizing call",
-              "waiting for the GPU", "waiting for the GPU", SYNC, "#117733", SYNCHRONIZING),
+              "waiting for the GPU", "waiting for the GPU", SYNC, SYNCHRONIZING),
         Cause("launch", "the thread was in a call that launches a kernel or a graph",
-              "launch calls", "launch calls", LAUNCH, "#DDCC77",
+              "launch calls", "launch calls", LAUNCH,
               ("cudaLaunch", "cuLaunch", "cudaGraphLaunch", "cuGraphLaunch")),
         Cause("api", "the thread was in another CUDA call",
-              "other CUDA calls", "other CUDA calls", LAUNCH, "#999933"),
+              "other CUDA calls", "other CUDA calls", LAUNCH),
         Cause("host", "the thread was outside of all CUDA calls",
-              "the host outside of CUDA", "host outside of CUDA", HOST, "#CC6677"),
+              "the host outside of CUDA", "host outside of CUDA", HOST),
     )
 }  # fmt: skip

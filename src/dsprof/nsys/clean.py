@@ -34,8 +34,10 @@ _ARGUMENT = re.compile(r"(.*:)?(COMMAND|ARGUMENT_(\d+))")
 _TOGETHER = 10_000
 
 
-def clean(exported: Path, command: Sequence[str] = ()) -> None:
+def clean(exported: Path, command: Sequence[str] = (), named: Iterable[int] = ()) -> None:
     """Clean the export in the file `exported`, in place; `command` is what was recorded, where it is known.
+
+    `named`: ids of strings that rows of events use which are not in this file.
 
     When a page of the file became full, half of its rows went to a new one, and what is left of them there is in no
     row: so the file is written anew from its rows. Raises `sqlite3.OperationalError` where the disk is full.
@@ -44,7 +46,7 @@ def clean(exported: Path, command: Sequence[str] = ()) -> None:
         database.text_factory = bytes
         database.execute("PRAGMA journal_mode = OFF")  # the file has no name yet, and is thrown away after a failure
         database.execute("BEGIN")
-        _Clean(database, command).run()
+        _Clean(database, command, named).run()
         database.execute("COMMIT")
         database.execute("VACUUM")
 
@@ -52,8 +54,8 @@ def clean(exported: Path, command: Sequence[str] = ()) -> None:
 class _Clean:
     """One export that is cleaned."""
 
-    def __init__(self, database: sqlite3.Connection, command: Sequence[str]) -> None:
-        self.db = database
+    def __init__(self, database: sqlite3.Connection, command: Sequence[str], named: Iterable[int]) -> None:
+        self.db, self._named = database, named
         self.tables = tables_of(database)
         self.sought = Sought()
         self.sought.secrets_of_environment(os.environ)
@@ -113,6 +115,7 @@ class _Clean:
         self.db.execute(f"UPDATE StringIds SET value = '' {where}")
 
     def _keep_what_is_named(self) -> None:
+        self.db.executemany("DELETE FROM going WHERE id = ?", ((number,) for number in self._named))
         for table in self.tables:
             if table.name in (schema.STRINGS, STREAMS):
                 continue
@@ -178,7 +181,7 @@ class Table:
 
 
 #: Columns that hold ids of strings, as far as their names tell; exports also say it in their declarations.
-_REFERENCE = re.compile(
+REFERENCE = re.compile(
     r"\w*[nN]ameId|\w*[tT]extId|demangledName|shortName|mangledName|kernelName|funcName|varName|srcFile|symbol|module"
     r"|providerName|taskName|description|CpuInstruction|filenameId|contentId"
 )
@@ -212,7 +215,7 @@ def _table(database: sqlite3.Connection, of: str, name: str, sql: str) -> Table:
     )
     names = {column for column, _, _, _ in columns}
     said = re.findall(r"^\s*\"?(\w+)\"?[^\n]*REFERENCES\s+StringIds", sql, re.MULTILINE)
-    references = {column for column in names if _REFERENCE.fullmatch(column)} | (names & set(said))
+    references = {column for column in names if REFERENCE.fullmatch(column)} | (names & set(said))
     single = [kind for _, kind, _, place in columns if place]
     own_number = "WITHOUT ROWID" in sql.upper() or (len(single) == 1 and single[0].upper() == "INTEGER")
     rowid = next((alias for alias in ("rowid", "_rowid_", "oid") if alias not in {n.lower() for n in names}), "")

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -241,22 +241,46 @@ def export(report: Input, target: Path, nsys: Path, command: Sequence[str] = ())
         ) from error
     with folder:
         partial = Path(folder.name, "export.sqlite")
-        words = ["export", "--type=sqlite", "--force-overwrite=true", f"--output={partial}", str(report.path.resolve())]
         sha256 = report.sha256
-        outcome = run_nsys(nsys, words, EXPORT_LIMIT_S)
-        report.check()
-        if outcome.code != 0 or not is_whole(partial):
-            raise _export_error(report.path, nsys, outcome)
-        try:
-            _store_payloads(report.path, partial, nsys)
-            clean(partial, command)
-            _mark(partial, sha256)
-        except sqlite3.OperationalError as error:
-            raise ExportFailed(
-                f"The export of {report.name} could not be cleaned of secrets ({error}), and is not kept.",
-                "Make room on the disk, here and where temporary files go.",
-            ) from error
+        run_export(report, nsys, ["--type=sqlite"], partial)
+        if not is_whole(partial):
+            raise _export_error(report.path, nsys, Outcome(0, ""))
+        finish_export(report, nsys, partial, command, sha256)
         partial.replace(target)
+
+
+def run_export(report: Input, nsys: Path, options: Sequence[str], target: Path) -> None:
+    """Have nsys export `report` to `target`. Raises `NsysTooOld`, `ExportFailed`, `ReportChanging`."""
+    words = ["export", *options, "--force-overwrite=true", f"--output={target}", str(report.path.resolve())]
+    outcome = run_nsys(nsys, words, EXPORT_LIMIT_S)
+    report.check()
+    if outcome.code != 0:
+        raise _export_error(report.path, nsys, outcome)
+
+
+def finish_export(
+    report: Input,
+    nsys: Path,
+    exported: Path,
+    command: Sequence[str],
+    sha256: str,
+    tables: Sequence[str] = (),
+    named: Iterable[int] = (),
+) -> None:
+    """Add to a fresh export what NCCL and Python samples say, take secrets out of it, and mark it as ours.
+
+    `tables`: the options that say which tables it holds, where it holds not all; `named`: ids of the strings that the
+    others use. Raises `ExportFailed`.
+    """
+    try:
+        _store_payloads(report.path, exported, nsys, tables)
+        clean(exported, command, named)
+        _mark(exported, sha256)
+    except sqlite3.OperationalError as error:
+        raise ExportFailed(
+            f"The export of {report.name} could not be cleaned of secrets ({error}), and is not kept.",
+            "Make room on the disk, here and where temporary files go.",
+        ) from error
 
 
 #: How nsys is asked for payloads, and the file for them: 2025.3 knows the first way, 2023.4 the second alone, and
@@ -264,7 +288,7 @@ def export(report: Input, target: Path, nsys: Path, command: Sequence[str] = ())
 _WITH_PAYLOAD = ((("--type=sqlite", "--include-blobs=true"), "again.sqlite"), (("--type=json",), "again.json"))
 
 
-def _store_payloads(report: Path, partial: Path, nsys: Path) -> None:
+def _store_payloads(report: Path, partial: Path, nsys: Path, tables: Sequence[str]) -> None:
     """Where the export holds marks of Python samples or ranges of NCCL, ask nsys for their payloads, too.
 
     Of them only what is read goes into the export. An nsys that fails at it leaves an export without them; schemas,
@@ -275,7 +299,8 @@ def _store_payloads(report: Path, partial: Path, nsys: Path) -> None:
         if not (sampled or (nccl and name.endswith(".sqlite"))):
             continue
         again = partial.with_name(name)
-        words = ["export", *options, "--force-overwrite=true", f"--output={again}", str(report.resolve())]
+        some = tables if name.endswith(".sqlite") else ()
+        words = ["export", *options, *some, "--force-overwrite=true", f"--output={again}", str(report.resolve())]
         done = run_nsys(nsys, words, EXPORT_LIMIT_S)
         if done.code == 0 and again.is_file():
             sampled = sampled and not store_samples(partial, again)

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dsprof.arrays import NULL, Ints
+from dsprof.arrays import NULL, Ints, group_rows
 from dsprof.errors import NotAReport, NvprofDatabase
 from dsprof.nsys import schema
+from dsprof.nsys.event_files import EventFiles, event_files_of
 from dsprof.nsys.inputs import Input
 from dsprof.nsys.pages import Pages, PageTable
 from dsprof.nsys.possible import Possible
@@ -30,6 +31,8 @@ Where = tuple[str, tuple[int, ...]]
 
 _NULL_SQL = "(-9223372036854775807 - 1)"
 _BATCH_ROWS = "65536"
+#: Rows that are looked at together, where all are looked at for little.
+_ROWS_AT_ONCE = 1 << 20
 #: How many rows at the head of a table say when a capture was.
 _SAMPLES = 64
 #: The end of a table's declaration; nothing but options of the table follows its last bracket.
@@ -57,6 +60,9 @@ class Export:
             ((self.encoding,),) = self._sql.execute("PRAGMA encoding")
             for (table,) in self._sql.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')"):
                 self.columns[table] = self._columns_of(table)
+            self._events = event_files_of(self.path)
+            if self._events is not None:
+                self.columns.update(self._events.columns())
             self._database = adbc_driver_sqlite.connect(self._uri)
             self._arrow = adbc.AdbcConnection(self._database)
             self._new_statement = adbc.AdbcStatement
@@ -108,7 +114,7 @@ class Export:
                 "Name a .nsys-rep, or what `nsys export --type=sqlite` made of it.",
             )
         for table in schema.READ:
-            if table in self.columns and (what := self._odd(table)):
+            if table in self.columns and not self.is_apart(table) and (what := self._odd(table)):
                 raise NotAReport(
                     f"{self.name} is no export as nsys writes it: {table} {what}.",
                     "Export the report again with `nsys export --type=sqlite`.",
@@ -145,12 +151,62 @@ class Export:
         """Is there such a table, with all these columns?"""
         return table in self.columns and set(columns) <= set(self.columns[table])
 
+    def is_apart(self, table: str) -> bool:
+        """Does the table lie in Arrow files beside the others?"""
+        return self._events is not None and table in self._events.columns()
+
+    def ends_of(self, table: str) -> tuple[int, int] | None:
+        """The first and the last number of a table's rows; None for a table without any.
+
+        The numbers between need not all be there.
+        """
+        if self._events is not None and self.is_apart(table):
+            return 1, self._events.rows(table)
+        # Each by itself is a look at one end of the table; both in one query would be a look at every row.
+        low, high = (self.rows(f'SELECT {end}(rowid) FROM "{table}"')[0][0] for end in ("min", "max"))
+        return None if low is None else (int(low), int(high))
+
+    def is_dense(self, table: str) -> bool:
+        """Are there about as many rows as numbers from the first to the last? In what nsys wrote, there are."""
+        ends = self.ends_of(table)
+        # A row has a byte at least.
+        return ends is None or self.is_apart(table) or ends[1] - ends[0] < self.path.stat().st_size
+
+    def blocks(self, table: str, columns: tuple[str, ...]) -> Iterator[Columns]:
+        """Some columns of all rows as they are stored, many rows at a time; without those that are not there."""
+        ends = self.ends_of(table)
+        if ends is None or not any(self.has(table, name) for name in columns):
+            return
+        step = _ROWS_AT_ONCE if self.is_dense(table) else ends[1] - ends[0] + 1
+        for first in range(ends[0], ends[1] + 1, step):
+            yield self._values(table, columns, None, (first, min(first + step - 1, ends[1])))
+
+    def distinct(self, table: str, *columns: str) -> set[tuple[int, ...]]:
+        """What there is in some columns of a table's rows, but for rows that are all NULL."""
+        found: set[tuple[int, ...]] = set()
+        for some in self.blocks(table, columns):
+            rows = max(map(len, some.values()), default=0)
+            there = [some.get(name, nulls(rows)) for name in columns]
+            heads, _ = group_rows(*there)
+            found.update(zip(*(column[heads].tolist() for column in there), strict=True))
+        return found - {(NULL,) * len(columns)}
+
+    def last_end(self, table: str) -> int:
+        """When the last row of a table ends that ends at a possible time; 0 for none."""
+        low, high = self.possible.low, self.possible.high
+        ends = (some["end"] for some in self.blocks(table, ("end",)))
+        return max((int(end[(end >= low) & (end <= high)].max(initial=0)) for end in ends), default=0)
+
     def _moments(self) -> list[int]:
         """When the first rows of each table of events began: some usual times of the capture."""
         stored = {name for (name,) in self.rows("SELECT name FROM sqlite_master WHERE sql LIKE 'CREATE TABLE%'")}
         tables = [one.table for one in schema.EVENTS if one.table in stored and self.has(one.table, "start")]
+        apart = [] if self._events is None else [
+            moment for table in self._events.columns()
+            for moment in self._events.read(table, ["start"], (1, _SAMPLES))["start"].tolist()
+        ]  # fmt: skip
         queries = [f'SELECT CAST("start" AS INTEGER) FROM "{table}" LIMIT {_SAMPLES}' for table in tables]
-        return [moment for query in queries for (moment,) in self.rows(query) if moment is not None]
+        return [*apart, *(moment for query in queries for (moment,) in self.rows(query) if moment is not None)]
 
     def integers(
         self,
@@ -171,16 +227,34 @@ class Export:
         wanted = asked if details else (*source.columns, *extra)
         if not self.has(source.table, "start"):
             return {name: np.zeros(0, np.int64) for name in asked}
-        present = [name for name in wanted if name == "rowid" or self.has(source.table, name)]
-        columns = self._from_pages(source.table, present, where, rowids)
-        if columns is None:
-            columns = self._from_sql(source.table, present, where, rowids)
+        columns = self._values(source.table, wanted, where, rowids)
         if source.table != schema.NVTX:  # of which only some rows have times that count
             if "end" in source.columns:
                 columns.setdefault("end", nulls(len(columns["start"])))
             columns = self.possible.rows(source.table, columns)
         rows = len(columns["start"])
         return {name: columns[name] if name in columns else nulls(rows) for name in asked}
+
+    def _values(
+        self, table: str, wanted: tuple[str, ...], where: Where | None, rowids: tuple[int, int] | None
+    ) -> Columns:
+        """Columns as they are stored; only those that are there."""
+        present = [name for name in wanted if name == "rowid" or self.has(table, name)]
+        if self._events is not None and self.is_apart(table):
+            return self._from_files(self._events, table, present, where, rowids)
+        columns = self._from_pages(table, present, where, rowids)
+        return self._from_sql(table, present, where, rowids) if columns is None else columns
+
+    def _from_files(
+        self, events: EventFiles, table: str, columns: list[str], where: Where | None, rowids: tuple[int, int] | None
+    ) -> Columns:
+        filtered = [*columns, where[0]] if where and where[0] not in columns else columns
+        with self.guarded():
+            found = events.read(table, filtered, rowids)
+        if where is None:
+            return found
+        rows = np.flatnonzero(np.isin(found[where[0]], where[1]))
+        return {name: found[name][rows] for name in columns}
 
     def _from_pages(
         self, table: str, columns: list[str], where: Where | None, rowids: tuple[int, int] | None

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 from dsprof.errors import NotAReport, NsysMissing, ReportEmpty, ReportMissing
-from dsprof.nsys.cache import keep, kept
+from dsprof.nsys.cache import keep, keep_parts, kept
 from dsprof.nsys.command import clear_scratch, export, find_nsys, is_whole, made_from, nsys_version
 from dsprof.nsys.folders import REPORT_SUFFIXES, report_in
 from dsprof.nsys.inputs import Input
 from dsprof.nsys.reader import Progress
 from dsprof.nsys.schema import VERSION_TABLES
+from dsprof.nsys.side_by_side import export_side_by_side, jobs_for
 from dsprof.nsys.sound import SQLITE, check_file, read_only
 from dsprof.nsys.unpack import Chunks, unpack, unpacker
 
@@ -26,13 +28,18 @@ _FRONT_BYTES = 4 << 20
 
 
 def locate(
-    path: Path, nsys: str | None = None, progress: Progress = lambda sentence: None, anew: bool = False
+    path: Path,
+    nsys: str | None = None,
+    progress: Progress = lambda sentence: None,
+    anew: bool = False,
+    threads: int | None = None,
 ) -> tuple[Path, Input]:
     """The report that `path` means, and the SQLite export to read.
 
     An export is read as it is. A report is exported, and a packed export unpacked, into the cache (`cache_folder`),
     under the hash of its content, and never beside it; the export that nsys or a capture made beside a report is used
     where it holds the same recording. `anew`: export with the nsys that is found, if another one made what is kept.
+    `threads`: how many nsys may export a large report side by side, as many as there are cores unless given.
     Raises `ReportMissing`, `NoReportInFolder`, `ReportEmpty`, `NotAReport`, `ReportChanging`, and what `export` and
     `unpack` raise.
     """
@@ -46,7 +53,7 @@ def locate(
     if chunks is None:
         _refuse_others(report, head)
     before = Input(report)
-    found = _unpacked(before, chunks, progress) if chunks else _exported(before, nsys, progress, anew)
+    found = _unpacked(before, chunks, progress) if chunks else _exported(before, nsys, progress, anew, threads)
     before.check()
     return _stem(report), found
 
@@ -64,7 +71,7 @@ def _unpacked(packed: Input, chunks: Chunks, progress: Progress) -> Input:
     return keep(packed.sha256, name, "unpacked", make)
 
 
-def _exported(report: Input, nsys: str | None, progress: Progress, anew: bool) -> Input:
+def _exported(report: Input, nsys: str | None, progress: Progress, anew: bool, threads: int | None) -> Input:
     clear_scratch()  # also where no nsys is run any more, since the killed one's export was done
     beside = report.path.with_suffix(".sqlite")
     if not anew:
@@ -78,11 +85,28 @@ def _exported(report: Input, nsys: str | None, progress: Progress, anew: bool) -
         if beside.exists():
             error.hint = f"{error.hint} If {beside.name} is an export of this report, name that."
         raise
-    maker = f"nsys-{nsys_version(chosen) or 'unknown'}"
-    if there := kept(report.sha256, report.name, maker):
+    if there := kept(report.sha256, report.name, _maker(chosen)):
         return there
-    progress(f"exporting {report.name} with nsys")
-    return keep(report.sha256, report.name, maker, lambda target: export(report, target, chosen))
+    return export_into_cache(report, chosen, jobs_for(report, chosen, threads), progress)
+
+
+def export_into_cache(report: Input, nsys: Path, jobs: int, progress: Progress, command: Sequence[str] = ()) -> Input:
+    """The export of a report in the cache, made by so many nsys side by side; `command` as for `command.export`.
+
+    Raises what that does.
+    """
+    progress(f"exporting {report.name} with {'nsys' if jobs == 1 else f'{jobs} nsys side by side'}")
+    if jobs == 1:
+        return keep(report.sha256, report.name, _maker(nsys), lambda target: export(report, target, nsys, command))
+
+    def make(folder: Path) -> None:
+        export_side_by_side(report, folder, nsys, jobs, command)
+
+    return keep_parts(report.sha256, report.name, _maker(nsys), make)
+
+
+def _maker(nsys: Path) -> str:
+    return f"nsys-{nsys_version(nsys) or 'unknown'}"
 
 
 def _is_export_of(exported: Path, report: Input) -> bool:

@@ -9,6 +9,7 @@ from attrs import frozen
 from dsprof.nsys import schema
 from dsprof.nsys.about import driver_of, gpus_of
 from dsprof.nsys.export import Export
+from dsprof.nsys.inputs import Input
 from dsprof.nsys.rows import ranges_of
 from dsprof.nsys.strings import Names
 from dsprof.trace import Gpu
@@ -35,9 +36,9 @@ class Probe:
         return not (self.ranges or self.events)
 
 
-def probe(path: Path) -> Probe:
+def probe(given: Input | Path) -> Probe:
     """Look at an export. Raises `ReportDamaged` and `NvprofDatabase`."""
-    with Export(path) as export:
+    with Export(given) as export:
         export.sniff()
         names = Names()
         ranges = ranges_of(export, names)
@@ -55,7 +56,7 @@ def probe(path: Path) -> Probe:
 
 
 def _has_rows(export: Export, table: str) -> bool:
-    return export.has(table, "start") and bool(export.rows(f'SELECT 1 FROM "{table}" LIMIT 1'))
+    return export.has(table, "start") and export.ends_of(table) is not None
 
 
 def _opened(export: Export) -> bool:

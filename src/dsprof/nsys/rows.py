@@ -77,12 +77,11 @@ def _payload(raw: Columns) -> Ints:
 
 def _last_moment(export: Export, ranges: Columns) -> int:
     """The last time that ranges and API calls tell, for a report that does not say how long it is."""
-    low, high = export.possible.low, export.possible.high
+    high = export.possible.high
     columns = [ranges["start"], ranges["end"][ranges["end"] <= high]]
     times = [int(column.max()) for column in columns if len(column)]
     if export.has(schema.RUNTIME, "end"):
-        ((last,),) = export.rows(f'SELECT max("end") FROM "{schema.RUNTIME}" WHERE "end" BETWEEN {low} AND {high}')
-        times.append(int(last or 0))
+        times.append(export.last_end(schema.RUNTIME))
     return max(times, default=0)
 
 

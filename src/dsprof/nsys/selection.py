@@ -24,7 +24,7 @@ from dsprof.arrays import NULL, Bools, Ints, join_calls
 from dsprof.errors import SelectionEmpty
 from dsprof.nsys import schema
 from dsprof.nsys.about import duration_of
-from dsprof.nsys.export import Columns, Export, condition
+from dsprof.nsys.export import Columns, Export
 from dsprof.trace import (
     CAPTURE_BEGIN,
     CAPTURE_END,
@@ -259,25 +259,19 @@ def _times(export: Export, window: Window | None) -> tuple[int, int]:
 def _lasts(export: Export) -> int:
     if duration := duration_of(export):
         return duration
-    low, high = export.possible.low, export.possible.high
     tables = [source.table for source in schema.EVENTS if export.has(source.table, "start", "end")]
-    queries = (f'SELECT max("end") FROM "{table}" WHERE "end" BETWEEN {low} AND {high}' for table in tables)
-    return max((int(last) for query in queries for (last,) in export.rows(query) if last is not None), default=0)
+    return max(map(export.last_end, tables), default=0)
 
 
 def _processes(export: Export, wanted: Wanted) -> Ints:
     """The processes that are wanted and worked on the devices, or on none. Raises `SelectionEmpty`."""
     threads = [source.table for source in (schema.RANGES, schema.CALLS) if export.has(source.table, "globalTid")]
-    callers = {
-        table: {int(thread) & ~0xFFFFFF for (thread,) in export.rows(_distinct(table, "globalTid"))}
-        for table in threads
-    }
+    callers = {table: {thread & ~0xFFFFFF for (thread,) in export.distinct(table, "globalTid")} for table in threads}
     worked: set[tuple[int, int]] = set()
     calling = callers.get(schema.RUNTIME, set())
     for source in schema.OPERATIONS:
         if export.has(source.table, "start"):
-            columns = [name if export.has(source.table, name) else "NULL" for name in ("globalPid", "deviceId")]
-            worked |= {_where_of(row, calling) for row in export.rows(_distinct(source.table, *columns))}
+            worked |= {_where_of(row, calling) for row in export.distinct(source.table, "globalPid", "deviceId")}
     every = set().union(*callers.values(), (process for process, _ in worked if process != NULL))
     pids = {pid_of(process) for process in every}
     _refuse(export, "--pid", "process", wanted.pids, pids)
@@ -291,14 +285,9 @@ def _processes(export: Export, wanted: Wanted) -> Ints:
     return np.array(sorted(chosen), np.int64)
 
 
-def _distinct(table: str, *columns: str) -> str:
-    some = " OR ".join(f"{name} IS NOT NULL" for name in columns)
-    return f'SELECT DISTINCT {", ".join(columns)} FROM "{table}" WHERE {some}'
-
-
-def _where_of(row: tuple[object, ...], callers: set[int]) -> tuple[int, int]:
+def _where_of(row: tuple[int, ...], callers: set[int]) -> tuple[int, int]:
     """Process and device of operations; a process that is not named is the only one that called, else NULL."""
-    process, device = (NULL if value is None else int(str(value)) for value in row)
+    process, device = row
     return (next(iter(callers)) if process == NULL and len(callers) == 1 else process, device)
 
 
@@ -324,11 +313,17 @@ def _capturing(export: Export, low: int) -> frozenset[int]:
         for (number,) in export.rows(f"SELECT id FROM {schema.STRINGS} WHERE value GLOB '{name}*'")
     }
     depth, seen = Counter[int](), set[tuple[int, int]]()
-    which = condition(("nameId", tuple(change))) if change else "0"
-    query = f"SELECT globalTid, nameId, correlationId FROM {schema.RUNTIME} WHERE {which} AND start < ? ORDER BY start"
-    for thread, name, number in export.rows(query, (low,)):
-        call = (pid_of(int(thread or 0)), int(number or 0))
-        if not number or call not in seen:  # of two rows of one call the first counts
-            depth[int(thread or 0)] += change[int(name)]
+    for thread, name, number in _calls_before(export, low, tuple(change)):
+        call = (pid_of(thread), number)
+        if number == NULL or call not in seen:  # of two rows of one call the first counts
+            depth[thread] += change[name]
             seen.add(call)
     return frozenset(thread for thread, open_ in depth.items() if open_ > 0)
+
+
+def _calls_before(export: Export, low: int, names: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Thread, name and id of the calls of some names that begin before `low`, by their begin."""
+    raw = export.integers(schema.CALLS, ("nameId", names))
+    rows = np.flatnonzero(raw["start"] < low)
+    rows = rows[np.argsort(raw["start"][rows], kind="stable")]
+    return list(zip(*(raw[name][rows].tolist() for name in ("globalTid", "nameId", "correlationId")), strict=True))

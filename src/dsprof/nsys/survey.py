@@ -315,12 +315,11 @@ def id_ranges(process: Ints, ids: Ints) -> IdRanges:
 
 def _block_edges(export: Export, table: str) -> tuple[Ints, Ints]:
     """The first and the last rowid of each block of a table."""
-    # Each by itself is a look at one end of the table; both in one query would be a look at every row.
-    ((low,),) = export.rows(f'SELECT min(rowid) FROM "{table}"')
-    ((high,),) = export.rows(f'SELECT max(rowid) FROM "{table}"')
-    if low is None:
+    ends = export.ends_of(table)
+    if ends is None:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    if high - low < export.path.stat().st_size:  # a row has a byte at least
+    low, high = ends
+    if export.is_dense(table):
         first = np.arange(low, high + 1, _ROWS_PER_BLOCK)
     else:
         first = np.array(_counted_out(export, table, low), np.int64)

@@ -6,11 +6,9 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
-from dsprof.page.html import Html, element
+from dsprof.page.html import Html, element, resource
 from dsprof.page.parts import Section, folded
 from dsprof.page.sections import (
     engines,
@@ -46,7 +44,7 @@ def page(summary: Summary, tables: Tables) -> str:
 
 def document(title: str, head: Html, sections: Sequence[Section], version: str) -> str:
     """A whole file of some sections. It may load nothing and run nothing but its own script, by that script's hash."""
-    style, script = _resource("style.css"), _resource("script.js")
+    style, script = resource("style.css"), resource("script.js")
     data = {name: value for one in sections for name, value in one.data.items()}
     policy = (
         f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
@@ -99,11 +97,6 @@ def _section(one: Section) -> Html:
     how = folded("How to read this", element("p", one.how), class_="how")
     return element("section", element("h2", one.title, id=f"{one.name}-title"), how, one.body, id=one.name,
                    aria_labelledby=f"{one.name}-title")  # fmt: skip
-
-
-@cache
-def _resource(name: str) -> str:
-    return files("dsprof.page").joinpath(name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

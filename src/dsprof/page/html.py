@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 from dsprof.show.safe import for_html, visible
@@ -60,3 +62,9 @@ def _attribute(name: str, value: Any) -> str:
 def short(text: str) -> str:
     """A name as it is seen, not longer than `LONGEST`, with its length where something is cut off."""
     return visible(text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text)} characters)")
+
+
+@cache
+def resource(name: str) -> str:
+    """A file of this package: the style or the script of a page."""
+    return files("dsprof.page").joinpath(name).read_text(encoding="utf-8")

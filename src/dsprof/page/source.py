@@ -49,8 +49,7 @@ class Source:
 
     def stage_colour(self, stage: str) -> str:
         """The colour of what belongs to a stage, wherever it is drawn."""
-        stages = list(dict.fromkeys(line.stage for line in self.summary.stages))
-        return colours.STEPS[stages.index(stage) % len(colours.STEPS)] if stage in stages else colours.QUIET
+        return colours.of_stage(stage, list(dict.fromkeys(line.stage for line in self.summary.stages)))
 
 
 def plain(table: pa.Table) -> pa.Table:

@@ -14,6 +14,7 @@ from dsprof.page.parts import Section, cols, figure, folded, legend, scrolling, 
 from dsprof.page.source import Source
 from dsprof.page.svg import BOTTOM, LEFT, TOP, WIDTH, Scale, drawing, line, path, time_axis, words
 from dsprof.show import units
+from dsprof.show.scale import top_of
 
 _HOW = (
     "A dot is a step, from its begin to that of the next one, one request after another; the line below is the time "
@@ -116,8 +117,7 @@ def _step(row: Sequence[Any]) -> Step:
 
 def _top(taken: Sequence[Step]) -> int:
     """The upper end of the scale: what lies above it would make all others small."""
-    steady = sorted(one.wall for one in taken if one.state != WARM) or sorted(one.wall for one in taken)
-    return int(1.12 * min(steady[int(0.998 * (len(steady) - 1))], 4 * median(steady))) or 1
+    return int(1.12 * top_of([one.wall for one in taken], [one.state != WARM for one in taken])) or 1
 
 
 def _x(place: float, count: int) -> float:
