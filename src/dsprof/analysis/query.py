@@ -12,7 +12,7 @@ from typing import BinaryIO
 import pyarrow as pa
 from attrs import evolve
 
-from dsprof.analysis.memory import allowed
+from dsprof.ground.memory import allowed
 from dsprof.ground.sql import Limits, Rows, SqlTable, ask
 from dsprof.tables import all_tables
 from dsprof.tables._table import Column
