@@ -24,6 +24,7 @@ import typer
 from typer.models import ArgumentInfo
 
 from dsprof import errors, findings, plots
+from dsprof.agents.schemas import schemas
 from dsprof.analysis.gather import REPORT_COLUMNS
 from dsprof.answers import overhead, roofs, steps, verdicts, waits, warm_up
 from dsprof.capture.launchers import all_launchers
@@ -482,6 +483,16 @@ def filled(text: str) -> str:
     return text
 
 
+def schema_files() -> dict[Path, str]:
+    """The published schemas by their files."""
+    return {
+        DOCS / "schemas" / f"{name}.json": f"{json.dumps(one, indent=1, ensure_ascii=False)}\n"
+        for name, one in schemas().items()
+    }
+
+
 if __name__ == "__main__":
+    for file, text in schema_files().items():
+        file.write_text(text, encoding="utf-8")
     for page in pages():
         page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")

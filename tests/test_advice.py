@@ -17,6 +17,7 @@ from dsprof.cli import app
 PACKAGE = Path(dsprof.__file__).parent
 #: The commands that raise the errors of a file or folder, the first that fits; what reads reports is below all three.
 RAISED_BY = {
+    "agents/": ["mcp"],
     "analysis/stored.py": ["analyze", "table"],  # a capture's report has no tables yet
     "capture/doctor.py": ["doctor"],
     "capture/": ["capture"],
@@ -25,7 +26,7 @@ RAISED_BY = {
     "workloads/tiny.py": ["workloads tiny"],
     "workloads/": ["capture"],
     "nsys/selection.py": ["analyze", "table", "whatif", "timeline"],  # a capture is analyzed as a whole
-    "ground/whole.py": ["report", "timeline"],
+    "ground/whole.py": ["report", "timeline", "query"],
     "ground/swap.py": ["analyze", "capture"],  # tables are written
     "analysis/analyze.py": ["analyze", "capture"],
     "analysis/slim.py": ["baseline add"],

@@ -22,7 +22,7 @@ from dsprof.tables import all_tables
 BASH = shutil.which("bash")
 needs_bash = pytest.mark.skipif(BASH is None, reason="there is no bash here")
 COMMANDS = {"analyze", "table", "whatif", "diff", "tables", "capture", "doctor", "scrub", "completion", "workloads",
-            "baseline", "report", "timeline"}  # fmt: skip
+            "baseline", "report", "timeline", "query", "schema", "mcp"}  # fmt: skip
 #: Says what bash would offer; `compopt`, which only a completion at a real tab may call, is told.
 ASK = r"""
 source completion.bash
@@ -100,7 +100,7 @@ def test_bash_completes_reports_on_both_sides_of_a_comparison(words: tuple[str, 
         ("analyze", "--model-config", "r"), ("analyze", "--families", "r"), ("analyze", "--rules", "r"),
         ("analyze", "--nsys", "r"), ("analyze", "--out", "r"), ("analyze", "~/r"), ("analyze", "nowhere/r"),
         ("scrub", "r"), ("capture", "r"), ("capture", "--", "python", "r"), ("analyze", "--window", "3"),
-        ("nonsense", "q"), ("analyze", "--nonsense", "--threads", "x"),
+        ("nonsense", "j"), ("analyze", "--nonsense", "--threads", "x"),
     ],
 )  # fmt: skip
 def test_bash_completes_what_it_knows_better(words: tuple[str, ...], here: Path) -> None:

@@ -230,6 +230,8 @@ def test_a_wrong_command_is_seen():
 def test_commands_run(call, desk):
     if call.startswith("workloads"):
         pytest.importorskip("PIL", reason="it is in the extra `workload`")
+    if call.startswith(("query", "mcp")):
+        pytest.importorskip("duckdb" if call.startswith("query") else "mcp.server.mcpserver", reason="an extra has it")
     words = [path for word in shlex.split(call) for path in (sorted(glob.glob(word)) or [word])]  # noqa: PTH207  as a shell does
     arguments, behind = _split(words)
     result = CliRunner().invoke(app, arguments, obj=behind)
@@ -342,8 +344,8 @@ def test_no_page_knows_a_machine(name):
     ids=lambda code: code.split("\n")[0],
 )
 def test_python_runs(code, desk):
-    for extra in ("transformers", "matplotlib"):
-        if extra in code or (extra == "matplotlib" and "plots" in code):
+    for extra, used in {"transformers": "transformers", "matplotlib": "plots", "duckdb": ".query("}.items():
+        if extra in code or used in code:
             pytest.importorskip(extra, reason="it comes with an extra")
     exec(compile(code, "a page of docs", "exec"), {})
 

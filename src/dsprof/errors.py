@@ -44,7 +44,9 @@
     ├── WorkersUnavailable     53   the workers that were asked for cannot be had, or were lost
     ├── NothingToCompare       54   a side of a comparison is empty, or is not there
     ├── TablesUnreadable       55   a folder of tables, or a baseline, is damaged, or lacks what a comparison needs
-    └── RunsFailed             56   of several runs some failed; the others are there
+    ├── RunsFailed             56   of several runs some failed; the others are there
+    ├── QueryFailed            57   an SQL statement that may not run, fails or takes too much, or DuckDB is missing
+    └── ServingRefused         58   an MCP server without its library or a folder, or asked for a file outside of those
 
 Exit code 2 is the command line's own (a wrong option); 20 and above are findings under ``--strict``,
 see `dsprof.findings`.
@@ -327,3 +329,15 @@ class RunsFailed(DsprofError):
     """Of several runs some failed, or were left out after that; the recordings of the others are there."""
 
     exit_code = 56
+
+
+class QueryFailed(DsprofError):
+    """An SQL statement may not run, fails, or takes too much time or memory; or DuckDB, which runs it, is missing."""
+
+    exit_code = 57
+
+
+class ServingRefused(DsprofError):
+    """The MCP server has no library or no folder to read in, or was asked for a file outside of its folders."""
+
+    exit_code = 58

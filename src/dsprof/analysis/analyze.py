@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -46,6 +47,8 @@ from dsprof.trace import Selection, Trace
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from dsprof.ground.sql import Limits, Rows
 
 
 def analyze(
@@ -275,6 +278,26 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
         So of a table with a row per event no more is held than is asked for. Raises `UnknownTable`.
         """
         return self.results.rows_where(name, columns, conditions)
+
+    def query(self, sql: str, *, limit: int | None = None, seconds: float = 60.0) -> pd.DataFrame:
+        """What one statement of SQL says of the tables, in DuckDB's dialect: ``"SELECT * FROM stage_sum"``.
+
+        It reads these tables alone, and may take so many `seconds` and 2 GB of memory. `limit`: rows, all unless given.
+        Raises `QueryFailed`, also where DuckDB is missing, and `UnknownTable`.
+
+        >>> analysis.query("SELECT stage, sum(wall_ns) AS wall_ns FROM stage_trace GROUP BY ALL")      # doctest: +SKIP
+        """
+        from dsprof.ground.sql import Limits
+
+        return frame_of(self.ask(sql, Limits(seconds, rows=limit)).table)
+
+    def ask(self, sql: str, limits: Limits) -> Rows:
+        """As `query`, with the limits in one, and the rows as Arrow."""
+        from dsprof.analysis.query import ask_files, tables_in
+
+        with contextlib.ExitStack() as opened:
+            files = {name: opened.enter_context(self.results.file(name)) for name in tables_in(sql, self)}
+            return ask_files(sql, files, limits)
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         return frame_of(self.arrow(name))

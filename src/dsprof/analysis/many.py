@@ -10,18 +10,30 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from dsprof.analysis.analyze import frame_of
-from dsprof.analysis.gather import REPORTS, REPORTS_TABLE, TABLES, check_folder, gather, recorded_waits
+from dsprof.analysis.analyze import Analysis, analysis_in, frame_of
+from dsprof.analysis.gather import (
+    RECORD_OF_ALL,
+    REPORT_COLUMNS,
+    REPORTS,
+    REPORTS_TABLE,
+    TABLES,
+    WHO,
+    check_folder,
+    gather,
+    recorded_waits,
+)
 from dsprof.analysis.one_report import Row, Task
 from dsprof.analysis.options import AnalysisOptions
 from dsprof.analysis.parquet import parquet, read_file
+from dsprof.analysis.query import ask_folder, sql_table
 from dsprof.analysis.which import Named, files_of, folder_of, named
 from dsprof.analysis.workers import AUTO, On, rows_of
 from dsprof.errors import OutputRefused, ReportMissing, UnknownTable
+from dsprof.ground.sql import Limits, Rows, SqlTable
 from dsprof.ground.versions import our_version
 from dsprof.show.by_rank import COLLECTIVE_COLUMNS, STAGE_COLUMNS
 from dsprof.show.reports import ReportsSummary, summarize_reports
-from dsprof.tables import known_table
+from dsprof.tables import all_tables, known_table
 from dsprof.tables._table import EventTable
 
 if TYPE_CHECKING:
@@ -138,6 +150,21 @@ class ManyAnalysis(Mapping[str, "pd.DataFrame"]):
             raise _left_out(name)
         return read_file(parquet(place, name))
 
+    def query(self, sql: str, *, limit: int | None = None, seconds: float = 60.0) -> pd.DataFrame:
+        """What one statement of SQL says of the tables, `reports` among them; as `Analysis.query`."""
+        return frame_of(self.ask(sql, Limits(seconds, rows=limit)).table)
+
+    def ask(self, sql: str, limits: Limits) -> Rows:
+        """As `query`, with the limits in one, and the rows as Arrow."""
+        return ask_folder(sql, self.folder / TABLES, self._to_be_asked, limits)
+
+    @cached_property
+    def _to_be_asked(self) -> dict[str, SqlTable]:
+        known = [all_tables()[name] for name in self if name in all_tables()]
+        columns = {table.name: {one.name: one for one in (*WHO, *table.columns)} for table in known}
+        found = {table.name: sql_table(f"{table.row}, of any report", columns[table.name].values()) for table in known}
+        return found | {REPORTS_TABLE: sql_table("a report", REPORT_COLUMNS)}
+
     def __getitem__(self, name: str) -> pd.DataFrame:
         return frame_of(self.arrow(name))
 
@@ -187,6 +214,16 @@ class ManyAnalysis(Mapping[str, "pd.DataFrame"]):
 
     def __repr__(self) -> str:
         return f"<dsprof.ManyAnalysis of {self.folder}: {', '.join(self)}>"
+
+
+def tables_in_folder(folder: Path, tables: Iterable[str]) -> Analysis | ManyAnalysis | None:
+    """The analysis whose tables lie in a folder, of several reports or of one that needs `tables`; None without any.
+
+    Raises `NoReportInFolder` where another dsprof made them, or not all are there.
+    """
+    if os.path.isfile(folder / TABLES / RECORD_OF_ALL):  # noqa: PTH113  Path raises for a name that is too long
+        return ManyAnalysis(folder)
+    return analysis_in(folder, tables)
 
 
 def _left_out(name: str) -> UnknownTable:

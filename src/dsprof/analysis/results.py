@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import BinaryIO, Concatenate, ParamSpec, Protocol, TypeVar
 
 import pyarrow as pa
 
 from dsprof import findings
-from dsprof.analysis.parquet import Condition, RowsInFile, RowsInMemory, parquet, rows_that, write_parquet
+from dsprof.analysis.parquet import Condition, RowsInFile, RowsInMemory, parquet, rows_that, write_parquet, write_table
 from dsprof.analysis.work import ReportReader, Work
 from dsprof.answers.checks import check, requests_apart, warm_ups
 from dsprof.answers.engine_checks import check_engines
@@ -61,6 +62,9 @@ class Results(Protocol):
 
     def rows_where(self, name: str, columns: Sequence[str], conditions: Sequence[Condition]) -> pa.Table:
         """Columns of those rows of a table for which all conditions hold. Raises `UnknownTable`."""
+
+    def file(self, name: str) -> BinaryIO:
+        """The table `name` as a Parquet file, opened. Raises `UnknownTable`."""
 
     def summary(self, top: int) -> Summary:
         """The first screen as data, with the `top` kernels of each stage."""
@@ -121,6 +125,14 @@ class Fresh:
         rows = RowsInMemory(lambda found: rows_that(found, conditions).select(list(columns)))
         self._work.through([], {table: rows})
         return rows.table()
+
+    def file(self, name: str) -> BinaryIO:
+        """The table `name` as a Parquet file that has no name, opened. Raises `UnknownTable`."""
+        table = self.arrow(name)
+        file = os.fdopen(os.memfd_create(name), "w+b")
+        write_table(table, file)
+        file.flush()
+        return file
 
     def _rows(self, table: EventTable) -> pa.Table:
         rows = RowsInMemory()

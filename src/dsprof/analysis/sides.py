@@ -88,7 +88,7 @@ _Found = tuple[Recording, Analysis | None]
 def _recordings(named: str, options: AnalysisOptions | None, progress: Progress) -> Iterator[_Found]:
     """What one name means."""
     for path in _paths(named):
-        for one in _within(path):
+        for one in within(path):
             if is_slim(one):
                 yield read_slim(one), None
             elif one.is_dir():
@@ -125,7 +125,7 @@ def _paths(named: str) -> list[Path]:
     )
 
 
-def _within(path: Path) -> list[Path]:
+def within(path: Path) -> list[Path]:
     """What a name leads to: itself, or what lies in it, of slim recordings, tables, reports and sessions."""
     if not os.path.isdir(path) or _has_tables(path) or is_slim(path):  # noqa: PTH112
         return [path]

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 import pyarrow as pa
 from attrs import evolve
@@ -201,15 +201,18 @@ class Stored:
 
         `columns`: some of its columns alone.
         """
-        known_table(name)
-        with self._file(name).open("rb") as file:
+        with self.file(name) as file:
             return read_parquet(file, columns)
 
     def rows_where(self, name: str, columns: Sequence[str], conditions: Sequence[Condition]) -> pa.Table:
         """Columns of those rows of a table for which all conditions hold, read alone. Raises `UnknownTable`."""
-        known_table(name)
-        with self._file(name).open("rb") as file:
+        with self.file(name) as file:
             return read_rows_that(file, columns, conditions)
+
+    def file(self, name: str) -> BinaryIO:
+        """The Parquet file of a table, opened. Raises `UnknownTable`."""
+        known_table(name)
+        return self._file(name).open("rb")
 
     def _file(self, name: str) -> Path:
         return Path(f"/proc/self/fd/{self._handles[name]}")

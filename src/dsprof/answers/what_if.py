@@ -23,6 +23,8 @@ from dsprof.rules.families import FamilyCodes
 from dsprof.rules.rules import Rules
 from dsprof.trace import Report, Selection, operation_names
 
+#: The version of the document.
+SCHEMA = "dsprof.whatif/1"
 #: Where a run without a change differs by more percent from the recording, nothing is predicted.
 MOST_RESIDUAL_PCT = 5.0
 #: A graph's launch on the host, and until its first node begins, in ns, where the report does not tell: on an H200,
@@ -116,7 +118,7 @@ class WhatIf:
         """As `dsprof whatif --format json` prints it."""
         from attrs import asdict
 
-        return {"schema": "dsprof.whatif/1", **asdict(self)}
+        return {"schema": SCHEMA, **asdict(self)}
 
 
 def what_if(

@@ -23,9 +23,9 @@ from dsprof.errors import DsprofError, OutputRefused
 
 #: Each command, as --help lists them, and the module here that adds it to the application.
 COMMANDS = {
-    "analyze": "analyze", "report": "report", "table": "table", "whatif": "whatif", "diff": "diff", "baseline": "diff",
-    "timeline": "timeline", "tables": "tables", "capture": "capture", "doctor": "doctor", "scrub": "scrub",
-    "workloads": "workloads", "completion": "completion",
+    "analyze": "analyze", "report": "report", "table": "table", "query": "query", "whatif": "whatif", "diff": "diff",
+    "baseline": "diff", "timeline": "timeline", "tables": "tables", "schema": "schema", "mcp": "mcp",
+    "capture": "capture", "doctor": "doctor", "scrub": "scrub", "workloads": "workloads", "completion": "completion",
 }  # fmt: skip
 #: The exit code of a program whose output nobody reads any more (SIGPIPE).
 _NOBODY_READS = 141

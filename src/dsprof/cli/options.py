@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -19,6 +19,7 @@ from dsprof.words import NO_STAGE
 
 if TYPE_CHECKING:
     from dsprof.analysis.analyze import Analysis
+    from dsprof.analysis.many import ManyAnalysis
     from dsprof.analysis.options import AnalysisOptions
 
 app = typer.Typer(
@@ -182,6 +183,19 @@ def analyzed(report: Path, options: AnalysisOptions, progress: Callable[[str], N
     return analyze_as(report, options, progress)
 
 
+def of_folder(folder: Path, tables: Iterable[str], as_usual: bool) -> Analysis | ManyAnalysis | None:
+    """The analysis whose tables a folder holds, of one report or of several; None where it is no such folder."""
+    if not any(os.path.isfile(folder / name) for name in ("analysis.json", "tables/reports.json")):  # noqa: PTH113
+        return None
+    if not as_usual:
+        raise typer.BadParameter(
+            "The tables in a folder are as they were made: name their report, or drop the options."
+        )
+    from dsprof.analysis.many import tables_in_folder
+
+    return tables_in_folder(folder, tables)
+
+
 def files_named(reports: list[Path]) -> list[Path]:
     """The reports that the command line names, by files, folders and patterns; what was chosen is told."""
     from dsprof.analysis.which import files_of
@@ -189,9 +203,13 @@ def files_named(reports: list[Path]) -> list[Path]:
     return files_of(reports, lambda sentence: say(f"dsprof: {sentence}.", err=True))
 
 
-def tell_remembered(analysis: Analysis) -> None:
+def tell_remembered(analysis: Analysis | ManyAnalysis) -> None:
     """Say on stderr which rules hold that were not named this time, and what of the report is selected."""
+    from dsprof.analysis.many import ManyAnalysis
     from dsprof.show.layout import rules_told
+
+    if isinstance(analysis, ManyAnalysis):
+        return
 
     if any(rule.remembered or rule.file for rule in analysis.rules):
         say(f"dsprof: rules: {rules_told(analysis.rules)}", err=True)

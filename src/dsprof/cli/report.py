@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +16,7 @@ from dsprof.cli.options import (
     analyzed,
     app,
     load_numpy,
+    of_folder,
     say,
     tell_remembered,
     with_flags,
@@ -55,7 +55,6 @@ def report(
     page without its report, and that of an analysis of several reports has one that compares ranks.
     """
     load_numpy()
-    from dsprof.analysis.analyze import Analysis
     from dsprof.ground.whole import check_free, write_whole
     from dsprof.page.source import TABLES
 
@@ -64,29 +63,12 @@ def report(
     if out is not None:
         check_free(out, force)  # before there is work that would be in vain
     with Progress() as progress:
-        found = _of_folder(report, as_usual) or analyzed(report, options, progress)
+        found = of_folder(report, TABLES, as_usual) or analyzed(report, options, progress)
         target = out or Path(f"{_name(found)}.html")
         check_free(target, force)
         write_whole(target, found.page(), force)
-    if isinstance(found, Analysis):
-        tell_remembered(found)
+    tell_remembered(found)
     say(f"Report: {target}")
-
-
-def _of_folder(folder: Path, as_usual: bool) -> Analysis | ManyAnalysis | None:
-    """The analysis whose tables a folder holds, of one report or of several; None where it is no such folder."""
-    one, several = (os.path.isfile(folder / name) for name in ("analysis.json", "tables/reports.json"))  # noqa: PTH113
-    if not (one or several):
-        return None
-    if not as_usual:
-        raise typer.BadParameter(
-            "The tables in a folder are as they were made: name their report, or drop the options."
-        )
-    from dsprof.analysis.analyze import analysis_in
-    from dsprof.analysis.many import ManyAnalysis
-    from dsprof.page.source import TABLES
-
-    return ManyAnalysis(folder) if several else analysis_in(folder, TABLES)
 
 
 def _name(found: Analysis | ManyAnalysis) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from collections.abc import Callable
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,6 +19,7 @@ from dsprof.cli.options import (
     app,
     listed,
     load_numpy,
+    of_folder,
     tell_remembered,
     with_flags,
 )
@@ -80,51 +80,59 @@ def table(
 
     A terminal and Markdown show numbers in units that people read; other formats, and with --raw all of them, show the
     numbers themselves, which --where and --sort always go by. Rules that the tables beside the report were made with
-    hold here too, unless others are named. Of a folder that holds an analysis of several reports it is the table over
-    all of them; `reports` has a row for each.
+    hold here too, unless others are named. A folder of tables needs no report; of one that holds an analysis of several
+    reports it is the table over all of them, and `reports` has a row for each.
     """
     load_numpy()
-    if format_ is TableFormat.PARQUET and sys.stdout.isatty():
-        raise typer.BadParameter("--format parquet writes a file, and this is a terminal: add > table.parquet.")
-    made = _of_several(report, name, plain_words=(selected, flags) == (SelectionFlags(), AnalysisFlags()))
-    if made is None:
-        options = flags.options(tables=[name], remembered=not default_rules, **selected.options)
-        with Progress() as progress:
+    check_terminal(format_)
+    as_usual = (selected, flags, default_rules) == (SelectionFlags(), AnalysisFlags(), False)
+    with Progress() as progress:
+        analysis = of_folder(report, [name], as_usual)
+        if analysis is None:
+            options = flags.options(tables=[name], remembered=not default_rules, **selected.options)
             analysis = analyzed(report, options, progress)
-            made = analysis.arrow(name)
-        tell_remembered(analysis)
-    from dsprof.show import plain, terminal
+        made = analysis.arrow(name)
+    tell_remembered(analysis)
+    from dsprof.show import plain
     from dsprof.show.select import select
 
-    shown = (limit or _ROWS) if format_ is TableFormat.RICH else None
-    found = select(made, listed(columns) or (), where, listed(sort) or (), None if shown else limit)
+    rows = None if format_ is TableFormat.RICH else limit
+    found = select(made, listed(columns) or (), where, listed(sort) or (), rows)
+    print_rows(name, found, format_, limit, raw, lambda: plain.to_json(name, found))
 
-    if shown:
-        terminal.print_table(name, found, terminal.console(), shown, raw)
-    elif format_ is TableFormat.PARQUET:
-        _parquet_to_stdout(found)
-    elif format_ is TableFormat.CSV:
-        typer.echo(plain.to_csv(found), nl=False)
+
+def check_terminal(format_: TableFormat) -> None:
+    """A terminal is no place for a file: a usage error."""
+    if format_ is TableFormat.PARQUET and sys.stdout.isatty():
+        raise typer.BadParameter("--format parquet writes a file, and this is a terminal: add > table.parquet.")
+
+
+def print_rows(
+    name: str, rows: pa.Table, format_: TableFormat, limit: int | None, raw: bool, to_json: Callable[[], str]
+) -> None:
+    """Print rows; on a screen `limit` of them, and 20 unless that is told."""
+    if format_ is TableFormat.RICH:
+        from dsprof.show import terminal
+
+        terminal.print_table(name, rows, terminal.console(), limit or _ROWS, raw)
     else:
-        typer.echo(plain.to_json(name, found) if format_ is TableFormat.JSON else plain.to_markdown(found, raw))
+        typer.echo(content_of(rows, format_, raw, to_json), nl=False)
 
 
-def _of_several(folder: Path, name: str, plain_words: bool) -> pa.Table | None:
-    """The table over several reports, where the folder is of an analysis of several."""
-    if not os.path.isfile(folder / "tables" / "reports.json"):  # noqa: PTH113  Path raises for a name that is too long
-        return None
-    from dsprof.analysis.many import ManyAnalysis
+def content_of(rows: pa.Table, format_: TableFormat, raw: bool, to_json: Callable[[], str]) -> bytes:
+    """Rows as a file of a format; `to_json` is asked for that form, which says more than rows."""
+    from dsprof.show import plain
 
-    if not plain_words:
-        raise typer.BadParameter("The tables over several reports are as they were made: `dsprof analyze` has options.")
-    return ManyAnalysis(folder).arrow(name)
+    if format_ is TableFormat.PARQUET:
+        import io
 
+        from dsprof.analysis.parquet import write_table
 
-def _parquet_to_stdout(table: pa.Table) -> None:
-    import io
-
-    from dsprof.analysis.parquet import write_table
-
-    content = io.BytesIO()
-    write_table(table, content)
-    sys.stdout.buffer.write(content.getbuffer())
+        content = io.BytesIO()
+        write_table(rows, content)
+        return content.getvalue()
+    if format_ is TableFormat.CSV:
+        text = plain.to_csv(rows)
+    else:
+        text = (to_json() if format_ is TableFormat.JSON else plain.to_markdown(rows, raw)) + "\n"
+    return text.encode(errors="backslashreplace")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ from dsprof.show.reports import ReportsSummary
 from dsprof.show.safe import for_csv, for_json, for_markdown
 from dsprof.show.summary import Summary
 from dsprof.show.what_if import grid
+
+#: The schema of what a statement of SQL gave.
+QUERY_SCHEMA = "dsprof.query/1"
 
 
 def cells(table: pa.Table, raw: bool = False) -> list[list[str]]:
@@ -53,7 +57,7 @@ def to_csv(table: pa.Table) -> str:
     """A table as CSV with a header, every row, floats in full; texts as `for_csv` makes them."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(table.column_names)
+    writer.writerow(map(for_csv, table.column_names))
     columns = [map(_csv_cell, column.to_pylist()) for column in table.columns]
     writer.writerows(zip(*columns, strict=True))
     return out.getvalue()
@@ -81,6 +85,28 @@ def to_json(name: str, table: pa.Table) -> str:
         "rows": table.to_pylist(),
     }
     return for_json(json.dumps(document, indent=1, ensure_ascii=False))
+
+
+def query_json(sql: str, rows: pa.Table, limit: int | None, cut: bool) -> str:
+    """What a statement of SQL gave as one JSON document; `cut`: there are more rows than `limit`."""
+    document = {
+        "schema": QUERY_SCHEMA,
+        "sql": sql,
+        "limit": limit,
+        "cut": cut,
+        "columns": [{"name": one.name, "kind": _kind(one.type), "unit": _unit(one)} for one in rows.schema],
+        "rows": [{name: _finite(value) for name, value in row.items()} for row in rows.to_pylist()],
+    }
+    return for_json(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def _kind(kind: pa.DataType) -> str:
+    return "bool" if pa.types.is_boolean(kind) else kind_of(kind).replace("other", "text")
+
+
+def _finite(value: Any) -> Any:
+    """A value that JSON has: a number that is none is null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def summary_json(summary: Summary) -> Iterator[str]:

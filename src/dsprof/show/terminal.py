@@ -315,7 +315,7 @@ def print_table(name: str, table: pa.Table, out: Console, rows: int, raw: bool =
     for block in _blocks(columns[len(keys) - 1 :], room):
         out.print(_table([*keys, *block]))
     if not raw:
-        _paragraph(out, [("A column's name ends in the unit that --where compares with; --raw prints it.", "dim")])
+        _paragraph(out, [("A column's name ends in the unit of its numbers; --raw prints these.", "dim")])
     if table.num_rows > rows:
         more = f"… {table.num_rows - rows} more rows: --limit shows more, --format csv gives all"
         _paragraph(out, [(more, "dim")])
