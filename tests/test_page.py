@@ -137,6 +137,17 @@ def data_of(page: str) -> dict[str, Any]:
     return json.loads(page.split('id="data">')[1].split("</script>")[0])
 
 
+def ids_twice(page: str) -> list[str]:
+    """Names that several elements of a page have, which must be none."""
+    ids = [str(about["id"]) for _, about in Page(page).elements if about.get("id")]
+    return [one for one in dict.fromkeys(ids) if ids.count(one) > 1]
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_every_name_of_an_element_is_given_once(sample: Callable[[str], tuple[Analysis, str]], name: str) -> None:
+    assert ids_twice(sample(name)[1]) == []
+
+
 # -- numbers -------------------------------------------------------------------------------------------------
 
 

@@ -59,6 +59,12 @@ class Comparison(Mapping[str, "pd.DataFrame"]):
     def __contains__(self, name: object) -> bool:
         return name in TABLES
 
+    def page(self) -> str:
+        """All of it as one HTML file, which needs nothing else to be read."""
+        from dsprof.page.comparison import comparison_page
+
+        return comparison_page(self.outcome, self, our_version())
+
     def _repr_html_(self) -> str:
         from dsprof.show.html import diff_html
 
