@@ -442,6 +442,22 @@ def test_the_command(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["h", "run.html", "run.sqlite"]
 
 
+def test_a_report_is_never_replaced_by_its_page(tmp_path: Path) -> None:
+    made = TraceBuilder().range("prefill", 0, 1000).write(tmp_path / "run.sqlite")
+    before, link = made.read_bytes(), tmp_path / "link.html"
+    link.symlink_to(made)
+    for target in (made, link):
+        assert run(made, "-o", target, "--force", folder=tmp_path).returncode == OutputRefused.exit_code
+        with pytest.raises(OutputRefused, match="made from"):
+            dsprof.analyze(made).report(target, force=True)
+    assert made.read_bytes() == before
+    target = tmp_path / "run.html"
+    assert dsprof.analyze(made).report(target) == target
+    assert target.read_text(encoding="utf-8") == dsprof.analyze(made).page()
+    with pytest.raises(OutputExists):
+        dsprof.analyze(made).report(target)
+
+
 def test_a_folder_of_tables_has_a_page(tmp_path: Path) -> None:
     """As their report has, which need not be there; with other rules or of another dsprof they are refused."""
     analysis = dsprof.analyze(hostile(tmp_path).path, stages={"vision": "^look"})

@@ -13,6 +13,7 @@ from attrs import evolve, field, frozen
 from dsprof.analysis.memory import allowed
 from dsprof.analysis.named_rules import NamedRules
 from dsprof.analysis.options import AnalysisOptions
+from dsprof.analysis.paged import Paged
 from dsprof.analysis.parquet import Condition
 from dsprof.analysis.results import Fresh, Results
 from dsprof.analysis.rules_file import find_rules_file
@@ -28,6 +29,7 @@ from dsprof.attribute.stages import StageRanges
 from dsprof.errors import MemoryTooSmall, OutputRefused, ReportMissing
 from dsprof.findings import Finding
 from dsprof.ground.swap import clear_unfinished, replacing
+from dsprof.ground.whole import spare
 from dsprof.measures.rank_work import StageWork
 from dsprof.model.baseline import baseline_of
 from dsprof.model.launched import launched_of
@@ -219,7 +221,7 @@ def frame_of(table: pa.Table) -> pd.DataFrame:
     return typed
 
 
-class Analysis(Mapping[str, "pd.DataFrame"]):
+class Analysis(Paged, Mapping[str, "pd.DataFrame"]):
     """The tables of one report, by name, as DataFrames: ``analysis["kern_sum"]``.
 
     Text columns are categories, int64 columns that can miss a value are pandas' nullable ``Int64``.
@@ -350,6 +352,25 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
         from dsprof.page.document import page
 
         return page(self.summary(), self)
+
+    def timeline(
+        self, path: str | os.PathLike[str], *, step: int | tuple[int, int] | None = None, force: bool = False
+    ) -> Path:
+        """Write a timeline that Perfetto opens, packed where the name ends in ``.gz``, and return its path.
+
+        `step`: nothing but this one and what is around it, by its number, or by request and number. `force`: replace a
+        file that is there. The file is there whole or not at all; times are the report's, in ns. Raises `OutputExists`,
+        `OutputRefused`, `SelectionEmpty` where there is no such step, and `ReportMissing` where there is no report.
+
+        >>> analysis.timeline("run.pftrace.gz", step=(3, 12))     # doctest: +SKIP
+        """
+        from dsprof.analysis.timelines import StepWanted, write_timeline
+
+        request, number = step if isinstance(step, tuple) else (None, step)
+        wanted = None if number is None else StepWanted(number, request)
+        target = Path(path)
+        spare([self.path], target)
+        return write_timeline([lambda: self], target, wanted, force).path
 
     def _repr_html_(self) -> str:
         from dsprof.show.html import summary_html
