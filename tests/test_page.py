@@ -10,7 +10,7 @@ import lzma
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -48,7 +48,7 @@ BAD = [
 ]
 
 
-def hostile(folder: Path) -> Analysis:
+def hostile(folder: Path, names: Sequence[str] = BAD) -> Analysis:
     """A made report whose every name is hostile, the file's as well."""
     made = TraceBuilder()
     for request in range(2):
@@ -59,8 +59,8 @@ def hostile(folder: Path) -> Analysis:
         for step in range(4):
             begin = at + 1_100_000 + 1_900_000 * step
             made.range("decode.step", begin, begin + 1_800_000, payload=step + 1, domain="dsprof")
-            made.range(f"{BAD[step]}", begin + 10, begin + 1_000_000)
-            for number, name in enumerate(BAD):
+            made.range(names[step - 4 * request], begin + 10, begin + 1_000_000)
+            for number, name in enumerate(names):
                 call = begin + 1_000 + 60_000 * number
                 made.kernel(name, at=(call + 5_000, call + 45_000), call=(call, call + 4_000))
     (folder / "h").mkdir(exist_ok=True)

@@ -16,6 +16,8 @@ from dsprof.show import units
 WIDTH, LEFT, BOTTOM, TOP = 1140, 74, 30, 10
 #: A part of a bar has its number written in it from so many percent on.
 _WRITTEN_PCT = 5.0
+#: A narrow screen has room for it from so many percent on.
+_WIDE_PCT = 14.0
 _BAR = 28
 
 
@@ -114,7 +116,7 @@ def bar(label: str, parts: Sequence[Part]) -> Html:
             shown.append(_rect(at, one))
         if one.pct >= _WRITTEN_PCT:
             shown.append(element("text", f"{one.pct:.0f} %", x=f"{at + one.pct / 2:.2f}%", y=19, text_anchor="middle",
-                                 class_="inside"))  # fmt: skip
+                                 class_="inside" if one.pct >= _WIDE_PCT else "inside wide"))  # fmt: skip
         at += max(one.pct, 0.0)
     said = ", ".join(f"{one.text} {units.percent(one.pct)}" for one in parts if one.pct >= 0.05)
     picture = element("svg", *shown, width="100%", height=_BAR, role="img", aria_label=f"{label}: {said}")
