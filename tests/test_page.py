@@ -380,11 +380,15 @@ def test_rows_that_are_asked_for(sample: Callable[[str], tuple[Analysis, str]], 
     ]
     conditions = [("start_ns", ">=", low), ("start_ns", "<", high), ("device_id", "=", 0), ("duration_ns", ">", 2000)]
     for one in (stored, fresh):
-        found = one.rows_where("kern_trace", ["correlation_id", "kernel"], conditions)
+        found, none, early = one.rows_where(
+            ("kern_trace", ["correlation_id", "kernel"], conditions),
+            ("range_trace", ["name"], [("pid", "=", -5)]),
+            ("kern_trace", ["kernel"], [("start_ns", "<", -1)]),
+        )
         assert found.column_names == ["correlation_id", "kernel"]
         assert found.column("correlation_id").to_pylist() == kept.correlation_id.tolist()
-        assert one.rows_where("kern_trace", ["kernel"], [("start_ns", "<", -1)]).num_rows == 0
-        assert one.rows_where("range_trace", ["name"], [("pid", "=", -5)]).num_rows == 0
+        assert none.num_rows == early.num_rows == 0
+        assert early.column_names == ["kernel"]
 
 
 # -- drawing -------------------------------------------------------------------------------------------------

@@ -339,6 +339,18 @@ def test_a_report_in_parts_gives_the_same_timeline(sample: str, parts: int, tmp_
         assert_same(other, one)
 
 
+def test_ranges_in_pieces_give_the_same_timeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    for at_once in (1 << 14, 7):
+        monkeypatch.setattr("dsprof.timeline.drawn._RANGES_AT_ONCE", at_once)
+        with read(written(tmp_path / f"{at_once}.pftrace", report("h200-two-processes")).path) as timeline:
+            assert timeline.problems == []
+            slices = placed(timeline).drop(columns=["id", "args", "track_id"]).astype(str)
+            seen.append(Counter(map(tuple, slices.to_numpy())))
+    assert_same(seen[1], seen[0])
+    assert seen[0]
+
+
 # -- a step ----------------------------------------------------------------------------------------------------
 
 

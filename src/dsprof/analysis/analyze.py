@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from dsprof.analysis.memory import allowed
 from dsprof.analysis.named_rules import NamedRules
 from dsprof.analysis.options import AnalysisOptions
 from dsprof.analysis.paged import Paged
-from dsprof.analysis.parquet import Condition
+from dsprof.analysis.parquet import Asked
 from dsprof.analysis.results import Fresh, Results
 from dsprof.analysis.rules_file import find_rules_file
 from dsprof.analysis.stored import RECORD, Stored, find, identity, open_folder, remembered, store, strangers
@@ -265,12 +265,13 @@ class Analysis(Paged, Mapping[str, "pd.DataFrame"]):
         """The table `name` as Arrow, units and sentences in its fields' metadata. Raises `UnknownTable`."""
         return self.results.arrow(name)
 
-    def rows_where(self, name: str, columns: Sequence[str], conditions: Sequence[Condition]) -> pa.Table:
-        """Columns of those rows of a table for which all conditions like ``("start_ns", "<", 7)`` hold.
+    def rows_where(self, *asked: Asked) -> list[pa.Table]:
+        """Of each table that is asked for, by name, columns and conditions, the rows for which all of these hold.
 
-        So of a table with a row per event no more is held than is asked for. Raises `UnknownTable`.
+        A condition is like ``("start_ns", "<", 7)``. So of a table with a row per event no more is held than is asked
+        for, and a report in parts is gone through once for all. Raises `UnknownTable`.
         """
-        return self.results.rows_where(name, columns, conditions)
+        return self.results.rows_where(*asked)
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         return frame_of(self.arrow(name))

@@ -45,6 +45,30 @@ def _digits(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
 
+def tenths(number: int) -> str:
+    """So many tenths, as short as SVG reads them.
+
+    >>> [tenths(number) for number in (6, -6, 123, -20, 0)]
+    ['.6', '-.6', '12.3', '-2', '0']
+    """
+    whole, rest = divmod(abs(number), 10)
+    text = f"{whole or ''}{f'.{rest}' if rest else ''}" or "0"
+    return f"-{text}" if number < 0 else text
+
+
+class Pen:
+    """Places of a path, each told by how far it is from the one before: half as long as to say where it is."""
+
+    def __init__(self) -> None:
+        self._at = (0, 0)
+
+    def to(self, command: str, x: float, y: float) -> str:
+        """A command like ``m`` or ``l`` that goes to a place, to a tenth."""
+        before, self._at = self._at, (round(10 * x), round(10 * y))
+        across, down = (tenths(one - other) for one, other in zip(self._at, before, strict=True))
+        return f"{command}{across}{'' if down.startswith('-') else ' '}{down}"
+
+
 def round_numbers(top: float, most: int = 6) -> list[float]:
     """Round numbers from 0 to `top`, no more than `most` steps apart.
 

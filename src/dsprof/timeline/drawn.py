@@ -20,6 +20,8 @@ from dsprof.trace import STYLES, Calls, Gpu, Ranges, pid_of, rows_of
 
 #: NVTX ranges of no domain.
 _DEFAULT_DOMAIN = "NVTX"
+#: Ranges that are drawn at once.
+_RANGES_AT_ONCE = 1 << 14
 #: How busy a GPU is: with its own work, and where it waits for other ranks with that as well.
 BUSY, WITH_WAITING = "GPU busy", "GPU busy, waiting for ranks included"
 #: Places of tracks below their parent, beside those that count.
@@ -276,7 +278,10 @@ class Drawn:
     def ranges(self, ranges: Ranges, names: Sequence[str]) -> None:
         """The NVTX ranges, by thread and domain; those that are opened and closed by hand apart from pushed ones."""
         order = np.lexsort((-ranges.end, ranges.start))
-        ranges = rows_of(ranges, order)
+        for first in range(0, len(order), _RANGES_AT_ONCE):
+            self._draw_ranges(rows_of(ranges, order[first : first + _RANGES_AT_ONCE]), names)
+
+    def _draw_ranges(self, ranges: Ranges, names: Sequence[str]) -> None:
         start, end, kept = self.in_view(ranges.start, ranges.end)
         ranges = rows_of(ranges, kept)
         if not len(kept):

@@ -70,8 +70,7 @@ class PartEvents:
         stages = launches.stages.names
         device = launches.trace.operations.device
         busy = _when(ops, device, np.ones(len(device), np.bool_))
-        others = _when(ops, device, ~ops.communicates)
-        talking = {one: at.beside(busy[one], others[one]) for one in at.distinct(device[ops.communicates]).tolist()}
+        talking = _talking(ops, device, busy) if ops.communicates.any() else {}
         return cls(trace.names, (*families.names, MEMORY), stages, calls, operations, busy, talking)
 
     @property
@@ -125,3 +124,9 @@ def _when(ops: OpsOfRanks, device: Ints, which: Bools) -> dict[int, Times]:
     return {
         one: at.united(ops.start[rows[running[rows]]], ops.end[rows[running[rows]]]) for one, rows in at.each(device)
     }
+
+
+def _talking(ops: OpsOfRanks, device: Ints, busy: dict[int, Times]) -> dict[int, Times]:
+    """When nothing but collectives runs, by each device that has some."""
+    others = _when(ops, device, ~ops.communicates)
+    return {one: at.beside(busy[one], others[one]) for one in at.distinct(device[ops.communicates]).tolist()}
