@@ -23,7 +23,7 @@ _DEFAULT_DOMAIN = "NVTX"
 #: Ranges that are drawn at once.
 _RANGES_AT_ONCE = 1 << 14
 #: How busy a GPU is: with its own work, and where it waits for other ranks with that as well.
-BUSY, WITH_WAITING = "GPU busy", "GPU busy, waiting for ranks included"
+BUSY, WITH_WAITING = "GPU busy", "GPU busy or waiting"
 #: Places of tracks below their parent, beside those that count.
 _LAST, _HOST = 1 << 20, 10
 #: Numbers of processes and threads that the timeline gives itself, where those of the system are taken.
