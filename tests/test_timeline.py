@@ -317,7 +317,7 @@ def test_reports_with_the_same_processes_stay_apart(tmp_path: Path) -> None:
 # -- parts -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sample", ["h200-stages", "h200-two-processes", "h200-graphs-node"])
+@pytest.mark.parametrize("sample", ["h100x2-node", "h200-two-processes", "h200-graphs-node"])
 @pytest.mark.parametrize("parts", [2, 7])
 def test_a_report_in_parts_gives_the_same_timeline(sample: str, parts: int, tmp_path: Path) -> None:
     path = report(sample)
