@@ -19,7 +19,7 @@ import pytest
 _CACHE = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
 #: Where `.ci/install-browser` puts axe-core.
 AXE = Path(os.environ.get("DSPROF_AXE") or Path(_CACHE, "dsprof", "browser", "axe.min.js"))
-WIDE, PHONE = 1280, 420
+WIDE, PHONE = 1280, 360
 #: What a page must not do by itself.
 _FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
           "--no-first-run", "--hide-scrollbars", "--disable-dev-shm-usage")  # fmt: skip

@@ -14,14 +14,19 @@ import browser as browsers
 import dsprof
 from browser import PHONE, WIDE, Browser
 from dsprof.analysis.analyze import Analysis
+from dsprof.analysis.diff import Comparison
 from dsprof.analysis.many import ManyAnalysis
 from dsprof.page.sections import steps
+from test_comparison_page import CHANGED, compared
+from test_comparison_page import hostile as hostile_comparison
 from test_many import made as made_rank
 from test_page import BAD, hostile, many_steps
 
 SAMPLES = Path(__file__).resolve().parents[1] / "traces" / "samples"
 #: Requests with steps; an engine; ranks; modules and roofs; CUDA graphs.
 SHOWN = ("h200-stages", "h100-serve", "h100x2-node", "h200-layers", "h200-graphs-graph")
+#: Two reports, compared.
+COMPARED = ("before-after", "before-after-hostile")
 #: Tests of this file share a browser.
 pytestmark = pytest.mark.xdist_group("browser")
 
@@ -38,10 +43,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The page of a sample, or of a made report, each made once."""
     folder, made = tmp_path_factory.mktemp("pages"), dict[str, Path]()
 
-    def analysis(name: str) -> Analysis | ManyAnalysis:
+    def analysis(name: str) -> Analysis | ManyAnalysis | Comparison:
         if name == "ranks":
             several = [made_rank(folder / f"tp-rank{rank}.sqlite", late=1_000_000 * (rank == 2)) for rank in range(4)]
             return dsprof.analyze_many(several, on="loop", out=folder / "all.dsprof")
+        if name == "before-after":
+            return compared(folder / name, {}, CHANGED, gates=["default"])
+        if name == "before-after-hostile":
+            return hostile_comparison(folder / name)
         if name in ("hostile", "many"):
             return {"hostile": hostile, "many": many_steps}[name](folder)
         export = folder / f"{name}.sqlite"
@@ -66,7 +75,7 @@ def well(browser: Browser, page: Path) -> None:
     assert [url for url in browser.asked if not url.startswith("about:")] == [page.as_uri()]
 
 
-@pytest.mark.parametrize("name", [*SHOWN, "hostile", "many", "ranks"])
+@pytest.mark.parametrize("name", [*SHOWN, "hostile", "many", "ranks", *COMPARED])
 def test_a_page_asks_for_nothing_and_fits(browser: Browser, page: Callable[[str], Path], name: str) -> None:
     for width in (WIDE, PHONE):
         browser.show(page(name), width)
@@ -76,7 +85,7 @@ def test_a_page_asks_for_nothing_and_fits(browser: Browser, page: Callable[[str]
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("name", [*SHOWN, "hostile", "ranks"])
+@pytest.mark.parametrize("name", [*SHOWN, "hostile", "ranks", *COMPARED])
 def test_axe_finds_nothing(browser: Browser, page: Callable[[str], Path], name: str, dark: bool) -> None:
     browser.show(page(name), dark=dark)
     browser.run("document.querySelectorAll('details').forEach(one => { one.open = true; })")
@@ -92,14 +101,15 @@ def test_axe_is_heard(browser: Browser, tmp_path: Path) -> None:
     assert {one.split(":")[0] for one in browser.violations()} == {"color-contrast", "image-alt"}
 
 
-def test_hostile_names_run_nothing(browser: Browser, page: Callable[[str], Path]) -> None:
-    browser.show(page("hostile"))
+@pytest.mark.parametrize("name", ["hostile", "before-after-hostile"])
+def test_hostile_names_run_nothing(browser: Browser, page: Callable[[str], Path], name: str) -> None:
+    browser.show(page(name))
     browser.run("document.querySelectorAll('details').forEach(one => { one.open = true; })")
     browser.run("document.querySelectorAll('[data-plot] svg').forEach(one => one.dispatchEvent(new KeyboardEvent("
                 "'keydown', {key: 'n'})))")  # fmt: skip
     assert browser.run("return window.pwned") is None
     assert browser.run("return document.querySelectorAll('main img, main script, main iframe, main style').length") == 0
-    well(browser, page("hostile"))
+    well(browser, page(name))
     assert any(BAD[0] in text for text in browser.texts("td.name"))
 
 
@@ -118,6 +128,17 @@ def test_a_table_is_searched_and_sorted(browser: Browser, page: Callable[[str], 
         values = browser.run("return [...document.querySelectorAll('#kernels tbody tr')].filter(e => !e.hidden)"
                              ".map(e => +e.cells[arguments[0]].dataset.v)", at)  # fmt: skip
         assert values == sorted(values, reverse=order == "descending")
+
+
+def test_operations_that_came_or_went_are_chosen(browser: Browser, page: Callable[[str], Path]) -> None:
+    browser.show(page("before-after"))
+    browser.run("const one = document.querySelector('#operations-match'); one.value = 'same';"
+                "one.dispatchEvent(new Event('change'))")  # fmt: skip
+    rows = browser.run("return [...document.querySelectorAll('#operations tbody tr')].map(e => "
+                       "[e.hidden, e.cells[1].textContent])")  # fmt: skip
+    assert rows and all(hidden == (match != "same") for hidden, match in rows)
+    assert {match for _, match in rows} > {"same"}
+    assert browser.texts("#operations-count") == [f"{sum(not hidden for hidden, _ in rows)} of {len(rows)}"]
 
 
 def test_steps_are_told_by_pointer_and_keys(browser: Browser, page: Callable[[str], Path]) -> None:

@@ -23,7 +23,7 @@ from fuzz.pool import Ran, run_all
 from fuzz.report import Counts
 
 #: Cases of each kind that are run here: about a minute in all.
-CASES = {"bytes": 60, "sql": 60, "names": 60, "documents": 60, "options": 40, "agree": 6}
+CASES = {"bytes": 60, "sql": 60, "names": 60, "documents": 60, "options": 40, "agree": 6, "views": 12}
 PROGRAMS = {"pairs": 2, "rewrites": 2, "kills": 3, "exports": 1, "programs": 2, "memory": 1}
 #: Recipes of the corpus, and kinds, that are known to fail, until what they found is mended.
 KNOWN: frozenset[str] = frozenset()

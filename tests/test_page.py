@@ -10,7 +10,7 @@ import lzma
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -48,7 +48,7 @@ BAD = [
 ]
 
 
-def hostile(folder: Path) -> Analysis:
+def hostile(folder: Path, names: Sequence[str] = BAD) -> Analysis:
     """A made report whose every name is hostile, the file's as well."""
     made = TraceBuilder()
     for request in range(2):
@@ -59,8 +59,8 @@ def hostile(folder: Path) -> Analysis:
         for step in range(4):
             begin = at + 1_100_000 + 1_900_000 * step
             made.range("decode.step", begin, begin + 1_800_000, payload=step + 1, domain="dsprof")
-            made.range(f"{BAD[step]}", begin + 10, begin + 1_000_000)
-            for number, name in enumerate(BAD):
+            made.range(names[step - 4 * request], begin + 10, begin + 1_000_000)
+            for number, name in enumerate(names):
                 call = begin + 1_000 + 60_000 * number
                 made.kernel(name, at=(call + 5_000, call + 45_000), call=(call, call + 4_000))
     (folder / "h").mkdir(exist_ok=True)
@@ -135,6 +135,17 @@ class Page(html.parser.HTMLParser):
 def data_of(page: str) -> dict[str, Any]:
     """What the script is told."""
     return json.loads(page.split('id="data">')[1].split("</script>")[0])
+
+
+def ids_twice(page: str) -> list[str]:
+    """Names that several elements of a page have, which must be none."""
+    ids = [str(about["id"]) for _, about in Page(page).elements if about.get("id")]
+    return [one for one in dict.fromkeys(ids) if ids.count(one) > 1]
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_every_name_of_an_element_is_given_once(sample: Callable[[str], tuple[Analysis, str]], name: str) -> None:
+    assert ids_twice(sample(name)[1]) == []
 
 
 # -- numbers -------------------------------------------------------------------------------------------------
@@ -369,11 +380,15 @@ def test_rows_that_are_asked_for(sample: Callable[[str], tuple[Analysis, str]], 
     ]
     conditions = [("start_ns", ">=", low), ("start_ns", "<", high), ("device_id", "=", 0), ("duration_ns", ">", 2000)]
     for one in (stored, fresh):
-        found = one.rows_where("kern_trace", ["correlation_id", "kernel"], conditions)
+        found, none, early = one.rows_where(
+            ("kern_trace", ["correlation_id", "kernel"], conditions),
+            ("range_trace", ["name"], [("pid", "=", -5)]),
+            ("kern_trace", ["kernel"], [("start_ns", "<", -1)]),
+        )
         assert found.column_names == ["correlation_id", "kernel"]
         assert found.column("correlation_id").to_pylist() == kept.correlation_id.tolist()
-        assert one.rows_where("kern_trace", ["kernel"], [("start_ns", "<", -1)]).num_rows == 0
-        assert one.rows_where("range_trace", ["name"], [("pid", "=", -5)]).num_rows == 0
+        assert none.num_rows == early.num_rows == 0
+        assert early.column_names == ["kernel"]
 
 
 # -- drawing -------------------------------------------------------------------------------------------------
@@ -429,6 +444,22 @@ def test_the_command(tmp_path: Path) -> None:
     assert run(report, "-o", tmp_path / "no" / "x.html", folder=tmp_path).returncode == OutputRefused.exit_code
     assert run(report, "-o", tmp_path, "--force", folder=tmp_path).returncode == OutputRefused.exit_code
     assert sorted(path.name for path in tmp_path.iterdir()) == ["h", "run.html", "run.sqlite"]
+
+
+def test_a_report_is_never_replaced_by_its_page(tmp_path: Path) -> None:
+    made = TraceBuilder().range("prefill", 0, 1000).write(tmp_path / "run.sqlite")
+    before, link = made.read_bytes(), tmp_path / "link.html"
+    link.symlink_to(made)
+    for target in (made, link):
+        assert run(made, "-o", target, "--force", folder=tmp_path).returncode == OutputRefused.exit_code
+        with pytest.raises(OutputRefused, match="made from"):
+            dsprof.analyze(made).report(target, force=True)
+    assert made.read_bytes() == before
+    target = tmp_path / "run.html"
+    assert dsprof.analyze(made).report(target) == target
+    assert target.read_text(encoding="utf-8") == dsprof.analyze(made).page()
+    with pytest.raises(OutputExists):
+        dsprof.analyze(made).report(target)
 
 
 def test_a_folder_of_tables_has_a_page(tmp_path: Path) -> None:

@@ -21,16 +21,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsprof.analysis.analyze import Analysis
+from dsprof.analysis.analyze import Analysis, analyze
 from dsprof.analysis.ranks import Ranks
 from dsprof.analysis.timelines import StepWanted, Timeline, write_timeline
-from dsprof.arrays import united
+from dsprof.arrays import beside, common, united
 from dsprof.errors import OutputExists, OutputRefused, SelectionEmpty
 from dsprof.nsys.locate import locate
 from dsprof.nsys.parts import ReportInParts
 from dsprof.nsys.reader import read as read_report
 from dsprof.timeline.busy import BusyBins
-from dsprof.timeline.drawn import Taken
+from dsprof.timeline.drawn import BUSY, WITH_WAITING, Taken
 from dsprof.timeline.lanes import FlatLanes, NestedLanes, begins_and_ends, nests
 from dsprof.timeline.protobuf import Messages, message, number
 from dsprof.timeline.serve import Served, Shown, ui_of
@@ -230,20 +230,43 @@ def test_requests_stages_and_steps_are_rows_of_their_tables(drawn: Any) -> None:
     assert_same(busy, Counter(zip(own["start_ns"], own["gpu_busy_ns"], strict=True)))
 
 
-def test_the_counter_covers_as_much_as_the_operations(drawn: Any) -> None:
-    _, trace, timeline = drawn
-    rows = timeline.rows(
-        "SELECT p.name AS gpu, c.ts, c.value FROM counter c JOIN track t ON t.id = c.track_id "
-        "JOIN track p ON p.id = t.parent_id WHERE t.name = 'GPU busy' ORDER BY c.track_id, c.ts"
-    )
-    found = pd.DataFrame(rows)
+COUNTERS = (
+    "SELECT p.name AS gpu, t.name AS title, c.ts, c.value FROM counter c JOIN track t ON t.id = c.track_id "
+    "JOIN track p ON p.id = t.parent_id ORDER BY c.track_id, c.ts"
+)
+
+
+def test_gpu_busy_is_as_much_as_the_operations_without_waiting(drawn: Any) -> None:
+    analysis, trace, timeline = drawn
+    rows = timeline.rows(COUNTERS)
+    found, ranks = pd.DataFrame(rows), analysis["rank_sum"]
     ops = trace.operations
     for device in np.unique(ops.device).tolist():
         start, end = united(ops.start[ops.device == device], ops.end[ops.device == device])
         own = found[[f"GPU {device} " in gpu for gpu in found["gpu"]]]
-        covered = (own["value"].to_numpy()[:-1] / 100 * np.diff(own["ts"])).sum()
-        assert covered == pytest.approx((end - start).sum(), rel=1e-9)
         assert own["value"].between(0, 100 + 1e-9).all()
+        covered = {title: (of["value"].to_numpy()[:-1] / 100 * np.diff(of["ts"])).sum()
+                   for title, of in own.groupby("title")}  # fmt: skip
+        busy, wait = (end - start).sum(), ranks[ranks["device_id"] == device]["wait_exposed_ns"].sum()
+        assert covered.pop(BUSY) == pytest.approx(busy - wait, rel=1e-9)
+        assert [*covered] == ([WITH_WAITING] if wait else [])
+        assert all(one == pytest.approx(busy, rel=1e-9) for one in covered.values())
+
+
+def test_gpu_busy_of_ranks_is_without_waiting_as_their_tables_have_it(tmp_path: Path) -> None:
+    """Of several reports, whole and in parts; one computes beside its collectives."""
+    for name, make in (("host", whole), ("overlap", lambda path: Analysis.of(ReportInParts(path, 3), path=path))):
+        paths = [report(f"h100x2-{name}-rank{rank}") for rank in (0, 1)]
+        table = Ranks.of(map(whole, paths))["rank_sum"]
+        with read(written(tmp_path / f"{name}.pftrace.gz", *paths, make=make).path) as timeline:
+            rows = pd.DataFrame(timeline.rows(COUNTERS))
+        for rank, own in rows.groupby("gpu"):
+            covered = {title: (of["value"].to_numpy()[:-1] / 100 * np.diff(of["ts"])).sum()
+                           for title, of in own.groupby("title")}  # fmt: skip
+            of_rank = table[table["rank"] == int(str(rank).split(" ")[1])]
+            waits = of_rank["wait_exposed_ns"].sum()
+            assert waits > 0
+            assert covered[WITH_WAITING] - covered[BUSY] == pytest.approx(waits, rel=1e-6)
 
 
 # -- collectives, ranks ----------------------------------------------------------------------------------------
@@ -294,7 +317,7 @@ def test_reports_with_the_same_processes_stay_apart(tmp_path: Path) -> None:
 # -- parts -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sample", ["h200-stages", "h200-two-processes", "h200-graphs-node"])
+@pytest.mark.parametrize("sample", ["h100x2-node", "h200-two-processes", "h200-graphs-node"])
 @pytest.mark.parametrize("parts", [2, 7])
 def test_a_report_in_parts_gives_the_same_timeline(sample: str, parts: int, tmp_path: Path) -> None:
     path = report(sample)
@@ -314,6 +337,18 @@ def test_a_report_in_parts_gives_the_same_timeline(sample: str, parts: int, tmp_
             )
     for one, other in zip(*seen, strict=True):
         assert_same(other, one)
+
+
+def test_ranges_in_pieces_give_the_same_timeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    for at_once in (1 << 14, 7):
+        monkeypatch.setattr("dsprof.timeline.drawn._RANGES_AT_ONCE", at_once)
+        with read(written(tmp_path / f"{at_once}.pftrace", report("h200-two-processes")).path) as timeline:
+            assert timeline.problems == []
+            slices = placed(timeline).drop(columns=["id", "args", "track_id"]).astype(str)
+            seen.append(Counter(map(tuple, slices.to_numpy())))
+    assert_same(seen[1], seen[0])
+    assert seen[0]
 
 
 # -- a step ----------------------------------------------------------------------------------------------------
@@ -476,6 +511,19 @@ def test_bins_cover_what_operations_cover_however_they_are_cut(some: list[tuple[
     assert (percent <= 100).all()
 
 
+@given(intervals, intervals)
+def test_what_is_common_to_two_sets_of_times_and_what_is_beside_it(some: Any, others: Any) -> None:
+    one, other = (united(*(side[start < end] for side in (start, end))) for start, end in map(columns, (some, others)))
+    moments = [{at for low, high in zip(*times, strict=True) for at in range(low, high)} for times in (one, other)]
+    for found, expected in (
+        (common(one, other), moments[0] & moments[1]),
+        (beside(one, other), moments[0] - moments[1]),
+    ):
+        pieces = [at for low, high in zip(*found, strict=True) for at in range(low, high)]
+        assert (found[0] < found[1]).all()
+        assert pieces == sorted(expected)
+
+
 def test_begins_and_ends_come_as_a_reader_wants_them() -> None:
     start, end = np.array([0, 0, 5, 5, 5]), np.array([5, 10, 5, 7, 10])
     row, is_end = begins_and_ends(start, end)
@@ -535,6 +583,25 @@ def test_a_report_is_never_replaced_by_its_timeline(small: Path, tmp_path: Path)
     for target in (small, link):
         done = dsprof("timeline", small, "-o", target, "--force")
         assert (done.returncode, small.read_bytes()) == (OutputRefused.exit_code, before)
+        with pytest.raises(OutputRefused, match="made from"):
+            analyze(small, reuse=False).timeline(target, force=True)
+        assert small.read_bytes() == before
+
+
+def test_an_analysis_writes_its_timeline(small: Path, tmp_path: Path) -> None:
+    """As the command does; of a step by its number, or by request and number; also where its tables were there."""
+    analysis, target = analyze(small, folder=tmp_path / "tables"), tmp_path / "run.pftrace.gz"
+    assert analysis.timeline(target) == target
+    assert target.read_bytes() == written(tmp_path / "other.pftrace.gz", small).path.read_bytes()
+    with pytest.raises(OutputExists):
+        analysis.timeline(target)
+    analysis.write()
+    stored = analyze(small, folder=tmp_path / "tables")
+    of_step = stored.timeline(tmp_path / "step.pftrace", step=1).read_bytes()
+    assert of_step == written(tmp_path / "same.pftrace", small, step=StepWanted(1)).path.read_bytes()
+    with pytest.raises(SelectionEmpty):
+        stored.timeline(tmp_path / "none.pftrace", step=(7, 1))
+    assert not (tmp_path / "none.pftrace").exists()
 
 
 def test_the_same_report_gives_the_same_bytes(small: Path, tmp_path: Path) -> None:

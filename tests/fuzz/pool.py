@@ -80,7 +80,7 @@ def _peak() -> int:
 
 def _work(pipe: Connection, reports: Path, work: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_AS, (_MOST_BYTES, _MOST_BYTES))
+    resource.setrlimit(resource.RLIMIT_AS, (_MOST_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with (work / f"worker-{os.getpid()}.log").open("wb") as log:  # what C code says
         os.dup2(log.fileno(), 1)

@@ -11,14 +11,13 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from attrs import frozen
-
 from dsprof.analysis.rules_file import NAME as RULES
 from dsprof.analysis.sides import within
 from dsprof.analysis.which import files_of
 from dsprof.errors import ReportMissing, ServingRefused
 from dsprof.model.record import BESIDE as MODEL
 from dsprof.model.record import RECORD as SESSION
+from dsprof.records import frozen
 
 
 @frozen

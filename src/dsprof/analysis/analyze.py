@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,8 @@ from attrs import evolve, field
 
 from dsprof.analysis.named_rules import NamedRules
 from dsprof.analysis.options import AnalysisOptions
-from dsprof.analysis.parquet import Condition
+from dsprof.analysis.paged import Paged
+from dsprof.analysis.parquet import Asked
 from dsprof.analysis.results import Fresh, Results
 from dsprof.analysis.rules_file import find_rules_file
 from dsprof.analysis.stored import RECORD, Stored, find, identity, open_folder, remembered, store, strangers
@@ -29,6 +30,7 @@ from dsprof.errors import MemoryTooSmall, OutputRefused, ReportMissing
 from dsprof.findings import Finding
 from dsprof.ground.memory import allowed
 from dsprof.ground.swap import clear_unfinished, replacing
+from dsprof.ground.whole import spare
 from dsprof.measures.rank_work import StageWork
 from dsprof.model.baseline import baseline_of
 from dsprof.model.launched import launched_of
@@ -223,7 +225,7 @@ def frame_of(table: pa.Table) -> pd.DataFrame:
     return typed
 
 
-class Analysis(Mapping[str, "pd.DataFrame"]):
+class Analysis(Paged, Mapping[str, "pd.DataFrame"]):
     """The tables of one report, by name, as DataFrames: ``analysis["kern_sum"]``.
 
     Text columns are categories, int64 columns that can miss a value are pandas' nullable ``Int64``.
@@ -272,12 +274,13 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
         """The table `name` as Arrow, units and sentences in its fields' metadata. Raises `UnknownTable`."""
         return self.results.arrow(name)
 
-    def rows_where(self, name: str, columns: Sequence[str], conditions: Sequence[Condition]) -> pa.Table:
-        """Columns of those rows of a table for which all conditions like ``("start_ns", "<", 7)`` hold.
+    def rows_where(self, *asked: Asked) -> list[pa.Table]:
+        """Of each table that is asked for, by name, columns and conditions, the rows for which all of these hold.
 
-        So of a table with a row per event no more is held than is asked for. Raises `UnknownTable`.
+        A condition is like ``("start_ns", "<", 7)``. So of a table with a row per event no more is held than is asked
+        for, and a report in parts is gone through once for all. Raises `UnknownTable`.
         """
-        return self.results.rows_where(name, columns, conditions)
+        return self.results.rows_where(*asked)
 
     def query(self, sql: str, *, limit: int | None = None, seconds: float = 60.0) -> pd.DataFrame:
         """What one statement of SQL says of the tables, in DuckDB's dialect: ``"SELECT * FROM stage_sum"``.
@@ -382,6 +385,25 @@ class Analysis(Mapping[str, "pd.DataFrame"]):
 
     def _ipython_key_completions_(self) -> list[str]:
         return list(self)
+
+    def timeline(
+        self, path: str | os.PathLike[str], *, step: int | tuple[int, int] | None = None, force: bool = False
+    ) -> Path:
+        """Write a timeline that Perfetto opens, packed where the name ends in ``.gz``, and return its path.
+
+        `step`: nothing but this one and what is around it, by its number, or by request and number. `force`: replace a
+        file that is there. The file is there whole or not at all; times are the report's, in ns. Raises `OutputExists`,
+        `OutputRefused`, `SelectionEmpty` where there is no such step, and `ReportMissing` where there is no report.
+
+        >>> analysis.timeline("run.pftrace.gz", step=(3, 12))     # doctest: +SKIP
+        """
+        from dsprof.analysis.timelines import StepWanted, write_timeline
+
+        request, number = step if isinstance(step, tuple) else (None, step)
+        wanted = None if number is None else StepWanted(number, request)
+        target = Path(path)
+        spare([self.path], target)
+        return write_timeline([lambda: self], target, wanted, force).path
 
     def _repr_html_(self) -> str:
         from dsprof.show.html import summary_html

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from dsprof.analysis.analyze import Analysis, frame_of
 from dsprof.analysis.options import AnalysisOptions
+from dsprof.analysis.paged import Paged
 from dsprof.analysis.sides import WANTED, Named, runs_of
 from dsprof.compare.gates import Gate, gates_of
 from dsprof.compare.outcome import Outcome, compare
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _Side = Named | Iterable[Named]
 
 
-class Comparison(Mapping[str, "pd.DataFrame"]):
+class Comparison(Paged, Mapping[str, "pd.DataFrame"]):
     """A comparison: its `outcome` as data, and as tables by name, ``comparison["stages"]``."""
 
     def __init__(self, outcome: Outcome) -> None:
@@ -61,6 +62,12 @@ class Comparison(Mapping[str, "pd.DataFrame"]):
 
     def _ipython_key_completions_(self) -> list[str]:
         return list(self)
+
+    def page(self) -> str:
+        """All of it as one HTML file, which needs nothing else to be read."""
+        from dsprof.page.comparison import comparison_page
+
+        return comparison_page(self.outcome, self, our_version())
 
     def _repr_html_(self) -> str:
         from dsprof.show.html import diff_html

@@ -24,6 +24,7 @@ from dsprof.analysis.gather import (
 )
 from dsprof.analysis.one_report import Row, Task
 from dsprof.analysis.options import AnalysisOptions
+from dsprof.analysis.paged import Paged
 from dsprof.analysis.parquet import parquet, read_file
 from dsprof.analysis.query import ask_folder, sql_table
 from dsprof.analysis.which import Named, files_of, folder_of, named
@@ -125,7 +126,7 @@ def _size(path: Path) -> int:
     return -size if path.suffix in (".xz", ".gz") else size
 
 
-class ManyAnalysis(Mapping[str, "pd.DataFrame"]):
+class ManyAnalysis(Paged, Mapping[str, "pd.DataFrame"]):
     """The tables over several reports, by name, as DataFrames: ``many["stage_sum"]``; read from their folder.
 
     Each has the columns ``report``, ``run``, ``node`` and ``rank`` in front, those of events behind; ``reports`` is the

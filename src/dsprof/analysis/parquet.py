@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 import pyarrow as pa
 
+from dsprof.arrays import Bools
 from dsprof.ground.arrow import bits
 
 #: Columns of integers that take few values, so that a dictionary holds them in less than their differences do.
@@ -25,6 +26,8 @@ _VALUES_AT_ONCE = 1 << 14
 _MOST_WAITING = 1 << 14
 #: A column, how it is compared, and with which number.
 Condition = tuple[str, Literal["<", "<=", "=", ">=", ">"], int]
+#: What is asked of a table: its name, columns, and conditions that all hold.
+Asked = tuple[str, Sequence[str], Sequence[Condition]]
 _COMPARE = {"<": operator.lt, "<=": operator.le, "=": operator.eq, ">=": operator.ge, ">": operator.gt}
 _FOREVER = int(np.iinfo(np.int64).max)
 
@@ -47,13 +50,23 @@ def read_file(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         return read_parquet(file, columns)
 
 
-def rows_that(table: pa.Table, conditions: Sequence[Condition]) -> pa.Table:
-    """The rows for which all conditions on columns of integers hold; Arrow's own expressions would load pandas."""
-    kept = np.ones(len(table), np.bool_)
+def rows_that(table: pa.Table, *alternatives: Sequence[Condition]) -> pa.Table:
+    """The rows for which all conditions of an alternative hold; Arrow's own expressions would load pandas.
+
+    Conditions are on columns of integers.
+    """
+    kept = np.zeros(len(table), np.bool_)
+    for conditions in alternatives:
+        kept |= _held(table, conditions)
+    return table.filter(bits(kept))
+
+
+def _held(table: pa.Table, conditions: Sequence[Condition]) -> Bools:
+    held = np.ones(len(table), np.bool_)
     for column, sign, value in conditions:
         chunks = [np.from_dlpack(chunk) for chunk in table.column(column).chunks]
-        kept &= _COMPARE[sign](np.concatenate(chunks) if chunks else np.zeros(0, np.int64), value)
-    return table.filter(bits(kept))
+        held &= _COMPARE[sign](np.concatenate(chunks) if chunks else np.zeros(0, np.int64), value)
+    return held
 
 
 def read_rows_that(file: BinaryIO, columns: Sequence[str], conditions: Sequence[Condition]) -> pa.Table:

@@ -13,7 +13,16 @@ from typing import BinaryIO, Concatenate, ParamSpec, Protocol, TypeVar
 import pyarrow as pa
 
 from dsprof import findings
-from dsprof.analysis.parquet import Condition, RowsInFile, RowsInMemory, parquet, rows_that, write_parquet, write_table
+from dsprof.analysis.parquet import (
+    Asked,
+    Condition,
+    RowsInFile,
+    RowsInMemory,
+    parquet,
+    rows_that,
+    write_parquet,
+    write_table,
+)  # fmt: skip
 from dsprof.analysis.work import ReportReader, Work
 from dsprof.answers.checks import check, requests_apart, warm_ups
 from dsprof.answers.engine_checks import check_engines
@@ -60,8 +69,8 @@ class Results(Protocol):
     def arrow(self, name: str) -> pa.Table:
         """The table `name` as Arrow. Raises `UnknownTable`."""
 
-    def rows_where(self, name: str, columns: Sequence[str], conditions: Sequence[Condition]) -> pa.Table:
-        """Columns of those rows of a table for which all conditions hold. Raises `UnknownTable`."""
+    def rows_where(self, *asked: Asked) -> list[pa.Table]:
+        """Columns of those rows of each table for which all its conditions hold. Raises `UnknownTable`."""
 
     def file(self, name: str) -> BinaryIO:
         """The table `name` as a Parquet file, opened. Raises `UnknownTable`."""
@@ -82,6 +91,11 @@ def _on_its_backend(method: Callable[Concatenate[Fresh, P], T]) -> Callable[Conc
             return method(self, *args, **kwargs)
 
     return wrapped
+
+
+def _those(alternatives: Sequence[Sequence[Condition]]) -> Callable[[pa.Table], pa.Table]:
+    """What keeps the rows of a table that fulfil one of some conditions."""
+    return lambda table: rows_that(table, *alternatives)
 
 
 class Fresh:
@@ -114,17 +128,25 @@ class Fresh:
         return self._arrow[name]
 
     @_on_its_backend
-    def rows_where(self, name: str, columns: Sequence[str], conditions: Sequence[Condition]) -> pa.Table:
-        """Columns of those rows of a table for which all conditions hold. Raises `UnknownTable`.
+    def rows_where(self, *asked: Asked) -> list[pa.Table]:
+        """Columns of those rows of each table for which all its conditions hold. Raises `UnknownTable`.
 
-        Of events all rows are made, in pieces, and no others kept; of a report in many parts it is gone through again.
+        Of events all rows are made, in pieces, and no others kept; of a report in many parts it is gone through again,
+        once for all that is asked.
         """
-        table = known_table(name)
-        if name in self._arrow or not isinstance(table, EventTable):
-            return rows_that(self.arrow(name), conditions).select(list(columns))
-        rows = RowsInMemory(lambda found: rows_that(found, conditions).select(list(columns)))
-        self._work.through([], {table: rows})
-        return rows.table()
+        wanted: dict[EventTable, list[Sequence[Condition]]] = {}
+        for name, _, conditions in asked:
+            table = known_table(name)
+            if isinstance(table, EventTable) and name not in self._arrow:
+                wanted.setdefault(table, []).append(conditions)
+        rows = {table: RowsInMemory(_those(some)) for table, some in wanted.items()}
+        if rows:
+            self._work.through([], rows)
+        found = {table.name: kept.table() for table, kept in rows.items()}
+        return [
+            rows_that(found[name] if name in found else self.arrow(name), conditions).select(list(columns))
+            for name, columns, conditions in asked
+        ]
 
     def file(self, name: str) -> BinaryIO:
         """The table `name` as a Parquet file that has no name, opened. Raises `UnknownTable`."""

@@ -24,7 +24,7 @@ from attrs import evolve
 
 import dsprof
 from dsprof.analysis.named_rules import NamedRules, rules_of
-from dsprof.analysis.parquet import Condition, parquet, read_parquet, read_rows_that
+from dsprof.analysis.parquet import Asked, Condition, parquet, read_parquet, read_rows_that
 from dsprof.errors import NoReportInFolder, RulesUnreadable
 from dsprof.findings import Finding
 from dsprof.ground.documents import json_pieces
@@ -204,8 +204,11 @@ class Stored:
         with self.file(name) as file:
             return read_parquet(file, columns)
 
-    def rows_where(self, name: str, columns: Sequence[str], conditions: Sequence[Condition]) -> pa.Table:
-        """Columns of those rows of a table for which all conditions hold, read alone. Raises `UnknownTable`."""
+    def rows_where(self, *asked: Asked) -> list[pa.Table]:
+        """Columns of those rows of each table for which all its conditions hold. Raises `UnknownTable`."""
+        return [self._rows(*one) for one in asked]
+
+    def _rows(self, name: str, columns: Sequence[str], conditions: Sequence[Condition]) -> pa.Table:
         with self.file(name) as file:
             return read_rows_that(file, columns, conditions)
 

@@ -28,12 +28,12 @@ from dsprof.arrays.rows import (
     used_codes,
 )
 from dsprof.arrays.slicing import busy_in_slices, slice_max, slice_min, slice_sum, slice_sum_above, slices
-from dsprof.arrays.unions import union_length, united
+from dsprof.arrays.unions import beside, common, union_length, united
 from dsprof.arrays.windows import spent_in_windows
 
 __all__ = [
-    "AT_ONCE", "KEY_LIMIT", "NULL", "Bools", "Ints", "Keys", "batches", "busy_in_slices", "by_number",
-    "containers", "content_ends", "contiguous", "distinct", "distinct_in_any_order", "each", "explode", "group_rows",
-    "in_order", "innermost", "join_calls", "levels", "slice_max", "slice_min", "slice_sum", "slice_sum_above",
-    "slices", "sorted_by", "spent_in_windows", "union_length", "united", "used_codes",
+    "AT_ONCE", "KEY_LIMIT", "NULL", "Bools", "Ints", "Keys", "batches", "beside", "busy_in_slices", "by_number",
+    "common", "containers", "content_ends", "contiguous", "distinct", "distinct_in_any_order", "each", "explode",
+    "group_rows", "in_order", "innermost", "join_calls", "levels", "slice_max", "slice_min", "slice_sum",
+    "slice_sum_above", "slices", "sorted_by", "spent_in_windows", "union_length", "united", "used_codes",
 ]  # fmt: skip

@@ -1,11 +1,11 @@
-"""Unions of intervals of time: how much they cover, and what they are."""
+"""Unions of intervals of time: how much they cover, what they are, and what two of them have in common."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from dsprof.arrays import backend
-from dsprof.arrays.rows import NULL, Ints, Keys, contiguous, in_order
+from dsprof.arrays.rows import NULL, Ints, Keys, contiguous, explode, in_order
 
 
 def union_length(group: Ints, start: Ints, end: Ints, groups: int) -> Ints:
@@ -58,3 +58,24 @@ def united(start: Ints, end: Ints) -> tuple[Ints, Ints]:
     reach = np.maximum.accumulate(end)
     heads = np.flatnonzero(np.append(True, start[1:] > reach[:-1]))
     return start[heads], reach[np.append(heads[1:], len(end)) - 1]
+
+
+def common(one: tuple[Ints, Ints], other: tuple[Ints, Ints]) -> tuple[Ints, Ints]:
+    """Where two sets of intervals are at once, each sorted and disjoint, as `united` gives them.
+
+    ::
+
+        |----------|  |-----|
+            |-----------|        ->       |------|  |-|
+    """
+    low = np.searchsorted(other[1], one[0], side="right")
+    high = np.searchsorted(other[0], one[1], side="left")
+    owner, place = explode(low, np.maximum(low, high))
+    start, end = np.maximum(one[0][owner], other[0][place]), np.minimum(one[1][owner], other[1][place])
+    some = start < end
+    return start[some], end[some]
+
+
+def beside(one: tuple[Ints, Ints], other: tuple[Ints, Ints]) -> tuple[Ints, Ints]:
+    """Where the first of two such sets of intervals is and the second is not."""
+    return common(one, (np.append(NULL, other[1]), np.append(other[0], np.iinfo(np.int64).max)))

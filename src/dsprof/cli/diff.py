@@ -13,8 +13,8 @@ from dsprof.cli.options import AnalysisFlags, SelectionFlags, app, load_numpy, s
 from dsprof.cli.progress import Progress
 
 if TYPE_CHECKING:
+    from dsprof.analysis.diff import Comparison
     from dsprof.compare.gates import Gate
-    from dsprof.compare.outcome import Outcome
 
 #: Stands for ``--`` among the arguments, which the parser would take for the end of the options.
 BETWEEN = "\0--"
@@ -50,7 +50,7 @@ def diff(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Compare also what is not comparable.")] = False,
-    top: Annotated[int, typer.Option(min=0, help="Operations to show for each stage.")] = 5,
+    top: Annotated[int, typer.Option(min=0, help="Operations to show for each stage; a page has all.")] = 5,
     format_: Annotated[DiffFormat, typer.Option("--format", help="How to print it.")] = DiffFormat.RICH,
     *,
     selected: SelectionFlags,
@@ -70,7 +70,7 @@ def diff(
     gates = _gates(gate, flags.rules)
     with Progress() as progress:
         found = diff_as(before, after, gates, force, flags.options(tables=WANTED, **selected.options), progress)
-    _show(found.outcome, format_, top)
+    _show(found, format_, top)
     raise typer.Exit(found.exit_code)
 
 
@@ -97,15 +97,16 @@ def _gates(given: list[str] | None, rules: Path | None) -> tuple[Gate, ...]:
         raise typer.BadParameter(f"--gate {error}") from error
 
 
-def _show(outcome: Outcome, format_: DiffFormat, top: int) -> None:
-    from dsprof.show import html, plain, terminal
+def _show(found: Comparison, format_: DiffFormat, top: int) -> None:
+    from dsprof.show import plain, terminal
 
+    outcome = found.outcome
     if format_ is DiffFormat.RICH:
         terminal.print_diff(outcome, terminal.console(), top)
     elif format_ is DiffFormat.MARKDOWN:
         typer.echo(plain.diff_markdown(outcome, top))
     elif format_ is DiffFormat.HTML:
-        typer.echo(html.diff_page(outcome, top))
+        typer.echo(found.page())
     else:
         typer.echo(plain.diff_json(outcome))
 

@@ -55,19 +55,21 @@ def report(
     page without its report, and that of an analysis of several reports has one that compares ranks.
     """
     load_numpy()
-    from dsprof.ground.whole import check_free, write_whole
+    from dsprof.analysis.analyze import Analysis
+    from dsprof.ground.whole import check_free, spare
     from dsprof.page.source import TABLES
 
     as_usual = (selected, flags, default_rules) == (SelectionFlags(), AnalysisFlags(), False)
     options = flags.options(tables=list(TABLES), remembered=not default_rules, **selected.options)
     if out is not None:
         check_free(out, force)  # before there is work that would be in vain
+        spare([report], out)
     with Progress() as progress:
         found = of_folder(report, TABLES, as_usual) or analyzed(report, options, progress)
         target = out or Path(f"{_name(found)}.html")
-        check_free(target, force)
-        write_whole(target, found.page(), force)
-    tell_remembered(found)
+        found.report(target, force=force)
+    if isinstance(found, Analysis):
+        tell_remembered(found)
     say(f"Report: {target}")
 
 

@@ -107,7 +107,9 @@ def timeline(
     options = flags.options(tables=_tables(), remembered=not default_rules, **selected.options)
     files = files_named(reports)
     if output is not None:
-        _spare(files, output)
+        from dsprof.ground.whole import spare
+
+        spare(files, output)
 
     def write(target: Path) -> Timeline:
         from dsprof.analysis.timelines import write_timeline
@@ -123,14 +125,6 @@ def timeline(
             _show(written, address)
     else:
         _show_once(write, files[0], address)
-
-
-def _spare(files: list[Path], output: Path) -> None:
-    """Raises `OutputRefused` where a timeline would take the place of what it is made from."""
-    from dsprof.errors import OutputRefused
-
-    if any(os.path.isfile(file) and os.path.isfile(output) and file.samefile(output) for file in files):  # noqa: PTH113
-        raise OutputRefused(f"The timeline would overwrite {output}, which it is made from.", "Name another file.")
 
 
 def _tables() -> tuple[str, ...]:

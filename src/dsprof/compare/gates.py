@@ -96,26 +96,31 @@ def judge_measured(gate: Gate, found: Change | None) -> GateResult:
     noise = RUN_NOISE[gate.measure]
     told = widened(found, noise)
     pct, low, high = (percent_of(one) for one in (found.log, told.low, told.high))
-    if low is None or high is None:
+    if pct is None or low is None or high is None:
         runs = runs_to_see(gate.limit, noise)
         sentence = f"{what}: of one request a side no noise is known.{_advice(runs)}"
         return GateResult(*about, TOO_NOISY, sentence, pct, None, runs)
     if low > 0 and found.log >= gate.limit:
-        sentence = f"{what} grew by {pct:.3g} %, {low:.3g} % at least."
+        sentence = f"{what} grew by {_pct(pct)} %, {_pct(low)} % at least."
         return GateResult(*about, REGRESSION, sentence, pct, high)
     if told.high is not None and told.high <= gate.limit:
-        sentence = f"{what} did not grow by more than {high:.2g} %."
-        sentence = sentence if high >= 0 else f"{what} shrank by {-high:.3g} % at least."
+        sentence = f"{what} did not grow by more than {_pct(high)} %."
+        sentence = sentence if high >= 0 else f"{what} shrank by {_pct(-high)} % at least."
         return GateResult(*about, PASSED, sentence, pct, high)
     runs = runs_to_see(gate.limit, told.deviation or 0.0)
     why = "" if found.over == "run" else f" ({noise_taken(gate.measure)})"
-    sentence = f"{what} may have grown by {high:.3g} %, more than the gate allows{why}.{_advice(runs)}"
+    sentence = f"{what} may have grown by {_pct(high)} %, more than the gate allows{why}.{_advice(runs)}"
     return GateResult(*about, TOO_NOISY, sentence, pct, high, runs)
 
 
 def noise_taken(measure: str) -> str:
     """What is taken for granted where too few runs tell it."""
     return f"the noise from run to run is taken to be {100 * RUN_NOISE[measure]:g} %"
+
+
+def _pct(value: float) -> str:
+    """Percent with three digits, or all before the point."""
+    return f"{value:.0f}" if abs(value) >= 1e3 else f"{value:.3g}"
 
 
 def _advice(runs: int | None) -> str:

@@ -34,6 +34,8 @@ SCHEMA = "dsprof.diff/1"
 FASTER, SLOWER, NO_CHANGE, NOISY = "faster", "slower", "no change seen", "too noisy to say"
 #: The kinds of CUDA API calls whose coming and going is told, by the causes of idle time that they are.
 _CALLS = {"sync": "synchronization", "copy": "copy", "alloc": "allocation"}
+#: Of the units of a side; 0 is the shortest, 100 the longest.
+PERCENTILES = (0, 1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99, 100)
 #: What ends with 3 where it cannot be compared.
 NOT_COMPARABLE_EXIT = 3
 
@@ -52,6 +54,16 @@ class Measured:
     seen: float | None
     verdict: str
     sentence: str
+
+
+@frozen
+class Percentile:
+    """How long units are, of all runs of a side: `pct` percent of them are no longer than so many ns."""
+
+    measure: str
+    pct: int
+    before_ns: int
+    after_ns: int
 
 
 @frozen
@@ -91,6 +103,7 @@ class StageDiff:
     over: str
     units: tuple[int, int]
     measures: tuple[Measured, ...]
+    percentiles: tuple[Percentile, ...]
     waterfall: tuple[Part, ...]
     counts: tuple[Count, ...]
     operations: tuple[OperationChange, ...]
@@ -189,8 +202,9 @@ def _stage(sides: Sides, before: Sequence[Run], after: Sequence[Run], units: _Al
     over = measured[-1].change.over if measured[-1].change is not None else "request"
     size = tuple(sum(map(len, side)) for side in (sides.before, sides.after))
     return StageDiff(
-        sides.stage, sides.of, over, (size[0], size[1]), measured, parts, tuple(_counts(sides)), operations(sides),
-        tuple(_calls(sides.stage, before, after, units)), tuple(_modules(sides.stage, before, after, units)),
+        sides.stage, sides.of, over, (size[0], size[1]), measured, tuple(_percentiles(sides)), parts,
+        tuple(_counts(sides)), operations(sides), tuple(_calls(sides.stage, before, after, units)),
+        tuple(_modules(sides.stage, before, after, units)),
     )  # fmt: skip
 
 
@@ -223,6 +237,16 @@ def _judged(found: Change | None, measure: str, stretches: bool) -> tuple[str, s
     if told.high < 0:
         return FASTER, over
     return (NOISY if max(told.high, -told.low) > notable else NO_CHANGE), over
+
+
+def _percentiles(sides: Sides) -> Iterable[Percentile]:
+    """What is compared is the mean; this tells whether all units changed, or some."""
+    for name, column in MEASURED.items():
+        if all(one.known(column) for one in sides.runs):
+            pooled = [np.concatenate([one.column(column) for one in side]) for side in (sides.before, sides.after)]
+            before, after = (np.percentile(side, PERCENTILES, method="inverted_cdf").tolist() for side in pooled)
+            for pct, *times in zip(PERCENTILES, before, after, strict=True):
+                yield Percentile(name, pct, *map(int, times))
 
 
 def _counts(sides: Sides) -> Iterable[Count]:

@@ -12,6 +12,7 @@ from dsprof.compare.statistics import percent_of
 from dsprof.tables._table import CodedText, Column, Table, integer, name, real
 
 _STAGE = name("stage", "The stage.")
+_MEASURE = name("measure", "gpu_busy, without waiting for other ranks where that is known, or wall.")
 #: A row: its values in the order of the columns.
 _Row = Sequence[Any]
 
@@ -50,6 +51,14 @@ def _stages(outcome: Outcome) -> list[_Row]:
             rows.append((stage.stage, stage.of, one.measure, one.before_ns, one.after_ns, *numbers[:4],
                          numbers[4], numbers[5] or 0, numbers[6] or 0, one.verdict))  # fmt: skip
     return rows
+
+
+def _percentiles(outcome: Outcome) -> list[_Row]:
+    return [
+        (stage.stage, one.measure, one.pct, one.before_ns, one.after_ns)
+        for stage in outcome.stages
+        for one in stage.percentiles
+    ]
 
 
 def _waterfall(outcome: Outcome) -> list[_Row]:
@@ -109,7 +118,7 @@ TABLES = {
             (
                 _STAGE,
                 name("unit", "What is compared of it: a step, or an instance where it has no steps."),
-                name("measure", "gpu_busy or wall."),
+                _MEASURE,
                 real("before_ns", "Of a unit before, mean of the runs."),
                 real("after_ns", "Of a unit after."),
                 real("change_pct", "The change, by the means of logarithms.", True),
@@ -122,6 +131,20 @@ TABLES = {
                 name("verdict", "faster, slower, no change seen, or too noisy to say."),
             ),
             _stages,
+        ),
+        _table(
+            "percentiles",
+            "a stage x what is measured of it x percentile of its units",
+            (
+                _STAGE,
+                _MEASURE,
+                integer(
+                    "percentile", "So many percent of the units of all runs of a side are no longer; 0: the shortest."
+                ),
+                integer("before_ns", "Than this, before."),
+                integer("after_ns", "Than this, after."),
+            ),
+            _percentiles,
         ),
         _table(
             "waterfall",

@@ -19,7 +19,7 @@ _SPLIT = {"transfer_ns": "transfer between ranks",
           "unmatched_ns": "collectives, not matched", "other_ns": "copies and sets alone"}  # fmt: skip
 _WAITING = "waiting for another rank"
 #: The families that are not told where such a part is.
-_INSTEAD = {"transfer_ns": {COMMUNICATION}, "other_ns": {COPIES, SETS}}
+_INSTEAD = {"transfer_ns": {COMMUNICATION}, "unmatched_ns": {COMMUNICATION}, "other_ns": {COPIES, SETS}}
 #: What several operations at once take less than one after another.
 AT_ONCE, WHOLE, REST = "several at once", "GPU busy", "not told"
 

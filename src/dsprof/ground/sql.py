@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-from attrs import frozen
 
 from dsprof.errors import QueryFailed, UnknownTable
+from dsprof.records import frozen
 
 #: The rows of a statement take no more bytes.
 LARGEST = 256 * 10**6

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +23,12 @@ def check_free(path: Path, replace: bool) -> None:
     folder = os.path.dirname(os.path.realpath(path))  # noqa: PTH120
     if not os.path.isdir(folder):  # noqa: PTH112
         raise OutputRefused(f"{path} cannot be written: there is no folder {folder}.", "Name a file in a folder.")
+
+
+def spare(made_from: Iterable[Path], target: Path) -> None:
+    """Raises `OutputRefused` where what is to be written would take the place of what it is made from."""
+    if any(os.path.isfile(file) and os.path.isfile(target) and file.samefile(target) for file in made_from):  # noqa: PTH113
+        raise OutputRefused(f"{target} is what this is made from, so it is not replaced.", "Name another file.")
 
 
 def write_whole(path: Path, text: str, replace: bool) -> None:

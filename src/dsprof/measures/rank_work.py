@@ -74,12 +74,7 @@ class Hidden:
         size, chosen = len(moments), ops.communicates[rows]
         begin, finish = (group[rows] * size + np.searchsorted(moments, edge[rows]) for edge in (ops.start, ops.end))
         collectives, work = (at.united(begin[which], finish[which]) for which in (chosen, ~chosen))
-        low = np.searchsorted(work[1], collectives[0], side="right")
-        high = np.searchsorted(work[0], collectives[1], side="left")
-        owner, place = at.explode(low, np.maximum(low, high))
-        start = np.maximum(collectives[0][owner], work[0][place])
-        end = np.minimum(collectives[1][owner], work[1][place])
-        start, end = start[start < end], end[start < end]
+        start, end = at.common(collectives, work)
         return cls(start // size, moments[start % size], moments[end % size])
 
     def and_(self, other: Hidden) -> Hidden:

@@ -53,7 +53,7 @@ def _heat(heat: Heat) -> Html:
              *(element("th", word, scope="col") for word in heat.columns)]  # fmt: skip
     rows = [element("tr", element("td", name, class_="l"), *map(heat_of_value, row))
             for name, row in zip(heat.names, heat.rows, strict=True)]  # fmt: skip
-    table = element("table", element("caption", heat.title), element("thead", element("tr", *heads)),
+    table = element("table", element("caption", _sentence(heat.title)), element("thead", element("tr", *heads)),
                     element("tbody", *rows), class_="heat")  # fmt: skip
     return joined(scrolling(table, heat.title), _notes(heat.notes))
 
@@ -65,7 +65,12 @@ def _reports(summary: ReportsSummary) -> Section:
 
 
 def _grid(grid: Grid) -> Html:
-    return joined(plain_table(grid.header, grid.rows, grid.title, grid.names), _notes(grid.notes))
+    return joined(plain_table(grid.header, grid.rows, _sentence(grid.title), grid.names), _notes(grid.notes))
+
+
+def _sentence(title: str) -> str:
+    """A title with a capital at its head."""
+    return title[:1].upper() + title[1:]
 
 
 def _notes(notes: tuple[str, ...]) -> list[Html]:

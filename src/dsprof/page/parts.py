@@ -8,6 +8,7 @@ from typing import Any
 
 from attrs import field
 
+from dsprof.compare.tables import TABLES as COMPARED
 from dsprof.page.html import Html, element, joined, short
 from dsprof.records import frozen
 from dsprof.rules.names import short_kernel_name
@@ -36,10 +37,15 @@ class Section:
 
 @frozen
 class Col:
-    """A column of a page's table: of which column of the table its values are, and the words above it."""
+    """A column of a page's table: of which column of the table its values are, and the words above it.
+
+    `change`: its numbers have a sign. `own`: makes its cell of a row, where that is no value alone.
+    """
 
     name: str
     head: str
+    change: bool = False
+    own: Callable[[Row], Html] | None = None
 
     def is_text(self, table: str) -> bool:
         """Does it stand to the left?"""
@@ -48,7 +54,8 @@ class Col:
     def shown(self, table: str) -> Callable[[Any], str]:
         """How its values are written."""
         column = _column(table, self.name)
-        return _yes_no if column.kind == "bool" else units.of_column(self.name, column.unit, column.kind)
+        shown = _yes_no if column.kind == "bool" else units.of_column(self.name, column.unit, column.kind)
+        return (lambda value: units.signed(value, shown)) if self.change else shown
 
     def meaning(self, table: str) -> str:
         """What a value says."""
@@ -62,7 +69,9 @@ def cols(heads: Mapping[str, str]) -> tuple[Col, ...]:
 
 @cache
 def _column(table: str, name: str) -> Any:
-    return next(column for column in all_tables()[table].columns if column.name == name)
+    """A column of an analysis's table or of a comparison's."""
+    known = COMPARED[table] if table in COMPARED else all_tables()[table]
+    return next(column for column in known.columns if column.name == name)
 
 
 def _yes_no(value: bool | None) -> str:
@@ -74,17 +83,17 @@ def table_of(
 ) -> Html:
     """Rows of the table `table`: each cell with its raw value and its column, so that a number can be traced.
 
-    A column without any value is left out. `sortable`: its headers are buttons that sort; `name`: its id, for what
-    filters it.
+    A column without any value is left out. `sortable`: its headers are buttons that sort; `name`: what filters it is
+    called the same.
     """
     rows = list(rows)
-    columns = [one for one in columns if any(row[one.name] is not None for row in rows)]
+    columns = [one for one in columns if one.own or any(row[one.name] is not None for row in rows)]
     formats = [(column, column.shown(table), column.is_text(table)) for column in columns]
     heads = [_head(table, column, sortable) for column in columns]
     body = joined(_row(row, formats) for row in rows)
     inner = element(
         "table", element("caption", caption), element("thead", element("tr", *heads)), element("tbody", body),
-        id=name or None, data_table=table, data_sortable=sortable,
+        id=f"{name}-table" if name else None, data_table=table, data_sortable=sortable,
     )  # fmt: skip
     return scrolling(inner, caption)
 
@@ -103,24 +112,23 @@ def _head(table: str, column: Col, sortable: bool) -> Html:
 
 
 def _row(row: Row, formats: Sequence[tuple[Col, Callable[[Any], str], bool]]) -> Html:
-    return element("tr", *(_cell(row[column.name], column, shown, text) for column, shown, text in formats))
+    return element("tr", *(column.own(row) if column.own else _cell(row[column.name], column, shown, text)
+                           for column, shown, text in formats))  # fmt: skip
 
 
 def _cell(value: Any, column: Col, shown: Callable[[Any], str], is_text: bool) -> Html:
     if column.name == "kernel":
-        return element("td", _kernel(value), class_="l long name")
+        return kernel_cell(short_kernel_name(value), value)
     if is_text:
         text = shown(value)
         return element("td", short(text), class_="l long" if len(text) > _LONG else "l")
     return element("td", shown(value), data_v=value)
 
 
-def _kernel(name: str) -> Html:
+def kernel_cell(brief: str, name: str) -> Html:
     """A kernel's short name, which opens to the full one."""
-    brief = short_kernel_name(name)
-    if brief == name:
-        return joined(short(name))
-    return element("details", element("summary", short(brief)), short(name))
+    opened = joined(short(name)) if brief == name else element("details", element("summary", short(brief)), short(name))
+    return element("td", opened, class_="l long name")
 
 
 def plain_table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str, names: int = 1) -> Html:
@@ -155,11 +163,16 @@ def folded(summary: str, *parts: Html, class_: str | None = None) -> Html:
     return element("details", element("summary", summary), *parts, class_=class_)
 
 
-def search(name: str, stages: Sequence[str]) -> Html:
-    """What filters the table `name`: words, and one of several stages; nothing without a script."""
+def search(name: str, **choices: Sequence[str]) -> Html:
+    """What filters the table `name`: words, and one of several values of a column; nothing without a script."""
     box = element("label", "Search ", element("input", type="search", id=f"{name}-search", spellcheck="false",
                                               placeholder="words of a name"))  # fmt: skip
-    options = [element("option", "all", value=""), *(element("option", one) for one in stages)]
-    which = element("label", "Stage ", element("select", *options, id=f"{name}-stage")) if len(stages) > 1 else ""
+    which = [_choice(name, column, values) for column, values in choices.items() if len(values) > 1]
     count = element("span", id=f"{name}-count", class_="dim", role="status")
-    return element("div", box, which, count, class_="controls scripted")
+    return element("div", box, *which, count, class_="controls scripted", id=f"{name}-controls")
+
+
+def _choice(name: str, column: str, values: Sequence[str]) -> Html:
+    options = [element("option", "all", value=""), *(element("option", one) for one in values)]
+    return element("label", f"{column.capitalize()} ", element("select", *options, id=f"{name}-{column}",
+                                                               data_column=column))  # fmt: skip

@@ -219,21 +219,22 @@ function sorts(table) {
   }));
 }
 function filters(table) {
-  const box = find(`#${table.id}-search`), stage = find(`#${table.id}-stage`), count = find(`#${table.id}-count`);
-  if (!box) return;
+  const name = table.id.replace(/-table$/, ""), box = find(`#${name}-search`), count = find(`#${name}-count`);
+  const heads = all("th", table).map((head) => head.dataset.column), choices = all(`#${name}-controls select`);
+  const chosen = (row, one) => !one.value || row.cells[heads.indexOf(one.dataset.column)].textContent === one.value;
   const rows = [...table.tBodies[0].rows], texts = rows.map((row) => row.textContent.toLowerCase());
   const filter = () => {
     const words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
     rows.forEach((row, i) => {
       const fits = words.every((word) => texts[i].includes(word));
-      row.hidden = !(fits && (!stage?.value || row.cells[0].textContent === stage.value));
+      row.hidden = !(fits && choices.every((one) => chosen(row, one)));
       shown += !row.hidden;
     });
     count.textContent = `${shown} of ${rows.length}`;
   };
   box.addEventListener("input", filter);
-  stage?.addEventListener("change", filter);
+  choices.forEach((one) => one.addEventListener("change", filter));
   filter();
 }
 

@@ -13,6 +13,8 @@ from dsprof.show.summary import Summary
 
 #: A column, how it is compared, and with which number.
 Condition = tuple[str, Literal["<", "<=", "=", ">=", ">"], int]
+#: What is asked of a table: its name, columns, and conditions that all hold.
+Asked = tuple[str, Sequence[str], Sequence[Condition]]
 #: The tables that a page is made of.
 TABLES = (
     "stage_sum", "stage_trace", "request_trace", "step_trace", "step_sum", "engine_sum", "rank_sum", "stage_family_sum",
@@ -27,8 +29,8 @@ class Tables(Protocol):
     def arrow(self, name: str) -> pa.Table:
         """The table `name`."""
 
-    def rows_where(self, name: str, columns: Sequence[str], conditions: Sequence[Condition]) -> pa.Table:
-        """Those rows of a table, which may be large, for which all conditions hold."""
+    def rows_where(self, *asked: Asked) -> list[pa.Table]:
+        """Those rows of each table, which may be large, for which all its conditions hold."""
 
 
 @frozen
@@ -42,10 +44,9 @@ class Source:
         """The table `name`, texts as texts and not as codes."""
         return plain(self.tables.arrow(name))
 
-    def events(self, name: str, columns: Sequence[str], *conditions: Condition) -> list[dict[str, Any]]:
-        """The rows of a table with a row per event that fulfil conditions like ``("start_ns", "<", 7)``."""
-        rows: list[dict[str, Any]] = plain(self.tables.rows_where(name, columns, conditions)).to_pylist()
-        return rows
+    def events(self, *asked: Asked) -> list[list[dict[str, Any]]]:
+        """Rows of tables with a row per event that fulfil conditions like ``("start_ns", "<", 7)``."""
+        return [plain(found).to_pylist() for found in self.tables.rows_where(*asked)]
 
     def stage_colour(self, stage: str) -> str:
         """The colour of what belongs to a stage, wherever it is drawn."""

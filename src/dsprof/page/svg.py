@@ -15,6 +15,8 @@ from dsprof.show import units
 WIDTH, LEFT, BOTTOM, TOP = 1140, 74, 30, 10
 #: A part of a bar has its number written in it from so many percent on.
 _WRITTEN_PCT = 5.0
+#: A narrow screen has room for it from so many percent on.
+_WIDE_PCT = 14.0
 _BAR = 28
 
 
@@ -40,6 +42,30 @@ def path(commands: Iterable[str], class_: str) -> Html:
 
 def _digits(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
+
+
+def tenths(number: int) -> str:
+    """So many tenths, as short as SVG reads them.
+
+    >>> [tenths(number) for number in (6, -6, 123, -20, 0)]
+    ['.6', '-.6', '12.3', '-2', '0']
+    """
+    whole, rest = divmod(abs(number), 10)
+    text = f"{whole or ''}{f'.{rest}' if rest else ''}" or "0"
+    return f"-{text}" if number < 0 else text
+
+
+class Pen:
+    """Places of a path, each told by how far it is from the one before: half as long as to say where it is."""
+
+    def __init__(self) -> None:
+        self._at = (0, 0)
+
+    def to(self, command: str, x: float, y: float) -> str:
+        """A command like ``m`` or ``l`` that goes to a place, to a tenth."""
+        before, self._at = self._at, (round(10 * x), round(10 * y))
+        across, down = (tenths(one - other) for one, other in zip(self._at, before, strict=True))
+        return f"{command}{across}{'' if down.startswith('-') else ' '}{down}"
 
 
 def round_numbers(top: float, most: int = 6) -> list[float]:
@@ -113,7 +139,7 @@ def bar(label: str, parts: Sequence[Part]) -> Html:
             shown.append(_rect(at, one))
         if one.pct >= _WRITTEN_PCT:
             shown.append(element("text", f"{one.pct:.0f} %", x=f"{at + one.pct / 2:.2f}%", y=19, text_anchor="middle",
-                                 class_="inside"))  # fmt: skip
+                                 class_="inside" if one.pct >= _WIDE_PCT else "inside wide"))  # fmt: skip
         at += max(one.pct, 0.0)
     said = ", ".join(f"{one.text} {units.percent(one.pct)}" for one in parts if one.pct >= 0.05)
     picture = element("svg", *shown, width="100%", height=_BAR, role="img", aria_label=f"{label}: {said}")

@@ -9,7 +9,7 @@ from attrs import asdict
 
 from dsprof.compare.comparable import NOTE, REFUSE, WARN
 from dsprof.compare.gates import PASSED
-from dsprof.compare.kernels import ADDED, REMOVED, RENAMED, REPLACED, OperationChange
+from dsprof.compare.kernels import ADDED, FASTER, REMOVED, RENAMED, REPLACED, SLOWER, OperationChange
 from dsprof.compare.outcome import Measured, Outcome, SideNames, StageDiff
 from dsprof.compare.statistics import RUN_NOISE, Change, percent_of
 from dsprof.compare.waterfall import Part
@@ -23,7 +23,8 @@ TOP_OPERATIONS = 5
 _MOST_PARTS, _MOST_CALLS, _MOST_MODULES = 12, 4, 4
 #: So many runs of a side are named.
 _MOST_RUNS = 4
-_MEASURES = {"gpu_busy": "GPU busy", "wall": "wall"}
+#: What is measured, in words.
+MEASURES = {"gpu_busy": "GPU busy", "wall": "wall"}
 _LEVELS = {REFUSE: "not comparable", WARN: "mind", NOTE: "note"}
 _OTHERS = "other parts"
 #: From so many percent on, they have no digits behind the point.
@@ -53,7 +54,7 @@ def answer(outcome: Outcome) -> Grid:
     over = dict[str, list[str]]()
     for stage in outcome.stages:
         for one in stage.measures:
-            over.setdefault(one.sentence, []).append(f"{stage.stage} {_MEASURES[one.measure]}")
+            over.setdefault(one.sentence, []).append(f"{stage.stage} {MEASURES[one.measure]}")
     header = ("stage", "of", "what", "verdict", "before", "after", "change", "95 % interval", "seen")
     notes = (
         *(f"Intervals of {', '.join(names)} are {sentence}." for sentence, names in over.items()),
@@ -63,13 +64,26 @@ def answer(outcome: Outcome) -> Grid:
     return Grid("What changed, and by how much", header, tuple(rows), names=4, notes=notes if rows else (), apart=True)
 
 
+def measured(stage: StageDiff) -> list[tuple[str, str, str]]:
+    """What was measured of a stage: a word, its verdict, and a sentence of numbers."""
+    found = []
+    for one in stage.measures:
+        change = one.change
+        text = f"{units.time(one.before_ns)} -> {units.time(one.after_ns)}"
+        if change is not None:
+            sure = "" if change.low is None else f" (95 %: {_interval(change)})"
+            text = f"{text}, {percent(change.pct)}{sure}"
+        found.append((MEASURES[one.measure], one.verdict, text))
+    return found
+
+
 def _taken(outcome: Outcome) -> list[str]:
     """What is said where an interval is over requests."""
     if not any(
         one.change is not None and one.change.over != "run" for stage in outcome.stages for one in stage.measures
     ):
         return []
-    noise = " and ".join(f"{100 * value:g} % of {_MEASURES[measure]}" for measure, value in RUN_NOISE.items())
+    noise = " and ".join(f"{100 * value:g} % of {MEASURES[measure]}" for measure, value in RUN_NOISE.items())
     return [f"What differs from run to run is in none over requests; verdicts take it to be {noise}."]
 
 
@@ -78,7 +92,7 @@ def _answer(stage: StageDiff, one: Measured) -> tuple[str, ...]:
     return (
         stage.stage,
         stage.of,
-        _MEASURES[one.measure],
+        MEASURES[one.measure],
         one.verdict,
         units.time(one.before_ns),
         units.time(one.after_ns),
@@ -122,7 +136,7 @@ def grids(outcome: Outcome, top: int = TOP_OPERATIONS) -> list[Grid]:
     """What a comparison shows, stage by stage."""
     shown = list[Grid]()
     for stage in outcome.stages:
-        unit = f"{stage.stage}, {'a step' if stage.of == 'step' else 'an instance'}"
+        unit = unit_of(stage)
         parts = [
             _waterfall(stage, unit), _counted(stage, unit), _operations(stage, unit, top), _calls(stage, unit),
             _modules(stage, unit),
@@ -131,40 +145,54 @@ def grids(outcome: Outcome, top: int = TOP_OPERATIONS) -> list[Grid]:
     return shown
 
 
-def _waterfall(stage: StageDiff, unit: str) -> Grid:
+def unit_of(stage: StageDiff) -> str:
+    """What is compared of a stage."""
+    return f"{stage.stage}, {'a step' if stage.of == 'step' else 'an instance'}"
+
+
+def parts_of(stage: StageDiff) -> list[tuple[str, int, int]]:
+    """Parts of a unit's time, those that changed most; the others together: what it is, ns before and after."""
     by_change = sorted(stage.waterfall, key=lambda part: (-abs(part.change_ns), -part.before_ns))
-    kept = by_change[:_MOST_PARTS]
-    rows = [_part(part) for part in stage.waterfall if part in kept]
-    if left := by_change[_MOST_PARTS:]:
-        rows.append(_times(_OTHERS, sum(part.before_ns for part in left), sum(part.after_ns for part in left)))
-    parts = stage.waterfall
-    rows.append(_times("wall", sum(part.before_ns for part in parts), sum(part.after_ns for part in parts)))
+    kept, left = by_change[:_MOST_PARTS], by_change[_MOST_PARTS:]
+    found = [(f"{part.kind}: {part.name}", part.before_ns, part.after_ns) for part in stage.waterfall if part in kept]
+    return [*found, (_OTHERS, *_sums(left))] if left else found
+
+
+def wall_of(stage: StageDiff) -> tuple[int, int]:
+    """The wall time of a unit in ns, before and after: the sum of its parts."""
+    return _sums(stage.waterfall)
+
+
+def _sums(parts: Sequence[Part]) -> tuple[int, int]:
+    return sum(part.before_ns for part in parts), sum(part.after_ns for part in parts)
+
+
+def _waterfall(stage: StageDiff, unit: str) -> Grid:
+    rows = [_times(*part) for part in parts_of(stage)]
+    rows.append(_times("wall", *wall_of(stage)))
     return Grid(f"Where the time of {unit} went", ("part", "before", "after", "change"), tuple(rows), apart=True)
 
 
-def _part(part: Part) -> tuple[str, ...]:
-    return _times(f"{part.kind}: {part.name}", part.before_ns, part.after_ns)
-
-
 def _times(name: str, before: float, after: float) -> tuple[str, ...]:
-    return (name, units.time(before), units.time(after), _signed(after - before))
+    return (name, units.time(before), units.time(after), _changed(after - before))
 
 
-def _signed(change: float) -> str:
-    return f"{'+' if change > 0 else ''}{units.time(change)}"
+def _changed(ns: float) -> str:
+    return units.signed(ns, units.time)
 
 
 def _counted(stage: StageDiff, unit: str) -> Grid:
     """What is counted, where it changed or tells how a step is launched."""
     rows = [
-        (one.name.replace("_", " "), _number(one.before), _number(one.after), _number(one.after - one.before, "+"))
+        (one.name.replace("_", " "), number(one.before), number(one.after), number(one.after - one.before, "+"))
         for one in stage.counts
         if one.before or one.after
     ]
     return Grid(f"Counts of {unit}", ("what", "before", "after", "change"), tuple(rows))
 
 
-def _number(value: float, sign: str = "") -> str:
+def number(value: float, sign: str = "") -> str:
+    """What is counted, on average: a whole number, or two digits behind the point."""
     whole = abs(value - round(value)) < 1e-9
     return (f"{value:{sign}.0f}" if whole else f"{value:{sign}.2f}") if value else "0"
 
@@ -174,19 +202,24 @@ def _operations(stage: StageDiff, unit: str, top: int) -> Grid:
     changed = [one for one in stage.operations if one.change_ns or one.match in (ADDED, REMOVED)]
     rows = [
         (
-            _name(one), one.match, _number(one.before_n), _number(one.after_n), units.time(one.before_ns),
-            units.time(one.after_ns), _signed(one.change_ns), _each(one),
+            name_of(one), one.match, number(one.before_n), number(one.after_n), units.time(one.before_ns),
+            units.time(one.after_ns), _changed(one.change_ns), _each(one),
         )
         for one in changed[:top]
     ]  # fmt: skip
     header = ("operation", "match", "n before", "n after", "before", "after", "change", "one of them")
-    judged = [one.verdict for one in stage.operations if one.verdict]
-    notes = (
-        f"{stage.stage}: of {len(stage.operations)} operations {judged.count('slower')} got slower and "
-        f"{judged.count('faster')} faster by themselves, {_how(stage.operations)}.",
-    )
     title = f"Operations of {unit} that changed most"
-    return Grid(title, header, tuple(rows), names=2, notes=notes if rows else (), low=("n before", "n after"))
+    notes = (judged(stage),) if rows else ()
+    return Grid(title, header, tuple(rows), names=2, notes=notes, low=("n before", "n after"))
+
+
+def judged(stage: StageDiff) -> str:
+    """How many operations of a stage got slower, faster, came or went."""
+    verdicts = [one.verdict for one in stage.operations]
+    return (
+        f"{stage.stage}: of {len(stage.operations)} operations {verdicts.count(SLOWER)} got slower and "
+        f"{verdicts.count(FASTER)} faster by themselves, {_how(stage.operations)}."
+    )
 
 
 def _how(found: Sequence[OperationChange]) -> str:
@@ -195,7 +228,8 @@ def _how(found: Sequence[OperationChange]) -> str:
     return ", ".join(told) if told else "none was added or removed"
 
 
-def _name(one: OperationChange) -> str:
+def name_of(one: OperationChange) -> str:
+    """Its short name, or both of them."""
     if one.match in (RENAMED, REPLACED):
         return f"{short_kernel_name(one.before)} -> {short_kernel_name(one.after)}"
     return short_kernel_name(one.before or one.after)
@@ -209,7 +243,7 @@ def _each(one: OperationChange) -> str:
 
 def _calls(stage: StageDiff, unit: str) -> Grid:
     rows = [
-        (one.call, one.kind, _number(one.before), _number(one.after), _number(one.after - one.before, "+"))
+        (one.call, one.kind, number(one.before), number(one.after), number(one.after - one.before, "+"))
         for one in stage.calls[:_MOST_CALLS]
     ]
     header = ("call", "kind", "before", "after", "change")

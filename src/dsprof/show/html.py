@@ -1,4 +1,4 @@
-"""The summary as HTML, for a notebook's cell, and a comparison as a cell or a page."""
+"""The summary as HTML, for a notebook's cell, and a comparison as one."""
 
 from __future__ import annotations
 
@@ -47,18 +47,6 @@ def diff_html(outcome: Outcome, top: int = diff.TOP_OPERATIONS) -> str:
     )
     body = "".join(_grid(grid) for grid in diff.grids(outcome, top))
     return f"<div><table>{head}</table>{told}<ul>{notes}</ul>{body}</div>"
-
-
-def diff_page(outcome: Outcome, top: int = diff.TOP_OPERATIONS) -> str:
-    """A page of its own: no script, nothing from outside, and none that a name in it could ask for."""
-    title = f"dsprof diff: {for_html(outcome.verdict)}"
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>{title}</title><style>body{{font-family:sans-serif;max-width:72em;margin:2em auto;padding:0 1em}}"
-        "table{border-collapse:collapse}td,th{border-bottom:1px solid #ddd}</style></head>"
-        f"<body><h1>{title}</h1>{diff_html(outcome, top)}</body></html>"
-    )
 
 
 def _labelled(label: str, text: str) -> str:

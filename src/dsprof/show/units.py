@@ -44,6 +44,11 @@ def percent(value: float | None) -> str:
     return NONE if value is None else f"{value:.1f} %"
 
 
+def signed(value: float | None, shown: Callable[[Any], str]) -> str:
+    """A change, written as `shown` writes a number, with its sign: ``+2.914 ms``."""
+    return f"{'+' if value is not None and value > 0 else ''}{shown(value)}"
+
+
 def rate(value: float | None) -> str:
     """A rate per second, four digits; ``-`` for None."""
     return NONE if value is None else _digits(value)

@@ -76,7 +76,7 @@ TABLE = Table(
         integer("gpu_ops", "GPU operations launched in them; one in two of them counts twice."),
         integer("kernels", "Kernels launched in them."),
         integer("kernel_total_ns", "Sum of the kernels' durations."),
-        integer("gpu_busy_ns", "Sum of the times that the GPU was busy with each of them."),
+        integer("gpu_busy_ns", "Sum of the times the GPU was busy with each of them, collectives that wait included."),
     ),
     build,
 )

@@ -65,7 +65,7 @@ TABLE = Table(
         integer("gpu_ops", "GPU operations launched in the range: kernels, copies, sets, whole graphs."),
         integer("kernels", "Kernels launched in the range."),
         integer("kernel_total_ns", "Sum of the kernels' durations."),
-        integer("gpu_busy_ns", "Time covered by at least one of the range's GPU operations."),
+        integer("gpu_busy_ns", "Time covered by one of its GPU operations or more, collectives that wait included."),
     ),
     build,
 )

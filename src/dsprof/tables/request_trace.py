@@ -153,7 +153,7 @@ TABLE = Table(
             True,
         ),
         integer("stages", "Its stages on all its ranks, whatever their names; the sums that follow are theirs."),
-        integer("gpu_busy_ns", "Sum of its stages' GPU busy times."),
+        integer("gpu_busy_ns", "Sum of its stages' GPU busy times, wait_ns included."),
         integer("launches", "CUDA API calls that put its operations on the GPU."),
         integer("gpu_ops", "Its GPU operations."),
         integer("kernels", "Its kernels."),

@@ -87,7 +87,7 @@ TABLE = Table(
         integer("kernels", "Kernels."),
         integer("kernel_total_ns", "Sum of the kernels' durations."),
         integer("gpu_total_ns", "Sum of the durations of all operations."),
-        integer("gpu_busy_ns", "Time covered by at least one of the operations."),
+        integer("gpu_busy_ns", "Time covered by at least one of the operations, collectives that wait included."),
     ),
     build,
 )

@@ -20,7 +20,7 @@ _METRICS = (
     ("duration", "_ns", "time on the host"),
     ("wall", "_ns", "time until host and GPU are done"),
     ("proj_duration", "_ns", "length of the GPU projection"),
-    ("gpu_busy", "_ns", "GPU busy time"),
+    ("gpu_busy", "_ns", "GPU busy time (waiting for other ranks included)"),
     ("gpu_idle", "_ns", "GPU idle time"),
     ("launches", "", "launches"),
     ("gpu_ops", "", "GPU operations"),

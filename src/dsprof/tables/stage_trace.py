@@ -134,7 +134,7 @@ TABLE = Table(
         integer("proj_end_ns", "End of its last GPU operation.", True),
         integer("proj_duration_ns", "Length of its GPU projection.", True),
         integer("wall_ns", "From its begin, on the host as a rule, until host and GPU are both done with it."),
-        integer("gpu_busy_ns", "Time covered by at least one of its GPU operations."),
+        integer("gpu_busy_ns", "Time covered by at least one of its GPU operations, wait_ns included."),
         integer("gpu_idle_ns", "wall_ns - gpu_busy_ns."),
         real("busy_pct", "gpu_busy_ns in percent of wall_ns."),
         *SPLIT,

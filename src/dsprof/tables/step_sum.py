@@ -21,7 +21,7 @@ from dsprof.tables._table import CodedText, Column, Table, integer, name, real
 #: What is told of a step: the name's stem, its unit, and a word for it.
 _METRICS = (
     ("duration", "_ns", "time on the host"),
-    ("gpu_busy", "_ns", "GPU busy time"),
+    ("gpu_busy", "_ns", "GPU busy time (waiting for other ranks included)"),
     ("gpu_work", "_ns", "GPU busy time without waiting for other ranks"),
     ("launches", "", "launches"),
     ("kernels", "", "kernels"),

@@ -248,7 +248,7 @@ TABLE = Table(
         integer("gpu_ops", "Its GPU operations."),
         integer("kernels", "Its kernels."),
         integer("kernel_total_ns", "Sum of the kernels' durations."),
-        integer("gpu_busy_ns", "Time covered by at least one of its GPU operations."),
+        integer("gpu_busy_ns", "Time covered by at least one of its GPU operations, wait_ns included."),
         integer("transfer_ns", "Of gpu_busy_ns: nothing but a collective that transfers; as in stage_trace.", True),
         integer("wait_ns", "Of gpu_busy_ns: nothing but one that waits for another rank; as in stage_trace.", True),
         integer("unmatched_ns", "Of gpu_busy_ns: nothing but one without a match; as in stage_trace."),

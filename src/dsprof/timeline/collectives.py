@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from dsprof.answers.collectives import MatchedCollectives
-from dsprof.arrays import NULL, Ints
+from dsprof.arrays import NULL, Ints, beside, each, united
 from dsprof.rules.collectives import OPERATIONS
 from dsprof.timeline.drawn import Drawn
 from dsprof.timeline.packets import Numbers, Slices, Texts
@@ -22,11 +22,22 @@ WAITS, TRANSFERS = "waits", "transfers"
 
 
 def draw_collectives(drawn: Drawn, matched: MatchedCollectives, report: int) -> None:
-    """Draw the collectives of the ranks of one of the reports."""
+    """Draw the collectives of the ranks of one of the reports, and tell when its GPUs wait."""
+    columns, of_report = matched.columns, np.array([rank.report == report for rank in matched.ranks], np.bool_)
+    known = np.flatnonzero(of_report[columns["rank"]] & (columns["transfer"] != NULL))
+    for device, rows in each(columns["device"][known]):
+        drawn.waits(device, _waits(columns, known[rows]))
     for place, rank in enumerate(matched.ranks):
         rows = np.flatnonzero(matched.columns["rank"] == place)
         if rank.report == report and len(rows):
             _draw(drawn, matched, rows[np.argsort(matched.columns["own_start"][rows], kind="stable")], place)
+
+
+def _waits(columns: dict[str, Ints], rows: Ints) -> tuple[Ints, Ints]:
+    """When some collectives wait and none of them transfers, on their report's clock."""
+    start, end, transfer = (columns[name][rows] for name in ("own_start", "own_end", "transfer"))
+    waiting = end - transfer > start
+    return beside(united(start[waiting], (end - transfer)[waiting]), united(end - transfer, end))
 
 
 def _draw(drawn: Drawn, matched: MatchedCollectives, rows: Ints, place: int) -> None:

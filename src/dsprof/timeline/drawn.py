@@ -14,13 +14,17 @@ from dsprof.arrays import NULL, Bools, Ints, group_rows, used_codes
 from dsprof.records import frozen
 from dsprof.rules.names import short_kernel_name
 from dsprof.timeline.busy import BusyBins
-from dsprof.timeline.events import PartEvents
+from dsprof.timeline.events import PartEvents, Times
 from dsprof.timeline.lanes import FlatLanes, NestedLanes
 from dsprof.timeline.packets import Numbers, Packets, Slices, Texts
 from dsprof.trace import STYLES, Calls, Gpu, Ranges, pid_of, rows_of
 
 #: NVTX ranges of no domain.
 _DEFAULT_DOMAIN = "NVTX"
+#: Ranges that are drawn at once.
+_RANGES_AT_ONCE = 1 << 14
+#: How busy a GPU is: with its own work, and where it waits for other ranks with that as well.
+BUSY, WITH_WAITING = "GPU busy", "GPU busy or waiting"
 #: Places of tracks below their parent, beside those that count.
 _LAST, _HOST = 1 << 20, 10
 #: Numbers of processes and threads that the timeline gives itself, where those of the system are taken.
@@ -116,7 +120,8 @@ class Drawn:
         self._processes: dict[int, tuple[int, int]] = {}
         self._threads: dict[int, int] = {}
         self._lanes: dict[tuple[Any, ...], tuple[FlatLanes | NestedLanes, list[int]]] = {}
-        self._busy: dict[int, BusyBins] = {}
+        self._busy: dict[tuple[int, str], BusyBins] = {}
+        self._waits: dict[int, Times] = {}
 
     # -- tracks -----------------------------------------------------------------------------------------
 
@@ -176,8 +181,19 @@ class Drawn:
         """The calls and operations of a part."""
         arrow = self._draw_calls(part)
         self._draw_operations(part, arrow)
-        for device, (start, end) in part.busy.items():
-            self._busy.setdefault(device, BusyBins()).add(*self._on_the_clock(start, end))
+        for device, busy in part.busy.items():
+            waits = self._waits.get(device)
+            if waits is not None:
+                self._cover(device, WITH_WAITING, busy)
+                busy = at.beside(busy, at.common(waits, part.talking[device])) if device in part.talking else busy
+            self._cover(device, BUSY, busy)
+
+    def waits(self, device: int, waits: Times) -> None:
+        """When a device does no more than wait for another rank, unless it does something that is no collective."""
+        self._waits[device] = waits
+
+    def _cover(self, device: int, title: str, times: Times) -> None:
+        self._busy.setdefault((device, title), BusyBins()).add(*self._on_the_clock(*times))
 
     def in_view(self, start: Ints, end: Ints) -> tuple[Ints, Ints, Ints]:
         """Times of the report on the timeline's clock, as far as they are drawn, and which of them these are."""
@@ -263,7 +279,10 @@ class Drawn:
     def ranges(self, ranges: Ranges, names: Sequence[str]) -> None:
         """The NVTX ranges, by thread and domain; those that are opened and closed by hand apart from pushed ones."""
         order = np.lexsort((-ranges.end, ranges.start))
-        ranges = rows_of(ranges, order)
+        for first in range(0, len(order), _RANGES_AT_ONCE):
+            self._draw_ranges(rows_of(ranges, order[first : first + _RANGES_AT_ONCE]), names)
+
+    def _draw_ranges(self, ranges: Ranges, names: Sequence[str]) -> None:
         start, end, kept = self.in_view(ranges.start, ranges.end)
         ranges = rows_of(ranges, kept)
         if not len(kept):
@@ -288,14 +307,14 @@ class Drawn:
 
     def finish(self) -> None:
         """What is known at the end: how busy the GPUs were."""
-        for device, bins in sorted(self._busy.items()):
+        for (device, title), bins in sorted(self._busy.items()):
             times, percent = bins.shown()
             kept = slice(None)
             if not self._view.is_all:
                 first = max(int(np.searchsorted(times, self._view.low, side="right")) - 1, 0)
                 kept = slice(first, int(np.searchsorted(times, self._view.high, side="right")) + 1)
             if len(times[kept]):
-                track = self._packets.counter("GPU busy", "%", self.gpu(device), 1)
+                track = self._packets.counter(title, "%", self.gpu(device), 1)
                 self._packets.count(track, times[kept], percent[kept])
 
 

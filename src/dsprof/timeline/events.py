@@ -7,9 +7,10 @@ from typing import Self
 import numpy as np
 
 from dsprof import arrays as at
-from dsprof.arrays import NULL, Ints
+from dsprof.arrays import NULL, Bools, Ints
 from dsprof.attribute.launches import Launches
 from dsprof.facts import Measure
+from dsprof.measures.rank_work import OpsOfRanks
 from dsprof.records import frozen
 from dsprof.rules.families import FamilyCodes
 from dsprof.trace import Calls, Trace, operation_names, rows_of
@@ -17,6 +18,8 @@ from dsprof.trace import Calls, Trace, operation_names, rows_of
 #: What a copy or a set is beside the families of kernels.
 MEMORY = "memory"
 Words = tuple[str, ...]
+#: Sorted disjoint intervals.
+Times = tuple[Ints, Ints]
 
 
 @frozen
@@ -45,7 +48,8 @@ class PartEvents:
     `names`: what codes of calls and kernels stand for. `operations`: `start`, `end`, `process`, `device`, `stream`,
     `correlation`, `name` (of a copy or a set behind `names`, in `memory`), `family` (in `families`), `bytes`
     (NULL: a kernel), `stage` (in `stages`), `step` (NULL: none), `call` (row of `calls`, -1: none) and `first` (1: no
-    other operation of its call begins before it). `busy`: by device, when its operations run in this part's time.
+    other operation of its call begins before it). `busy`: by device, when its operations run in this part's time;
+    `talking`: of that, by each device that has collectives, when nothing else runs.
     """
 
     names: Words
@@ -53,17 +57,21 @@ class PartEvents:
     stages: Words
     calls: Calls
     operations: dict[str, Ints]
-    busy: dict[int, tuple[Ints, Ints]]
+    busy: dict[int, Times]
+    talking: dict[int, Times]
 
     @classmethod
-    def take(cls, launches: Launches, families: FamilyCodes) -> Self:
+    def take(cls, launches: Launches, families: FamilyCodes, ops: OpsOfRanks) -> Self:
         """Of a part of a report."""
         trace = launches.trace
         calls, place = _own_calls(launches)
         operations = _operations(launches, families)
         operations["call"] = np.append(place, -1)[operations["call"]]
         stages = launches.stages.names
-        return cls(trace.names, (*families.names, MEMORY), stages, calls, operations, _busy(launches))
+        device = launches.trace.operations.device
+        busy = _when(ops, device, np.ones(len(device), np.bool_))
+        talking = _talking(ops, device, busy) if ops.communicates.any() else {}
+        return cls(trace.names, (*families.names, MEMORY), stages, calls, operations, busy, talking)
 
     @property
     def all_names(self) -> Words:
@@ -110,12 +118,15 @@ def _firsts(call: Ints) -> Ints:
     return np.where(call >= 0, first, 0)
 
 
-def _busy(launches: Launches) -> dict[int, tuple[Ints, Ints]]:
-    """When operations of each device run in the part's own time, whichever part counts them."""
-    trace, ops = launches.trace, launches.trace.operations
-    start, end = trace.clip(ops.start), trace.clip(ops.end)
-    found = {}
-    for device, rows in at.each(ops.device):
-        running = rows[end[rows] > start[rows]]
-        found[device] = at.united(start[running], end[running])
-    return found
+def _when(ops: OpsOfRanks, device: Ints, which: Bools) -> dict[int, Times]:
+    """When some operations of each device run in the part's own time, whichever part counts them."""
+    running = which & (ops.end > ops.start)
+    return {
+        one: at.united(ops.start[rows[running[rows]]], ops.end[rows[running[rows]]]) for one, rows in at.each(device)
+    }
+
+
+def _talking(ops: OpsOfRanks, device: Ints, busy: dict[int, Times]) -> dict[int, Times]:
+    """When nothing but collectives runs, by each device that has some."""
+    others = _when(ops, device, ~ops.communicates)
+    return {one: at.beside(busy[one], others[one]) for one in at.distinct(device[ops.communicates]).tolist()}

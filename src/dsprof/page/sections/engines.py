@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dsprof.page.html import Html, element, joined
 from dsprof.page.parts import Section, cols, figure, legend, scrolling, table_of
 from dsprof.page.source import Source
-from dsprof.page.svg import LEFT, WIDTH, Part, Scale, bar, drawing, line, path, round_numbers, words
+from dsprof.page.svg import BOTTOM, LEFT, WIDTH, Part, Scale, bar, drawing, line, path, round_numbers, tick, words
 from dsprof.show import units
 from dsprof.show.summary import WorkerLine
 
@@ -24,7 +24,7 @@ _COLUMNS = cols({
     "max_requests": "most requests",
 })  # fmt: skip
 _MOST_WORKERS = 8
-_HEIGHT = 150
+_HEIGHT = 170
 
 
 def section(source: Source) -> Section | None:
@@ -39,7 +39,9 @@ def section(source: Source) -> Section | None:
                   legend((mode, source.stage_colour(mode)) for mode in modes))  # fmt: skip
     rows = source.table("engine_sum").to_pylist()
     table = table_of("engine_sum", _COLUMNS, rows, "A thread over all its steps, and by mode")
-    return Section("engine", "Engine", joined(plot, *map(_curve, workers), table), _HOW)
+    spans = {(row["pid"], row["tid"]): row["span_ns"] for row in rows if row["span_ns"] is not None}
+    curves = [_curve(one, spans.get((one.pid, one.tid))) for one in workers]
+    return Section("engine", "Engine", joined(plot, *curves, table), _HOW)
 
 
 def _bar(source: Source, worker: WorkerLine, modes: Sequence[str]) -> Html:
@@ -51,14 +53,17 @@ def _bar(source: Source, worker: WorkerLine, modes: Sequence[str]) -> Html:
     return bar(f"{worker.engine} {worker.pid}{alike}", parts)
 
 
-def _curve(worker: WorkerLine) -> Html:
-    """The mean number of requests in a step, in equal stretches of the thread's time."""
+def _curve(worker: WorkerLine, span_ns: int | None) -> Html:
+    """The mean number of requests in a step, in equal stretches of the thread's time, which `span_ns` is in all."""
     values = [value for value in worker.requests if value is not None]
     if not values or len(values) < len(worker.requests) or not max(values):
         return Html("")
-    y, width = Scale(0, 1.1 * max(values), _HEIGHT - 12, 8), (WIDTH - LEFT) / len(values)
+    y, width = Scale(0, 1.1 * max(values), _HEIGHT - BOTTOM, 8), (WIDTH - LEFT) / len(values)
     parts = [part for value in round_numbers(max(values), 4) for part in
              (line(LEFT, y(value), WIDTH, y(value)), words(LEFT - 8, y(value) + 4, f"{value:g}", "end"))]  # fmt: skip
+    if span_ns:
+        x = Scale(0, span_ns, LEFT, WIDTH)
+        parts += [words(x(at), _HEIGHT - 9, tick(units.time(at)), "middle") for at in round_numbers(0.97 * span_ns, 10)]
     columns = [f"M{LEFT + at * width:.1f} {y(0):.1f}h{width - 1:.1f}V{y(value):.1f}h-{width - 1:.1f}z"
                for at, value in enumerate(values)]  # fmt: skip
     said = ", ".join(units.rate(value) for value in values)

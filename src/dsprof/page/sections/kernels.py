@@ -27,6 +27,6 @@ def section(source: Source) -> Section | None:
     rows = largest(table, "total_ns", MOST).to_pylist()
     caption = f"The {MOST} that took longest of {len(table)}" if len(table) > MOST else "All kernels"
     stages = list(dict.fromkeys(row["stage"] for row in rows))
-    body = joined(search("kernels", stages), table_of("stage_kern_sum", _COLUMNS, rows, f"{caption}, by stage",
+    body = joined(search("kernels", stage=stages), table_of("stage_kern_sum", _COLUMNS, rows, f"{caption}, by stage",
                                                       sortable=True, name="kernels"))  # fmt: skip
     return Section("kernels", "Kernels", body, _HOW)

@@ -27,6 +27,6 @@ def section(source: Source) -> Section | None:
         return None
     caption = f"The {MOST} modules that took longest of {len(table)}" if len(table) > MOST else "All modules"
     stages = list(dict.fromkeys(row["stage"] for row in rows))
-    body = joined(search("layers", stages), table_of("layer_sum", _COLUMNS, rows, f"{caption}, by stage", sortable=True,
-                                                     name="layers"))  # fmt: skip
+    table = table_of("layer_sum", _COLUMNS, rows, f"{caption}, by stage", sortable=True, name="layers")
+    body = joined(search("layers", stage=stages), table)
     return Section("layers", "Layers", body, _HOW)

@@ -11,8 +11,8 @@ from attrs import field
 from dsprof.page.colours import of_family
 from dsprof.page.html import Html, element, joined, short
 from dsprof.page.parts import Section, figure, folded, legend, scrolling
-from dsprof.page.source import Condition, Source, plain
-from dsprof.page.svg import LEFT, WIDTH, drawing, path, words
+from dsprof.page.source import Asked, Condition, Source, plain
+from dsprof.page.svg import LEFT, WIDTH, Pen, drawing, path, tenths, words
 from dsprof.records import frozen
 from dsprof.rules.names import short_kernel_name
 from dsprof.show import units
@@ -28,7 +28,7 @@ MOST_EVENTS = 3000
 _MOST_LEVELS, _MOST_STREAMS = 6, 6
 _HEAD, _GAP = 28, 8
 #: In a plot without a script, what is nearer than this to the one before it is left out.
-_APART = 0.4
+_APART = 1.0
 _KERNEL = (
     "kernel",
     "family",
@@ -89,8 +89,8 @@ def section(source: Source) -> Section | None:
     moments = moments_of(source)
     if not moments:
         return None
-    names = Names()
-    drawn = [_drawn(source, moment, names, number) for number, moment in enumerate(moments)]
+    names, events = Names(), _events(source, moments)
+    drawn = [_drawn(moment, of, names, number) for number, (moment, of) in enumerate(zip(moments, events, strict=True))]
     (first, data), *others = drawn
     more = [folded(moment.title, body) for moment, (body, _) in zip(moments[1:], others, strict=True)]
     lines = [data, *(data for _, data in others)]
@@ -127,9 +127,31 @@ def _moment(which: str, row: Mapping[str, Any]) -> Moment:
     return Moment(f"{row['stage']}{of}{request}: {units.time(row['wall_ns'])}, {which}", row)
 
 
-def _drawn(source: Source, moment: Moment, names: Names, number: int) -> tuple[Html, dict[str, Any]]:
-    gpu, left_out = _most(_operations(source, moment))
-    lanes = [*_ranges(source, moment, names), _launches(gpu, moment, names), *_streams(gpu, moment, names)]
+@frozen
+class Events:
+    """What is drawn of a moment: rows of `kern_trace`, `mem_trace` and `range_trace`."""
+
+    kernels: list[dict[str, Any]]
+    copies: list[dict[str, Any]]
+    ranges: list[dict[str, Any]]
+
+
+def _events(source: Source, moments: Sequence[Moment]) -> list[Events]:
+    """What the process of each ran on the GPU then, and in which ranges its thread was; all are asked for at once."""
+    asked = list[Asked]()
+    for moment in moments:
+        pid: Condition = ("pid", "=", moment.row["pid"])
+        then: tuple[Condition, ...] = (("start_ns", ">=", moment.low), ("start_ns", "<", moment.high), pid)
+        around: tuple[Condition, ...] = (pid, ("tid", "=", moment.row["tid"]), ("start_ns", "<", moment.high),
+                                         ("end_ns", ">", moment.low))  # fmt: skip
+        asked += [("kern_trace", _KERNEL, then), ("mem_trace", _COPY, then), ("range_trace", _RANGE, around)]
+    found = source.events(*asked)
+    return [Events(*found[first : first + 3]) for first in range(0, len(found), 3)]
+
+
+def _drawn(moment: Moment, events: Events, names: Names, number: int) -> tuple[Html, dict[str, Any]]:
+    gpu, left_out = _most(_operations(events))
+    lanes = [*_ranges(events.ranges, moment, names), _launches(gpu, moment, names), *_streams(gpu, moment, names)]
     data = {"span": moment.high - moment.low, "lanes": [(one.title, one.height, one.events) for one in lanes]}
     keys = "Plus and minus zoom, arrows move, 0 shows all, n and p go through the operations."
     label = f"Timeline of {moment.title}; {len(gpu)} operations. {keys}"
@@ -142,13 +164,10 @@ def _drawn(source: Source, moment: Moment, names: Names, number: int) -> tuple[H
     return joined(figure(f"{moment.title}.{note}", plot, legend(seen)), table), data
 
 
-def _operations(source: Source, moment: Moment) -> list[dict[str, Any]]:
-    """What the process ran on the GPU then: kernels by their short names, copies as the family of that name."""
-    when: tuple[Condition, ...] = (("start_ns", ">=", moment.low), ("start_ns", "<", moment.high),
-                                   ("pid", "=", moment.row["pid"]))  # fmt: skip
-    found = [{**row, "name": short_kernel_name(row["kernel"])} for row in source.events("kern_trace", _KERNEL, *when)]
-    found += [{**row, "family": "copy", "name": f"{row['kind']}, {units.size(row['bytes'])}"}
-              for row in source.events("mem_trace", _COPY, *when)]  # fmt: skip
+def _operations(events: Events) -> list[dict[str, Any]]:
+    """Kernels by their short names, copies as the family of that name."""
+    found = [{**row, "name": short_kernel_name(row["kernel"])} for row in events.kernels]
+    found += [{**row, "family": "copy", "name": f"{row['kind']}, {units.size(row['bytes'])}"} for row in events.copies]
     return sorted(found, key=lambda row: row["start_ns"])
 
 
@@ -161,13 +180,10 @@ def _most(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
     return kept, len(rows) - len(kept)
 
 
-def _ranges(source: Source, moment: Moment, names: Names) -> list[Lane]:
+def _ranges(ranges: Iterable[Mapping[str, Any]], moment: Moment, names: Names) -> list[Lane]:
     """A lane for each level of the thread's ranges, clipped to the step."""
-    table = source.tables.rows_where(
-        "range_trace", _RANGE, (("pid", "=", moment.row["pid"]), ("tid", "=", moment.row["tid"]),
-                                ("start_ns", "<", moment.high), ("end_ns", ">", moment.low)))  # fmt: skip
     levels: dict[int, list[tuple[Any, ...]]] = {}
-    for row in plain(table).to_pylist():
+    for row in ranges:
         begin, end = max(row["start_ns"], moment.low), min(row["end_ns"], moment.high)
         event = (begin - moment.low, end - begin, names(row["name"]), "range")
         levels.setdefault(row["level"], []).append(event)
@@ -230,10 +246,11 @@ def _place(time: float, span: int) -> float:
 def _paths(lane: Lane, y: int, span: int) -> list[Html]:
     """The events of a lane, a path for each colour; what covers no more room than the one before it is left out."""
     paths: dict[str, list[str]] = {}
-    ends: dict[str, float] = {}
+    pens, ends = dict[str, Pen](), dict[str, float]()
     for start, took, _, colour, *_more in lane.events:
         first, last = _place(start, span), min(max(_place(start + took, span), _place(start, span) + 0.5), WIDTH)
         if last - ends.get(colour, -1.0) >= _APART:
-            paths.setdefault(colour, []).append(f"M{first:.1f} {y}h{last - first:.1f}v{lane.height}H{first:.1f}z")
+            begin, width = pens.setdefault(colour, Pen()).to("m", first, y), round(10 * (last - first))
+            paths.setdefault(colour, []).append(f"{begin}h{tenths(width)}v{lane.height}h{tenths(-width)}z")
             ends[colour] = last
     return [path(commands, colour) for colour, commands in paths.items()]

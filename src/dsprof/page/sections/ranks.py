@@ -42,7 +42,7 @@ def section(source: Source) -> Section | None:
     bars = [bar(f"{line.stage} {name(line)}", _parts(line)) for line in lines]
     seen = [("compute", colours.BUSY), ("transfer", "p5"), ("waiting", colours.WAITING), ("unmatched", "p6"),
             ("other", "p3"), ("idle", colours.QUIET)]  # fmt: skip
-    plot = figure("Of the wall time of each rank, in percent", joined(bars), legend(seen))
+    plot = figure("Wall time of all instances on each rank, warm-up included, in percent", joined(bars), legend(seen))
     stages = {line.stage for line in lines}
     rows = [row for row in source.table("rank_sum").to_pylist() if row["stage"] in stages]
     shown = table_of("rank_sum", _SUM, rows, "A stage on each rank", sortable=True)

@@ -28,7 +28,7 @@ MOST = 100
 
 def section(source: Source) -> Section | None:
     """Sums, and instances folded away."""
-    rows = source.table("stage_sum").to_pylist()
+    rows = [row for row in source.table("stage_sum").to_pylist() if row["instances"] != 0]
     if not rows:
         return None
     trace = source.table("stage_trace")

@@ -12,7 +12,7 @@ from dsprof.page import colours
 from dsprof.page.html import Html, element, joined, short
 from dsprof.page.parts import Section, cols, figure, folded, legend, scrolling, table_of
 from dsprof.page.source import Source
-from dsprof.page.svg import BOTTOM, LEFT, TOP, WIDTH, Scale, drawing, line, path, time_axis, words
+from dsprof.page.svg import BOTTOM, LEFT, TOP, WIDTH, Pen, Scale, drawing, line, path, time_axis, words
 from dsprof.show import units
 from dsprof.show.scale import top_of
 
@@ -159,9 +159,12 @@ def _dots(source: Source, taken: Sequence[Step], top: int) -> list[Html]:
     """A dot for each step, and the line of the GPU."""
     y, count = _y(top), len(taken)
     dots: dict[str, list[str]] = {}
+    pens: dict[str, Pen] = {}
     for place, one in enumerate(taken):
         if one.wall <= top:
-            dots.setdefault(_colour(source, one), []).append(f"M{_x(place, count):.1f} {y(one.wall):.1f}h0")
+            colour = _colour(source, one)
+            begin = pens.setdefault(colour, Pen()).to("m", _x(place, count), y(one.wall))
+            dots.setdefault(colour, []).append(f"{begin}h0")
     worked = [(_x(place, count), y(min(one.work, top)), one.group) for place, one in enumerate(taken)]
     ordered = sorted(dots.items(), key=lambda item: item[0] == colours.OUTLIER)
     return [_polyline(worked), *(path(commands, f"dots s-{colour}") for colour, commands in ordered),
@@ -170,9 +173,9 @@ def _dots(source: Source, taken: Sequence[Step], top: int) -> list[Html]:
 
 def _polyline(points: Sequence[tuple[float, float, Any]], class_: str = f"line s-{colours.BUSY}") -> Html:
     """A line through points, which begins anew with each group."""
-    commands, before = list[str](), object()
+    commands, pen, before = list[str](), Pen(), object()
     for x, y, group in points:
-        commands.append(f"{'L' if group == before else 'M'}{x:.1f} {y:.1f}")
+        commands.append(pen.to("l" if group == before else "m", x, y))
         before = group
     return path(commands, class_)
 

@@ -10,7 +10,7 @@ from dsprof.page.html import Html, element, joined
 from dsprof.page.parts import Section
 from dsprof.page.source import Source
 from dsprof.show import units
-from dsprof.show.layout import verdicts
+from dsprof.show.layout import coverage, verdicts
 from dsprof.show.summary import RequestLine
 
 _HOW = (
@@ -20,15 +20,27 @@ _HOW = (
     "steps."
 )
 
+_HOW_WITHOUT = (
+    "Verdicts are on stages: ranges whose names a rule knows, as prefill and decode, or one of your own. Without them "
+    "the kernels, their families and the ranges of the whole report are what there is to look at."
+)
+
 
 def section(source: Source) -> Section | None:
     """The cards of all stages that have a verdict, and a request in four numbers."""
     shown = verdicts(source.summary)
     tiles = _tiles(source.summary.requests)
     if not shown and not tiles:
-        return None
+        return _of_no_stage(source)
     cards = element("div", *map(_card, shown), class_="cards")
     return Section("verdicts", "In short", joined(element("div", *tiles, class_="tiles") if tiles else "", cards), _HOW)
+
+
+def _of_no_stage(source: Source) -> Section | None:
+    """How busy the GPU was, and what would tell more."""
+    said = [coverage(source.summary), *(str(one) for one in source.summary.findings if one.code == "no-stages")]
+    body = [element("p", text) for text in said if text]
+    return Section("verdicts", "In short", joined(body), _HOW_WITHOUT) if body else None
 
 
 def _card(verdict: Verdict) -> Html:
