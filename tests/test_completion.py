@@ -210,23 +210,23 @@ def test_to_complete_loads_nothing_heavy(here: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "found"),
     [
-        (["tab"], {"table", "tables"}),
-        (["table"], {"table", "tables"}),  # which is no command yet: it may become another
-        ([""], set(COMMANDS)),
-        (["baseline", ""], {"add", "list"}),
-        (["tables", "-"], {"--help", "-h"}),
+        (["tab"], ["table", "tables"]),
+        (["table"], ["table", "tables"]),  # which is no command yet: it may become another
+        ([""], sorted(COMMANDS)),
+        (["baseline", ""], ["add", "list"]),
+        (["tables", "-"], ["--help", "-h"]),
     ],
     ids=" ".join,
 )
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_commands_are_completed_whichever_is_loaded(shell: str, line: list[str], found: set[str]) -> None:
+def test_commands_are_completed_whichever_is_loaded(shell: str, line: list[str], found: list[str]) -> None:
     words = ["dsprof", *line]
     asked = {"COMP_WORDS": "\n".join(words), "COMP_CWORD": str(len(line))} if shell == "bash" else {
         "_TYPER_COMPLETE_ARGS": " ".join(words)}  # fmt: skip
     environment = {**os.environ, "_DSPROF_COMPLETE": f"complete_{shell}", **asked}
     code = "import sys; sys.argv[0] = 'dsprof'; from dsprof.cli import main; main()"
     said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True).stdout
-    assert found <= set(said.split() if shell == "bash" else said.replace('"', " ").split())
+    assert set(found) <= set(said.split() if shell == "bash" else said.replace('"', " ").split())
 
 
 def test_the_help_stays_as_it_was(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,7 +160,13 @@ def test_each_flag_of_a_capture_reaches_the_analysis_of_its_report(
     def record(command: Any, settings: Any, *rest: Any) -> Any:
         assert (settings.nsys or "") == ("/opt/nsys" if flag == "nsys" else "")
         told = SimpleNamespace(served=None)
-        return SimpleNamespace(recorded=True, exports=(folder / "made.sqlite",), folder=folder, session=told)
+        return SimpleNamespace(
+            recorded=True,
+            exports=(folder / "made.sqlite",),
+            folder=folder,
+            session=told,
+            profile=SimpleNamespace(later=()),
+        )
 
     name, words = WRITTEN[flag]
     monkeypatch.setattr(session, "record_command", record)

@@ -476,7 +476,7 @@ def test_colours_stay_apart_for_colour_blind_readers(theme: str, eyes: str) -> N
     blocks = [block for block in resource("style.css").split("}") if "--p0:" in block]
     block = blocks[0 if theme == "light" else 1]
     palette = dict(re.findall(r"--(p\d+|busy|waiting): (#[0-9a-f]{6})", block))
-    assert len(palette) == 18
+    assert len(palette) == 19
     seen = {name: lab(colour, BLIND[eyes]) for name, colour in palette.items()}
     for one, other in combinations(palette, 2):
         least = FAR_APART if {one, other} <= set(LARGE) else APART

@@ -23,6 +23,7 @@ from dsprof.compare.kernels import OperationChange
 from dsprof.compare.outcome import SCHEMA as DIFF
 from dsprof.compare.outcome import Measured, Outcome
 from dsprof.compare.waterfall import Part
+from dsprof.records import frozen
 from dsprof.show import reports, summary
 from dsprof.show.plain import QUERY_SCHEMA
 from dsprof.show.reports import ReportsSummary
@@ -43,7 +44,7 @@ _SCALARS: dict[Any, str] = {str: "string", int: "integer", float: "number", bool
 _KINDS = {"int": "integer", "float": "number", "name": "string", "bool": "boolean"}
 
 
-@attrs.frozen
+@frozen
 class Percent:
     """A change in percent with its interval, over so many units on both sides."""
 

@@ -137,7 +137,8 @@ def _taken(analysis: Tables, name: str) -> pd.DataFrame:
     """What is drawn of a table of events; of an analysis, which may have many, no more than that is read."""
     if isinstance(analysis, Analysed):
         kernels = ["family"] if name == "kern_trace" else []
-        rows: pd.DataFrame = analysis.rows_where(name, ["start_ns", "end_ns", "device_id", *kernels], ()).to_pandas()
+        (found,) = analysis.rows_where((name, ["start_ns", "end_ns", "device_id", *kernels], ()))
+        rows: pd.DataFrame = found.to_pandas()
     else:
         rows = analysis[name]
     taken = rows[[column for column in _COLUMNS if column in rows]].copy()
