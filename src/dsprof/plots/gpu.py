@@ -34,7 +34,7 @@ _MOST = 7
 class Analysed(Protocol):
     """What can read some columns of a table."""
 
-    def rows_where(self, name: str, columns: Sequence[str], conditions: Sequence[Any]) -> pa.Table:
+    def rows_where(self, *asked: tuple[str, Sequence[str], Sequence[Any]]) -> list[pa.Table]:
         """Those columns, of the rows for which all conditions hold."""
 
 
