@@ -207,7 +207,7 @@ def test_no_report_makes_it_load_more(name: str, tmp_path: Path, floor: set[str]
         (["--version"], set()),
         (["--help"], set(cli.COMMANDS.values())),
     ],
-    ids=lambda value: " ".join(value),
+    ids=lambda value: " ".join(sorted(value)),
 )
 def test_only_the_command_that_is_asked_for_is_loaded(words: list[str], commands: set[str]) -> None:
     loaded = {module.removeprefix("dsprof.cli.") for module in loaded_by(*words)}
