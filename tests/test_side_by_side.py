@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import signal
 import sqlite3
+import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -177,6 +181,46 @@ def test_what_was_damaged_in_the_cache_is_made_anew(nsys: Path, tmp_path: Path) 
     assert any("side by side" in sentence for sentence in said)
     dsprof.analyze(report, reuse=False, progress=said.append)
     assert sum("side by side" in sentence for sentence in said) == 1
+
+
+def test_a_damaged_index_is_made_anew(nsys: Path, tmp_path: Path) -> None:
+    exported, report = report_of("h200-graph-node", tmp_path)
+    dsprof.analyze(report)
+    for text in ("", "[]", '{"CUPTI_ACTIVITY_KIND_KERNEL": 1}', '{"CUPTI_ACTIVITY_KIND_KERNEL": [[1]]}'):
+        (index,) = (tmp_path / "cache").rglob(INDEX)
+        index.write_text(text)
+        with pytest.raises(ReportDamaged, match="is cut or damaged"):
+            dsprof.analyze(index.with_name(EXPORT), reuse=False)
+        same(dsprof.analyze(report, reuse=False), dsprof.analyze(exported))
+
+
+def test_ctrl_c_ends_all_exports(nsys: Path, tmp_path: Path) -> None:
+    _, report = report_of("h100-serve-graphs", tmp_path)
+    assert report.stat().st_size > 4 << 20  # so that several nsys export it
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core, so one nsys")
+    command = [sys.executable, "-m", "dsprof", "analyze", str(report)]
+    environment = {**os.environ, "PARTS_NSYS": "hangs"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        deadline = time.monotonic() + 60
+        while len(exporting(nsys)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(exporting(nsys)) >= 2
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=40) == 130, process.stdout and process.stdout.read()
+    assert not exporting(nsys)
+    assert not [file for file in (tmp_path / "cache").iterdir() if "unpacked" not in file.name]
+
+
+def exporting(nsys: Path) -> list[str]:
+    """The processes of an nsys that write Arrow files."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_text().split("\0")
+            if str(nsys) in words and "--type=arrowdir" in words:
+                found.append(process.name)
+    return found
 
 
 def test_the_oldest_exports_go(nsys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,10 @@ def _called(export: Path) -> str:
 
 
 def _is_whole(export: Path) -> bool:
-    events = event_files_of(export)
+    try:
+        events = event_files_of(export)
+    except OSError:  # its index is damaged
+        return False
     return is_whole(export) and (events is None or events.are_whole())
 
 

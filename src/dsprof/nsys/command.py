@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from dsprof.nsys.schema import VERSION_TABLES
 from dsprof.nsys.sound import read_only, stated_size
 from dsprof.records import frozen
 
+Process = subprocess.Popen[bytes]
 #: The table that says of an export that dsprof made it.
 MARK = "DSPROF_EXPORT"
 
@@ -104,9 +105,12 @@ def nsys_version(nsys: Path) -> str:
     return found.group(1) if found else ""
 
 
-def run_nsys(nsys: Path, arguments: Sequence[str], limit_s: float) -> Outcome:
+def run_nsys(
+    nsys: Path, arguments: Sequence[str], limit_s: float, started: Callable[[Process], object] = lambda process: None
+) -> Outcome:
     """Run nsys to its end, or end it after `limit_s` seconds (exit code 124), with nothing left behind.
 
+    `started` is given the process, which another thread may `kill`.
     An own TMPDIR, because what a killed nsys leaves in a shared one stops later runs on the machine; an own
     process group, so that its helpers end with it; those in groups of their own are known by the TMPDIR.
     """
@@ -125,6 +129,7 @@ def run_nsys(nsys: Path, arguments: Sequence[str], limit_s: float) -> Outcome:
             )
         except OSError as error:
             raise NsysMissing(f"{nsys} cannot be run ({error.strerror}).", _INSTALL) from error
+        started(process)
         try:
             said, _ = process.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired:
@@ -209,7 +214,14 @@ def remove_shared_memory(ended: set[int]) -> None:
                 path.unlink()
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def kill(process: Process) -> None:
+    """End a process group at once, from another thread than that which runs it."""
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _end(process: Process) -> None:
     """End a process group: SIGINT first, which nsys takes for a clean end, then SIGKILL."""
     for number, patience in ((signal.SIGINT, 10.0), (signal.SIGKILL, 10.0)):
         try:
@@ -248,10 +260,19 @@ def export(report: Input, target: Path, nsys: Path, command: Sequence[str] = ())
         partial.replace(target)
 
 
-def run_export(report: Input, nsys: Path, options: Sequence[str], target: Path) -> None:
-    """Have nsys export `report` to `target`. Raises `NsysTooOld`, `ExportFailed`, `ReportChanging`."""
+def run_export(
+    report: Input,
+    nsys: Path,
+    options: Sequence[str],
+    target: Path,
+    started: Callable[[Process], object] = lambda process: None,
+) -> None:
+    """Have nsys export `report` to `target`; `started` as for `run_nsys`.
+
+    Raises `NsysTooOld`, `ExportFailed`, `ReportChanging`.
+    """
     words = ["export", *options, "--force-overwrite=true", f"--output={target}", str(report.path.resolve())]
-    outcome = run_nsys(nsys, words, EXPORT_LIMIT_S)
+    outcome = run_nsys(nsys, words, EXPORT_LIMIT_S, started)
     report.check()
     if outcome.code != 0:
         raise _export_error(report.path, nsys, outcome)

@@ -41,12 +41,15 @@ class _Piece(NamedTuple):
 
 
 class EventFiles:
-    """The files of one export, opened when they are asked for."""
+    """The files of one export, opened when they are asked for. Raises OSError for a damaged index."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        index = json.loads((folder / INDEX).read_text())
-        self._pieces = {table: [_Piece(*piece) for piece in pieces] for table, pieces in index.items()}
+        try:
+            index = json.loads((folder / INDEX).read_text())
+            self._pieces = {table: [_Piece(*piece) for piece in pieces] for table, pieces in index.items()}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise OSError(f"{INDEX} is damaged") from error
         self._open: dict[str, list[pa.Table]] = {}
 
     def are_whole(self) -> bool:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import wait
 from contextlib import closing
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from dsprof.arrays.backend import Workers
 from dsprof.ground.memory import allowed
 from dsprof.nsys import schema
 from dsprof.nsys.clean import SYSTEM
-from dsprof.nsys.command import finish_export, run_export, run_nsys
+from dsprof.nsys.command import Process, finish_export, kill, run_export, run_nsys
 from dsprof.nsys.event_files import EXPORT, TABLES, EventFiles, write_index
 from dsprof.nsys.inputs import Input
 from dsprof.nsys.sound import read_only
@@ -76,20 +77,33 @@ def export_side_by_side(report: Input, folder: Path, nsys: Path, jobs: int, comm
     run_export(report, nsys, ["--type=sqlite", others], small)
     cuts = _cuts(small, jobs)
     edges = zip(["", *(str(cut - _BEFORE) for cut in cuts)], [*(f"{cut}:" for cut in cuts), ""], strict=True)
-    with Workers(jobs) as workers:
-        begun = [
-            workers.submit(_export_stretch, report, nsys, f"{begin}/{end}" if cuts else "", folder / str(number))
-            for number, (begin, end) in enumerate(edges)
-        ]
-        for one in begun:
-            one.result()
-    write_index(folder, range(len(begun)), cuts)
+    times = [f"{begin}/{end}" if cuts else "" for begin, end in edges]
+    _export_stretches(report, nsys, times, folder, jobs)
+    write_index(folder, range(len(times)), cuts)
     finish_export(report, nsys, small, command, sha256, [others], EventFiles(folder).strings())
 
 
-def _export_stretch(report: Input, nsys: Path, times: str, target: Path) -> None:
-    words = ["--type=arrowdir", f"--tables={','.join(TABLES)}"]
-    run_export(report, nsys, [*words, f"--times={times}"] if times else words, target)
+def _export_stretches(report: Input, nsys: Path, times: Sequence[str], folder: Path, jobs: int) -> None:
+    """Export the events of each stretch of time, at once; if one fails, or we are interrupted, the others are ended."""
+    running: list[Process] = []
+
+    def stretch(number: int, asked: str) -> None:
+        words = ["--type=arrowdir", f"--tables={','.join(TABLES)}", *([f"--times={asked}"] if asked else [])]
+        run_export(report, nsys, words, folder / str(number), running.append)
+
+    with Workers(jobs) as workers:
+        begun = [workers.submit(stretch, *one) for one in enumerate(times)]
+        try:
+            for one in begun:
+                one.result()
+        except BaseException:
+            for one in begun:
+                one.cancel()
+            while not all(one.done() for one in begun):
+                for process in running:
+                    kill(process)
+                wait(begun, timeout=0.05)
+            raise
 
 
 def _cuts(exported: Path, stretches: int) -> list[int]:
