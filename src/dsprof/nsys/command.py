@@ -253,9 +253,9 @@ def export(report: Input, target: Path, nsys: Path, command: Sequence[str] = ())
     with folder:
         partial = Path(folder.name, "export.sqlite")
         sha256 = report.sha256
-        run_export(report, nsys, ["--type=sqlite"], partial)
+        outcome = run_export(report, nsys, ["--type=sqlite"], partial)
         if not is_whole(partial):
-            raise _export_error(report.path, nsys, Outcome(0, ""))
+            raise export_error(report.path, nsys, outcome)
         finish_export(report, nsys, partial, command, sha256)
         partial.replace(target)
 
@@ -266,8 +266,8 @@ def run_export(
     options: Sequence[str],
     target: Path,
     started: Callable[[Process], object] = lambda process: None,
-) -> None:
-    """Have nsys export `report` to `target`; `started` as for `run_nsys`.
+) -> Outcome:
+    """Have nsys export `report` to `target`; what it said. `started` as for `run_nsys`.
 
     Raises `NsysTooOld`, `ExportFailed`, `ReportChanging`.
     """
@@ -275,7 +275,8 @@ def run_export(
     outcome = run_nsys(nsys, words, EXPORT_LIMIT_S, started)
     report.check()
     if outcome.code != 0:
-        raise _export_error(report.path, nsys, outcome)
+        raise export_error(report.path, nsys, outcome)
+    return outcome
 
 
 def finish_export(
@@ -359,7 +360,8 @@ def is_whole(exported: Path) -> bool:
     return not names.isdisjoint(VERSION_TABLES)
 
 
-def _export_error(report: Path, nsys: Path, outcome: Outcome) -> ExportFailed | NsysTooOld:
+def export_error(report: Path, nsys: Path, outcome: Outcome) -> ExportFailed | NsysTooOld:
+    """The error for an export that failed, by what nsys said."""
     lines = [line.strip() for line in re.split(r"[\r\n]+", outcome.said) if line.strip() and "%" not in line]
     version = nsys_version(nsys) or "of unknown version"
     if any(_NEWER.search(line) for line in lines):

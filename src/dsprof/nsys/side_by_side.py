@@ -26,7 +26,7 @@ from dsprof.arrays.backend import Workers
 from dsprof.ground.memory import allowed
 from dsprof.nsys import schema
 from dsprof.nsys.clean import SYSTEM
-from dsprof.nsys.command import Process, finish_export, kill, run_export, run_nsys
+from dsprof.nsys.command import Process, export_error, finish_export, is_whole, kill, run_export, run_nsys
 from dsprof.nsys.event_files import EXPORT, TABLES, EventFiles, write_index
 from dsprof.nsys.inputs import Input
 from dsprof.nsys.sound import read_only
@@ -74,7 +74,9 @@ def export_side_by_side(report: Input, folder: Path, nsys: Path, jobs: int, comm
     """
     small, others = folder / EXPORT, f"--tables={all_but((*TABLES, SYSTEM))}"
     sha256 = report.sha256
-    run_export(report, nsys, ["--type=sqlite", others], small)
+    said = run_export(report, nsys, ["--type=sqlite", others], small)
+    if not is_whole(small):
+        raise export_error(report.path, nsys, said)
     cuts = _cuts(small, jobs)
     edges = zip(["", *(str(cut - _BEFORE) for cut in cuts)], [*(f"{cut}:" for cut in cuts), ""], strict=True)
     times = [f"{begin}/{end}" if cuts else "" for begin, end in edges]
