@@ -189,7 +189,7 @@ def test_a_source_tree_that_is_not_installed(nsys: Nsys, uninstalled: dict[str, 
                env=uninstalled, python=("-S",))  # fmt: skip
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "out").iterdir()
-    assert read_session(folder).versions["dsprof"] == "unknown"
+    assert read_session(folder).versions["dsprof"] == VERSION
     assert run("analyze", folder, env=uninstalled, python=("-S",)).returncode == 0
 
 
