@@ -20,7 +20,7 @@ CAUSE = {name: _CAUSES.get(name, QUIET) for name in CAUSES}
 _FAMILIES = {
     "gemm": "p1", "gemv": "p10", "attention": "p6", "elementwise": "p3", "copy": "p5", "gather": "p0", "reduce": "p4",
     "cat": "p9", "activation": "p8", "topk": "p2", "norm": "p7", "softmax": "p11", "rope": "p12", "moe": "p13",
-    "sampling": "p14", COMMUNICATION: "waiting", "conv": "p15", "graph": "p16", "memory": "p11",
+    "sampling": "p14", COMMUNICATION: "waiting", "conv": "p15", "graph": "p11", "memory": "p16",
 }  # fmt: skip
 #: Of stages, and modes of an engine's steps, one after another.
 STEPS = ("p1", "p0", "p3", "p5", "p2", "p6")
