@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal, TextIO
 
-from attrs import evolve
+from attrs import evolve, field
 
 from dsprof.capture.options import ProfileOptions, asked, given
 from dsprof.capture.watching import FULL, LOG, RANGE, Run, numbers_of, report_files
@@ -58,7 +58,7 @@ class LaterExport:
 
     report: Path
     nsys: Path
-    command: tuple[str, ...]
+    command: tuple[str, ...] = field(repr=False)
 
     def write(self) -> None:
         """Write it beside the report. Raises what `nsys.command.export` does."""

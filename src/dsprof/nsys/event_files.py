@@ -57,6 +57,10 @@ class EventFiles:
         pieces = [(self._folder / piece.file, piece.bytes) for some in self._pieces.values() for piece in some]
         return all(file.is_file() and file.stat().st_size == size for file, size in pieces)
 
+    def __contains__(self, table: str) -> bool:
+        """Is there such a table?"""
+        return table in self._pieces
+
     def columns(self) -> dict[str, list[str]]:
         """The columns of each table that there is."""
         return {table: self._tables(table)[0].column_names for table in self._pieces}
@@ -115,7 +119,7 @@ def mapped(file: Path) -> pa.Table:
     return (pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)).read_all()
 
 
-def write_index(folder: Path, stretches: Sequence[int], cuts: Sequence[int]) -> None:
+def write_index(folder: Path, cuts: Sequence[int]) -> None:
     """Say of each table which rows count, of files by stretch: those that begin in it, in the order of their begin.
 
     The files of a stretch may hold more: what begins shortly before it or with the next one. Those whose rows have
@@ -123,7 +127,7 @@ def write_index(folder: Path, stretches: Sequence[int], cuts: Sequence[int]) -> 
     """
     edges = [None, *cuts, None]
     index: dict[str, list[_Piece]] = {}
-    for number, (low, high) in zip(stretches, itertools.pairwise(edges), strict=True):
+    for number, (low, high) in enumerate(itertools.pairwise(edges)):
         for table in TABLES:
             file = folder / str(number) / f"{table}.arrow"
             if file.is_file() and (piece := _piece(folder, file, low, high)).rows:

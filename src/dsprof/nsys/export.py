@@ -153,7 +153,7 @@ class Export:
 
     def is_apart(self, table: str) -> bool:
         """Does the table lie in Arrow files beside the others?"""
-        return self._events is not None and table in self._events.columns()
+        return self._events is not None and table in self._events
 
     def ends_of(self, table: str) -> tuple[int, int] | None:
         """The first and the last number of a table's rows; None for a table without any.

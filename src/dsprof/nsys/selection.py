@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -314,17 +314,21 @@ def _capturing(export: Export, low: int) -> frozenset[int]:
         for (number,) in export.rows(f"SELECT id FROM {schema.STRINGS} WHERE value GLOB '{name}*'")
     }
     depth, seen = Counter[int](), set[tuple[int, int]]()
-    for thread, name, number in _calls_before(export, low, tuple(change)):
+    for thread, name, number in _calls_before(export, low, list(change)):
         call = (pid_of(thread), number)
-        if number == NULL or call not in seen:  # of two rows of one call the first counts
+        if number in (NULL, 0) or call not in seen:  # of two rows of one call the first counts
             depth[thread] += change[name]
             seen.add(call)
     return frozenset(thread for thread, open_ in depth.items() if open_ > 0)
 
 
-def _calls_before(export: Export, low: int, names: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Thread, name and id of the calls of some names that begin before `low`, by their begin."""
-    raw = export.integers(schema.CALLS, ("nameId", names))
-    rows = np.flatnonzero(raw["start"] < low)
-    rows = rows[np.argsort(raw["start"][rows], kind="stable")]
-    return list(zip(*(raw[name][rows].tolist() for name in ("globalTid", "nameId", "correlationId")), strict=True))
+def _calls_before(export: Export, low: int, names: list[int]) -> Iterator[tuple[int, ...]]:
+    """Thread, name and id of the calls of some names that begin before `low`, by their begin; as they are stored."""
+    columns = ("start", "globalTid", "nameId", "correlationId")
+    found = [np.zeros((len(columns), 0), np.int64)]
+    for raw in export.blocks(schema.RUNTIME, columns):
+        rows = np.flatnonzero(np.isin(raw["nameId"], names) & (raw["start"] < low))
+        found.append(np.stack([raw[name][rows] for name in columns]))
+    start, *told = np.concatenate(found, axis=1)
+    order = np.argsort(start, kind="stable")
+    yield from zip(*(column[order].tolist() for column in told), strict=True)

@@ -41,9 +41,11 @@ _BYTES_ALONE, _BYTES_PER_BYTE = 48 << 20, 12
 _BEFORE = 1_000
 #: Of so many moments at least the cuts are taken; where there are fewer, the capture is cut into equal stretches.
 _MOMENTS = 256
-#: Rows that tell when something was going on: ranges, and waits for the GPU.
-_RANGES = f'SELECT CAST("start" AS INTEGER) FROM {schema.NVTX} WHERE eventType IN {schema.RANGE_TYPES}'  # noqa: S608
-_WAITS = 'SELECT CAST("start" AS INTEGER) FROM CUPTI_ACTIVITY_KIND_SYNCHRONIZATION'
+#: Rows that tell when something was going on, by their table: ranges, and waits for the GPU.
+_TELLING = {
+    schema.NVTX: f"WHERE eventType IN {schema.RANGE_TYPES}",
+    "CUPTI_ACTIVITY_KIND_SYNCHRONIZATION": "",
+}
 
 
 def jobs_for(report: Input, nsys: Path, threads: int | None = None) -> int:
@@ -81,7 +83,7 @@ def export_side_by_side(report: Input, folder: Path, nsys: Path, jobs: int, comm
     edges = zip(["", *(str(cut - _BEFORE) for cut in cuts)], [*(f"{cut}:" for cut in cuts), ""], strict=True)
     times = [f"{begin}/{end}" if cuts else "" for begin, end in edges]
     _export_stretches(report, nsys, times, folder, jobs)
-    write_index(folder, range(len(times)), cuts)
+    write_index(folder, cuts)
     finish_export(report, nsys, small, command, sha256, [others], EventFiles(folder).strings())
 
 
@@ -112,8 +114,9 @@ def _cuts(exported: Path, stretches: int) -> list[int]:
     """Times that cut a report into stretches in which about as much happens: of ranges and waits, or of the clock."""
     with closing(read_only(exported)) as database:
         there = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        asked = [query for query in (_RANGES, _WAITS) if query.split(" FROM ")[1].split()[0] in there]
-        moments = np.array([row[0] or 0 for query in asked for row in database.execute(query)], np.int64)
+        queries = [f'SELECT CAST("start" AS INTEGER) FROM {table} {rows}'  # noqa: S608
+                   for table, rows in _TELLING.items() if table in there]  # fmt: skip
+        moments = np.array([row[0] or 0 for query in queries for row in database.execute(query)], np.int64)
         if len(moments) < _MOMENTS and "ANALYSIS_DETAILS" in there:
             ((lasts,),) = database.execute("SELECT max(CAST(duration AS INTEGER)) FROM ANALYSIS_DETAILS")
             moments = np.linspace(0, max(int(lasts or 0), 0), _MOMENTS).astype(np.int64)
