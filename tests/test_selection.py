@@ -24,7 +24,7 @@ from dsprof.cli import main
 from dsprof.errors import SelectionEmpty
 from dsprof.nsys.parts import ReportInParts
 from dsprof.nsys.reader import read
-from dsprof.nsys.selection import Wanted, numbers_of, window_of
+from dsprof.nsys.selection import ALL, Wanted, numbers_of, window_of
 from dsprof.rules.rules import Rules
 from dsprof.tables import all_tables
 from dsprof.trace import Selection
@@ -307,6 +307,13 @@ def test_a_stream_capture_that_began_before_the_window_loses_no_kernel(tmp_path:
     assert "lost-kernels" not in [found.code for found in selected.findings]
     parted = Analysis.of(ReportInParts(path, 2, wanted=Wanted(window_of("50ns.."))), None, path)
     assert_same(selected, parted)
+
+
+def test_an_impossible_call_before_the_window_is_counted_once(tmp_path: Path) -> None:
+    report = TraceBuilder("2025.3.2").range("decode", 0, 100).kernel("k", at=(95, 97), call=(92, 94))
+    path = report.api("cudaStreamEndCapture_v10000", call=(30, 20)).write(tmp_path / "made.sqlite")
+    for wanted in (ALL, Wanted(window_of("50ns.."))):
+        assert read(path, wanted=wanted).impossible.times == {"CUDA API calls": 1}
 
 
 def test_two_rows_of_one_call_are_in_the_window_of_the_first(tmp_path: Path) -> None:

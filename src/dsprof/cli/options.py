@@ -57,6 +57,12 @@ DefaultRules = Annotated[
     bool,
     typer.Option("--default-rules", help="Leave aside the rules that earlier tables of the report were made with."),
 ]
+#: Of commands that write a file.
+Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
+#: Of commands that print rows.
+Raw = Annotated[
+    bool, typer.Option("--raw", help="Numbers as they are, in the unit of the column's name, on a screen as well.")
+]
 
 
 class ThreadsOption(StrEnum):
@@ -183,11 +189,13 @@ def analyzed(report: Path, options: AnalysisOptions, progress: Callable[[str], N
     return analyze_as(report, options, progress)
 
 
-def of_folder(folder: Path, tables: Iterable[str], as_usual: bool) -> Analysis | ManyAnalysis | None:
+def of_folder(
+    folder: Path, tables: Iterable[str], selected: SelectionFlags, flags: AnalysisFlags, default_rules: bool
+) -> Analysis | ManyAnalysis | None:
     """The analysis whose tables a folder holds, of one report or of several; None where it is no such folder."""
     if not any(os.path.isfile(folder / name) for name in ("analysis.json", "tables/reports.json")):  # noqa: PTH113
         return None
-    if not as_usual:
+    if (selected, flags, default_rules) != (SelectionFlags(), AnalysisFlags(), False):
         raise typer.BadParameter(
             "The tables in a folder are as they were made: name their report, or drop the options."
         )

@@ -12,6 +12,8 @@ from dsprof.cli import completing
 from dsprof.cli.options import (
     AnalysisFlags,
     DefaultRules,
+    Force,
+    Raw,
     Reports,
     SelectionFlags,
     analyzed,
@@ -64,10 +66,8 @@ def query(
             autocompletion=completing.files,
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="Numbers as they are, in the unit of the column's name, on a screen as well.")
-    ] = False,
+    force: Force = False,
+    raw: Raw = False,
     default_rules: DefaultRules = False,
     *,
     selected: SelectionFlags,
@@ -132,8 +132,10 @@ def _analysis(
     from dsprof.analysis.many import analyze_files
     from dsprof.analysis.query import tables_in
 
-    as_usual = (selected, flags, default_rules) == (SelectionFlags(), AnalysisFlags(), False)
-    if len(reports) == 1 and (found := of_folder(reports[0], tables_in(sql), as_usual)) is not None:
+    if (
+        len(reports) == 1
+        and (found := of_folder(reports[0], tables_in(sql), selected, flags, default_rules)) is not None
+    ):
         return found
     files = files_named(reports)
     more = {"remembered": not default_rules, **selected.options}

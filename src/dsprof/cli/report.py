@@ -11,6 +11,7 @@ from dsprof.cli import completing
 from dsprof.cli.options import (
     AnalysisFlags,
     DefaultRules,
+    Force,
     Report,
     SelectionFlags,
     analyzed,
@@ -42,7 +43,7 @@ def report(
             autocompletion=completing.files,
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Force = False,
     default_rules: DefaultRules = False,
     *,
     selected: SelectionFlags,
@@ -59,13 +60,12 @@ def report(
     from dsprof.ground.whole import check_free, spare
     from dsprof.page.source import TABLES
 
-    as_usual = (selected, flags, default_rules) == (SelectionFlags(), AnalysisFlags(), False)
     options = flags.options(tables=list(TABLES), remembered=not default_rules, **selected.options)
     if out is not None:
         check_free(out, force)  # before there is work that would be in vain
         spare([report], out)
     with Progress() as progress:
-        found = of_folder(report, TABLES, as_usual) or analyzed(report, options, progress)
+        found = of_folder(report, TABLES, selected, flags, default_rules) or analyzed(report, options, progress)
         target = out or Path(f"{_name(found)}.html")
         found.report(target, force=force)
     if isinstance(found, Analysis):

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from dsprof.cli.options import app, say
+from dsprof.cli.options import Force, app, say
 
 
 @app.command(epilog="Example: dsprof scrub run.sqlite -o safe.sqlite")
 def scrub(
     report: Annotated[Path, typer.Argument(metavar="REPORT.sqlite", help="An SQLite export.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Force = False,
 ) -> None:
     """Copy an export without environment, paths, users, hosts and process lists; every event row stays."""
     from dsprof.nsys.scrub import scrub as run

@@ -13,6 +13,7 @@ from dsprof.cli import completing
 from dsprof.cli.options import (
     AnalysisFlags,
     DefaultRules,
+    Raw,
     Report,
     SelectionFlags,
     analyzed,
@@ -68,9 +69,7 @@ def table(
         int | None,
         typer.Option("--limit", "--rows", min=1, help="Rows to print; all by default, and 20 where --format is rich."),
     ] = None,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="Numbers as they are, in the unit of the column's name, on a screen as well.")
-    ] = False,
+    raw: Raw = False,
     default_rules: DefaultRules = False,
     *,
     selected: SelectionFlags,
@@ -85,9 +84,8 @@ def table(
     """
     load_numpy()
     check_terminal(format_)
-    as_usual = (selected, flags, default_rules) == (SelectionFlags(), AnalysisFlags(), False)
     with Progress() as progress:
-        analysis = of_folder(report, [name], as_usual)
+        analysis = of_folder(report, [name], selected, flags, default_rules)
         if analysis is None:
             options = flags.options(tables=[name], remembered=not default_rules, **selected.options)
             analysis = analyzed(report, options, progress)

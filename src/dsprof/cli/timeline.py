@@ -15,6 +15,7 @@ from dsprof.cli import completing
 from dsprof.cli.options import (
     AnalysisFlags,
     DefaultRules,
+    Force,
     Reports,
     SelectionFlags,
     analyzed,
@@ -80,7 +81,7 @@ def timeline(
             autocompletion=completing.files,
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Force = False,
     open_: Annotated[
         bool,
         typer.Option("--open", help="Show it in a browser, in the Perfetto UI, until Ctrl-C; nothing is sent away."),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dsprof.cli.capture import MOST_SEED
-from dsprof.cli.options import app, say
+from dsprof.cli.options import Force, app, say
 
 workloads = typer.Typer(
     no_args_is_help=True,
@@ -61,7 +61,7 @@ def config(
 @workloads.command(epilog="Example: dsprof workloads page page.png")
 def page(
     path: Annotated[Path, typer.Argument(help="The picture to write.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Force = False,
 ) -> None:
     """Draw a page of text to read."""
     from dsprof.workloads.page import draw
