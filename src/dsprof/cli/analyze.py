@@ -92,6 +92,10 @@ def analyze(
     made with hold again, unless others are named. Several reports are one analysis, in one folder; those that fail are
     told, and the others are there.
     """
+    if len(reports) == 1:
+        from dsprof.nsys import ahead
+
+        ahead.begin(reports[0], out, again)
     load_numpy()
     chosen = listed(tables)
     options = flags.options(

@@ -57,13 +57,14 @@ def sha256_of(path: Path) -> str:
 class Input:
     """A file to read, for the report called `name`; `sha256` is that of the report, where it is known already.
 
-    `kept`: the file is our own copy, which nobody writes to. Raises `ReportMissing`.
+    `kept`: the file is our own copy, which nobody writes to; `seen`: the file as it is first looked at. Raises
+    `ReportMissing`.
     """
 
     def __init__(self, path: Path, name: str = "", sha256: str = "", kept: bool = False) -> None:
         self.path, self.name, self.kept = path, name or path.name, kept
-        self._looked_ns, self._seen = time.time_ns(), Seen.of(path)
-        self._recent = not kept and _is_recent(self._seen, self._looked_ns)
+        self._looked_ns, self.seen = time.time_ns(), Seen.of(path)
+        self._recent = not kept and _is_recent(self.seen, self._looked_ns)
         self._before = sha256_of(path) if self._recent else ""
         self._sha256 = sha256 or self._before
 
@@ -78,7 +79,7 @@ class Input:
         """See that nobody wrote the file since it was first looked at. Raises `ReportChanging`."""
         if self.kept:
             return
-        same = _is_as(self.path, self._seen)
+        same = _is_as(self.path, self.seen)
         if same and self._recent:  # once: what comes later has another time
             self._recent = False
             same = sha256_of(self.path) == self._before
@@ -91,15 +92,15 @@ class Input:
         """What tells later whether a file is this one."""
         return {
             "sha256": self.sha256,
-            "seen": astuple(self._seen),
+            "seen": astuple(self.seen),
             "looked_ns": self._looked_ns,
-            "sample": _sample(self.path) if self._seen.size > _WHOLE_BYTES else "",
+            "sample": _sample(self.path) if self.seen.size > _WHOLE_BYTES else "",
         }
 
     def is_of(self, record: Mapping[str, Any]) -> bool:
         """Is the content that of the report of which `record` is? Known without reading all of a large file."""
-        if not self._sha256 and self._seen.size > _WHOLE_BYTES and record["seen"] == list(astuple(self._seen)):
-            settled = not _is_recent(self._seen, int(record["looked_ns"]))
+        if not self._sha256 and self.seen.size > _WHOLE_BYTES and record["seen"] == list(astuple(self.seen)):
+            settled = not _is_recent(self.seen, int(record["looked_ns"]))
             if settled and record["sample"] == _sample(self.path):
                 self._sha256 = str(record["sha256"])
         return self.sha256 == str(record["sha256"])

@@ -27,6 +27,7 @@ from dsprof.arrays.backend import Workers
 from dsprof.errors import MemoryTooSmall
 from dsprof.nsys import schema
 from dsprof.nsys.about import report_of
+from dsprof.nsys.ahead import check
 from dsprof.nsys.export import Columns, Export, is_null, nulls
 from dsprof.nsys.graph_nodes import NODE, graph_nodes_of, knows_modules, table_of
 from dsprof.nsys.inputs import Input
@@ -36,7 +37,6 @@ from dsprof.nsys.python_samples import python_samples_of
 from dsprof.nsys.reader import Progress, nothing_recorded
 from dsprof.nsys.rows import calls_of, graph_launches_in, kernels_of, memops_of, overheads_of, ranges_of
 from dsprof.nsys.selection import ALL, Wanted, choose
-from dsprof.nsys.sound import check
 from dsprof.nsys.strings import Names
 from dsprof.nsys.survey import Blocks, Ids, Survey, id_ranges, together
 from dsprof.records import frozen
@@ -197,7 +197,7 @@ class ReportInParts:
         keep: bool = False,
     ) -> None:
         self.at_once, self._details, self._progress = at_once, details, progress
-        with Export(given) as export, Workers(2) as beside:
+        with Export(given) as export, Workers(3) as beside:
             export.sniff()
             self._input = export.input
             checked, hashed = beside.submit(check, export.input), beside.submit(lambda: export.input.sha256)
@@ -214,10 +214,14 @@ class ReportInParts:
             progress("looking where to cut")
 
             def hold(table: Blocks) -> None:
-                if keep:
-                    table.hold(export, details, self._extra.get(table.source.table, ()))
+                table.hold(export, details, self._extra.get(table.source.table, ()))
 
-            self._survey, self._chosen = Survey(export, chosen, hold), chosen
+            calls, operations = Blocks(schema.CALLS), [Blocks(source) for source in schema.OPERATIONS]
+            if keep:
+                holding = beside.map(hold, operations)
+                hold(calls)
+                list(holding)
+            self._survey, self._chosen = Survey(export, calls, operations, chosen), chosen
             self._names.learn(export, self._survey.call_names)
             self._names.learn(export, self._survey.kernel_names)
             self._names.code(CUDA_GRAPH)

@@ -10,6 +10,7 @@ from dsprof.arrays.backend import Workers
 from dsprof.errors import NothingRecorded
 from dsprof.nsys import schema
 from dsprof.nsys.about import report_of
+from dsprof.nsys.ahead import check
 from dsprof.nsys.export import Export
 from dsprof.nsys.graph_nodes import NODE, graph_nodes_of, knows_modules
 from dsprof.nsys.inputs import Input
@@ -18,7 +19,6 @@ from dsprof.nsys.off_cpu import off_cpu_of
 from dsprof.nsys.python_samples import python_samples_of
 from dsprof.nsys.rows import calls_of, graph_launches_of, kernels_of, memops_of, only_caller, overheads_of, ranges_of
 from dsprof.nsys.selection import ALL, Wanted, choose
-from dsprof.nsys.sound import check
 from dsprof.nsys.strings import Names
 from dsprof.trace import Part, Trace, no_nodes
 

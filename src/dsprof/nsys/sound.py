@@ -12,7 +12,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 from dsprof.errors import ReportDamaged
-from dsprof.nsys.inputs import Input
 
 SQLITE = b"SQLite format 3\x00"
 
@@ -81,19 +80,13 @@ def _holds_changes(beside: Path) -> bool:
         return True
 
 
-def check(given: Input) -> None:
-    """Have SQLite look at every page and every row of the file. Raises `ReportDamaged` with what it found.
+def check_file(path: Path, name: str) -> None:
+    """Have SQLite look at every page and every row of a file. Raises `ReportDamaged` with what it found.
 
     It alone knows all that must hold, and it looks where no query of ours does: two tables that share a page, a row
     that two pages hold, one that differs from what an index says. About 4 ms for each MB, and more where users added
     indexes, without Python's lock: meant to be done beside other work, and once of an export that dsprof keeps.
     """
-    if not given.kept:
-        check_file(given.path, given.name)
-
-
-def check_file(path: Path, name: str) -> None:
-    """The same of any file."""
     try:
         with closing(read_only(path)) as database:
             database.text_factory = bytes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,18 +34,14 @@ class Survey:
     """One look at the API calls and operations of a file, in as much memory as a few bytes for each call take.
 
     `call_names`, `kernel_names`: ids of all strings that name calls and kernels. `chosen`: what of the file counts, all
-    unless given; `elsewhere`: ids of the calls that launched something on another device. `prepare` is given each table
-    before it is looked at.
+    unless given; `elsewhere`: ids of the calls that launched something on another device.
     """
 
-    def __init__(
-        self, export: Export, chosen: Chosen | None = None, prepare: Callable[[Blocks], None] = lambda table: None
-    ) -> None:
+    def __init__(self, export: Export, calls: Blocks, operations: list[Blocks], chosen: Chosen | None = None) -> None:
         self.seen, self.elsewhere, self._early, self._late = Ids(), Ids(), Ids(), Ids()
         self._chosen, self._rows = chosen, 0
         callers, called, launched = ([np.zeros(0, np.int64)] for _ in range(3))
-        self.calls = Blocks(schema.CALLS)
-        prepare(self.calls)
+        self.calls, self.operations = calls, operations
         for blocks, raw in self.calls.survey(export, ("start", "end", "globalTid", "correlationId", "nameId")):
             callers.append(distinct(raw["globalTid"]))
             called.append(distinct(raw["nameId"]))
@@ -59,9 +55,7 @@ class Survey:
         self.caller = only_caller(np.concatenate(callers))
         #: Does an id stand for two calls? The earlier one counts, though it be in another part.
         self.repeats = self.seen.repeats
-        self.operations = [Blocks(source) for source in schema.OPERATIONS]
         for table in self.operations:
-            prepare(table)
             columns = (*_SURVEYED, *(() if chosen is None else ("deviceId",)), *_named(table.source))
             for blocks, raw in table.survey(export, columns):
                 launched += [distinct(raw[name]) for name in _named(table.source)]
