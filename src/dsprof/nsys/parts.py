@@ -218,9 +218,10 @@ class ReportInParts:
 
             calls, operations = Blocks(schema.CALLS), [Blocks(source) for source in schema.OPERATIONS]
             if keep:
-                holding = beside.map(hold, operations)
+                holding = [beside.submit(hold, table) for table in operations]
                 hold(calls)
-                list(holding)
+                for held in holding:
+                    held.result()
             self._survey, self._chosen = Survey(export, calls, operations, chosen), chosen
             self._names.learn(export, self._survey.call_names)
             self._names.learn(export, self._survey.kernel_names)
