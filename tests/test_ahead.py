@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from dsprof.cli import app
 from dsprof.errors import DsprofError, ReportDamaged
-from dsprof.nsys import ahead
+from dsprof.nsys import ahead, inputs
 from dsprof.nsys.inputs import Input
 from dsprof.nsys.sound import check_file
 from trace_builder import KERNEL, TraceBuilder
@@ -39,6 +39,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
         check_file(path, name)
 
     monkeypatch.setattr(ahead, "check_file", noted)
+    monkeypatch.setattr(inputs, "_RECENT_NS", 0)  # what a test writes changed a moment ago
     return found
 
 
@@ -49,6 +50,14 @@ def analyze(*arguments: object) -> Result:
 def test_a_report_is_checked_once_and_ahead(report: Path, checked: list[tuple[str, bool]]) -> None:
     assert analyze(report).exit_code == 0
     assert checked == [(report.name, True)]
+
+
+def test_a_report_that_changed_a_moment_ago_is_checked_when_it_is_read(
+    report: Path, checked: list[tuple[str, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "_RECENT_NS", 3600 * 10**9)
+    assert analyze(report).exit_code == 0
+    assert checked == [(report.name, False)]
 
 
 def test_results_that_are_there_need_no_check_but_to_read_again_does(

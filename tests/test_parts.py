@@ -25,6 +25,7 @@ from dsprof.arrays import backend
 from dsprof.errors import MemoryTooSmall
 from dsprof.ground.memory import allowed, bytes_of
 from dsprof.nsys.locate import locate
+from dsprof.nsys.pages import Pages
 from dsprof.nsys.parts import CutTooLate, ReportInParts, Size, size_of
 from dsprof.nsys.reader import read
 from dsprof.rules.rules import Rules
@@ -54,6 +55,17 @@ def assert_same(whole: Analysis, parted: Analysis) -> None:
 def in_parts(path: Path, parts: int, rules: Rules | None = None) -> Analysis:
     """In parts, whose rows are kept from the first look at them where there is an odd number of parts."""
     return Analysis.of(ReportInParts(path, parts, keep=parts % 2 == 1), rules, path)
+
+
+def test_what_sql_must_be_asked_for_is_the_same_in_parts(tmp_path: Path) -> None:
+    """Two threads read kept rows, and no page is as they know it: the file says that it may have a WAL."""
+    path = tmp_path / "wal.sqlite"
+    raw = bytearray(locate(ROOT / "traces" / "samples" / "h100-flash.sqlite.xz")[1].path.read_bytes())
+    raw[18:20] = b"\2\2"
+    path.write_bytes(raw)
+    with Pages(path) as pages:
+        assert pages.table(KERNEL) is None
+    assert_same(Analysis.of(read(path)), in_parts(path, 3))
 
 
 @pytest.mark.parametrize("threads", MODES)

@@ -7,6 +7,7 @@ is read counts: of one that has changed since, the check is done anew.
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +23,8 @@ def begin(path: Path, results: Path | None = None, anew: bool = False) -> None:
     """Begin with what `check` will do of a file, if it is an SQLite file; says nothing of one that cannot be read.
 
     Where there is a folder of `results`, beside the file unless it is named, the file may not be read at all: then
-    nothing begins, unless it is to be read `anew`.
+    nothing begins, unless it is to be read `anew`; nor of a file that changed a moment ago, as another change to it
+    might not show.
     """
     with suppress(OSError, DsprofError):
         if not path.is_file():  # a pipe may never answer
@@ -32,7 +34,10 @@ def begin(path: Path, results: Path | None = None, anew: bool = False) -> None:
         with path.open("rb") as file:
             if file.read(len(SQLITE)) != SQLITE:
                 return
-        done = _begun[path, Seen.of(path)] = Future[None]()
+        seen = Seen.of(path)
+        if seen.is_recent(time.time_ns()):
+            return
+        done = _begun[path, seen] = Future[None]()
         # No thread of a pool: those are waited for, also where the command ends with an error.
         threading.Thread(target=_into, args=(done, path), daemon=True).start()
 

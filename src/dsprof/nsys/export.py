@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -47,6 +48,8 @@ class Export:
         self.path, self.name = self.input.path, self.input.name
         self._uri = uri_of(self.path)
         self.columns: dict[str, list[str]] = {}
+        #: Threads that read two tables may both ask; ADBC allows one of them at a time.
+        self._one_query = threading.Lock()
 
     def __enter__(self) -> Export:
         # The low-level interface: the DB-API one loads pandas, which costs more than reading a small report.
@@ -141,7 +144,7 @@ class Export:
 
     def arrow(self, query: str) -> pa.Table:
         """A large query, as an Arrow table."""
-        with self.guarded(), closing(self._new_statement(self._arrow)) as statement:
+        with self._one_query, self.guarded(), closing(self._new_statement(self._arrow)) as statement:
             statement.set_options(**{"adbc.sqlite.query.batch_rows": _BATCH_ROWS})
             statement.set_sql_query(query)
             stream, _ = statement.execute_query()

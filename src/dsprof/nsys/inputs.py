@@ -44,6 +44,10 @@ class Seen:
             raise ReportMissing(f"{path} cannot be read ({error.strerror}).", "See whether it is there.") from error
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
 
+    def is_recent(self, looked_ns: int) -> bool:
+        """Had the file, when it was looked at, changed so shortly before that another change might not show?"""
+        return self.changed_ns > looked_ns - _RECENT_NS
+
 
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file, as hexadecimal digits. Raises `ReportMissing`."""
@@ -64,7 +68,7 @@ class Input:
     def __init__(self, path: Path, name: str = "", sha256: str = "", kept: bool = False) -> None:
         self.path, self.name, self.kept = path, name or path.name, kept
         self._looked_ns, self.seen = time.time_ns(), Seen.of(path)
-        self._recent = not kept and _is_recent(self.seen, self._looked_ns)
+        self._recent = not kept and self.seen.is_recent(self._looked_ns)
         self._before = sha256_of(path) if self._recent else ""
         self._sha256 = sha256 or self._before
 
@@ -100,14 +104,10 @@ class Input:
     def is_of(self, record: Mapping[str, Any]) -> bool:
         """Is the content that of the report of which `record` is? Known without reading all of a large file."""
         if not self._sha256 and self.seen.size > _WHOLE_BYTES and record["seen"] == list(astuple(self.seen)):
-            settled = not _is_recent(self.seen, int(record["looked_ns"]))
+            settled = not self.seen.is_recent(int(record["looked_ns"]))
             if settled and record["sample"] == _sample(self.path):
                 self._sha256 = str(record["sha256"])
         return self.sha256 == str(record["sha256"])
-
-
-def _is_recent(seen: Seen, looked_ns: int) -> bool:
-    return seen.changed_ns > looked_ns - _RECENT_NS
 
 
 def _is_as(path: Path, before: Seen) -> bool:
