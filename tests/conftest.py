@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,11 @@ from trace_builder import VERSIONS
 settings.register_profile("judge", derandomize=True)
 if "CI" in os.environ:
     settings.load_profile("judge")
+
+
+# A shell starts its background jobs deaf to Ctrl-C, and all that they start; tests press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist writes the groups behind the tests' names

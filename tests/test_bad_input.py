@@ -394,7 +394,6 @@ def test_interrupted_export(tmp_path: Path, inside: Path) -> None:
     dsprof = subprocess.Popen(
         [sys.executable, "-m", "dsprof", "analyze", inside, "--nsys", nsys],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
     )  # fmt: skip
     try:
         for _ in range(600):

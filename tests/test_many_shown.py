@@ -243,7 +243,6 @@ def test_ctrl_c_ends_the_workers(reports: Path, tmp_path: Path) -> None:
                tmp_path / "out"]  # fmt: skip
     running = subprocess.Popen(
         [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while not glob.glob(f"{tmp_path}/out/reports/*/analysis.json"):  # noqa: PTH207  Path raises where one goes
