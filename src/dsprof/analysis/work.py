@@ -5,9 +5,7 @@ A report that fits into memory is one part, which stays there; a larger one is r
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Executor, Future
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
@@ -27,7 +25,6 @@ from dsprof.tables._table import EventTable
 from dsprof.trace import Trace
 
 T = TypeVar("T")
-U = TypeVar("U")
 Rows = Mapping[EventTable, OrderedRows]
 
 
@@ -141,7 +138,7 @@ class Work:
             prepare(shared)
         with Workers(self._source.at_once) as workers:
             ahead, parts = self._source.at_once, self._source.parts()
-            yield from _in_turn(workers, lambda trace: work(Facts(trace, *self._shared)), parts, ahead)
+            yield from workers.in_turn(lambda trace: work(Facts(trace, *self._shared)), parts, ahead)
 
     def _take(self, part: Facts, kinds: list[type[Measure]], tables: list[EventTable]) -> _Taken:
         measures = {kind: part[kind] for kind in kinds}
@@ -156,14 +153,3 @@ class _Taken:
     measures: dict[type[Measure], Measure]
     pieces: Mapping[EventTable, Iterable[pa.Table]]
     high: int
-
-
-def _in_turn(workers: Executor, work: Callable[[T], U], items: Iterable[T], ahead: int) -> Iterator[U]:
-    """`work` on each item, some at once and no more of them ready than that; results in the order of the items."""
-    waiting: deque[Future[U]] = deque()
-    for item in items:
-        waiting.append(workers.submit(work, item))
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()

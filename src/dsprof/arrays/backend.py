@@ -7,7 +7,8 @@ half a second, and to compile it, the first time after an installation, some ten
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
@@ -21,6 +22,7 @@ from dsprof.ground.threads import without_threads
 #: Rows of a report, API calls and operations together, from which on compiled loops are worth it.
 WORTH_ROWS = 1 << 22
 _loading = threading.Lock()
+_S = TypeVar("_S")
 _T = TypeVar("_T")
 
 
@@ -57,6 +59,16 @@ class Workers(ThreadPoolExecutor):
     def submit(self, fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
         """As that of `ThreadPoolExecutor`."""
         return super().submit(copy_context().run, fn, *args, **kwargs)
+
+    def in_turn(self, work: Callable[[_S], _T], items: Iterable[_S], ahead: int) -> Iterator[_T]:
+        """`work` on each item, some at once and no more of them ready than `ahead`; results in the items' order."""
+        waiting: deque[Future[_T]] = deque()
+        for item in items:
+            waiting.append(self.submit(work, item))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def is_installed() -> bool:

@@ -53,10 +53,8 @@ _BYTES_COMPILED = 220 << 20
 #: What is read ahead takes less than what is worked on.
 _READ_AHEAD = 0.4
 #: Rows that are worked on at once, in all parts together: more do not make it quicker, and a report of no more is not
-#: cut; so many where all rows are kept beside them. And the rows of the smallest part that is worth its while.
-_ROWS_AT_ONCE, _ROWS_BESIDE_KEPT, _LEAST_ROWS = 3 << 18, 1 << 19, 1 << 16
-#: Rows are kept where all of them take no more, at most so many bytes each.
-_MOST_KEPT, _KEPT_PER_CALL, _KEPT_PER_OP = 256 << 20, 56, 160
+#: cut. And the rows of the smallest part that is worth its while.
+_ROWS_AT_ONCE, _LEAST_ROWS = 1 << 19, 1 << 16
 #: Parts that are worked on at once.
 _AT_ONCE = 4
 #: Parts are made so much smaller than the limit would allow: rows are not spread evenly over time.
@@ -89,11 +87,6 @@ class Size:
         return _BYTES_ALONE + _BYTES_COMPILED * self.compiled + whole + self.calls
 
     @property
-    def kept_bytes(self) -> int:
-        """What its rows take at most, were they kept as they are read."""
-        return _KEPT_PER_CALL * self.calls + _KEPT_PER_OP * self.ops
-
-    @property
     def events_bytes(self) -> int:
         """What all its API calls and operations take, were they there at once."""
         return BYTES_PER_CALL * self.calls + BYTES_PER_OP * self.ops
@@ -103,19 +96,10 @@ class Size:
 
         `workers`: how many parts may be worked on at once, as many as there are processors for us unless given.
         """
-        keep = self.kept_bytes <= _MOST_KEPT
-        found = self._cut(limit, workers, _ROWS_BESIDE_KEPT if keep else _ROWS_AT_ONCE)
-        whole = found.peak_bytes + self.kept_bytes
-        if found.parts == 1 or not keep or (limit is not None and whole > limit):
-            return found
-        return attrs.evolve(found, keep=True, peak_bytes=whole)
-
-    def _cut(self, limit: int | None, workers: int | None, most: int) -> Plan:
-        """The same without that rows are kept; `most`: rows at once."""
-        if self.rows <= most and (limit is None or self.fixed_bytes + self.events_bytes <= limit):
+        if self.rows <= _ROWS_AT_ONCE and (limit is None or self.fixed_bytes + self.events_bytes <= limit):
             return Plan(1, 1, self.fixed_bytes + self.events_bytes)
         for at_once in range(min(_AT_ONCE, workers or len(os.sched_getaffinity(0))), 0, -1):
-            parts = max(-(-self.rows * at_once // most), self._parts(limit, at_once))
+            parts = max(-(-self.rows * at_once // _ROWS_AT_ONCE), self._parts(limit, at_once))
             if self.rows >= parts * _LEAST_ROWS or at_once == 1:
                 break
         peak = self.fixed_bytes + int(self.events_bytes / parts / _SPARE * (at_once + _READ_AHEAD))
@@ -140,15 +124,11 @@ class Size:
 
 @frozen
 class Plan:
-    """In how many parts to work, how many of them at once, and about how many bytes of memory that takes.
-
-    `keep`: the rows are kept as they were read, so that parts need not read them again.
-    """
+    """In how many parts to work, how many of them at once, and about how many bytes of memory that takes."""
 
     parts: int
     at_once: int
     peak_bytes: int
-    keep: bool = False
 
 
 def size_of(given: Input | Path) -> Size:
@@ -194,10 +174,9 @@ class ReportInParts:
         progress: Progress = lambda sentence: None,
         at_once: int = 2,
         wanted: Wanted = ALL,
-        keep: bool = False,
     ) -> None:
         self.at_once, self._details, self._progress = at_once, details, progress
-        with Export(given) as export, Workers(3) as beside:
+        with Export(given) as export, Workers(2) as beside:
             export.sniff()
             self._input = export.input
             checked, hashed = beside.submit(check, export.input), beside.submit(lambda: export.input.sha256)
@@ -212,16 +191,7 @@ class ReportInParts:
             nodes = graph_nodes_of(export) if born else no_nodes()
             self._extra = {schema.KERNEL: (NODE,)} if born and not details else {}
             progress("looking where to cut")
-
-            def hold(table: Blocks) -> None:
-                table.hold(export, details, self._extra.get(table.source.table, ()))
-
             calls, operations = Blocks(schema.CALLS), [Blocks(source) for source in schema.OPERATIONS]
-            if keep:
-                holding = [beside.submit(hold, table) for table in operations]
-                hold(calls)
-                for held in holding:
-                    held.result()
             self._survey, self._chosen = Survey(export, calls, operations, chosen), chosen
             self._names.learn(export, self._survey.call_names)
             self._names.learn(export, self._survey.kernel_names)

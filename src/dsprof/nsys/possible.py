@@ -7,6 +7,7 @@ sizes that are left are not negative, and their sums fit into int64.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterable
 from statistics import median_low
@@ -52,6 +53,7 @@ class Possible:
         self.times: Counter[str] = Counter()
         self.sizes: Counter[str] = Counter()
         self._totals: Counter[str] = Counter()
+        self._counting = threading.Lock()  # rows of a table may be read in several threads
 
     def found(self) -> Impossible:
         """What was impossible. Raises `ReportDamaged` where durations or sizes add up to more than int64 holds."""
@@ -80,14 +82,14 @@ class Possible:
         if not len(start) or (self.low <= int(start.min()) and int(start.max()) <= self.high):
             return slice(None)
         kept = np.flatnonzero((start >= self.low) & (start <= self.high))
-        self.times[_WORDS[table]] += len(start) - len(kept)
+        self._count(self.times, table, len(start) - len(kept))
         return kept
 
     def ended(self, table: str, start: Ints, end: Ints) -> Ints:
         """When rows that begin at `start` end: at `end`, or at once where that cannot be."""
         strange = (end < start) | (end > self.high)
         if strange.any():
-            self.times[_WORDS[table]] += int(np.count_nonzero(strange))
+            self._count(self.times, table, int(np.count_nonzero(strange)))
             end = np.where(strange, start, end)
         self._add(f"durations of its {_WORDS[table]}", end - start)
         return end
@@ -96,7 +98,7 @@ class Possible:
         known = np.where(size == NULL, 0, size)
         strange = (known < 0) | (known > LONGEST)
         if strange.any():
-            self.sizes[_WORDS[table]] += int(np.count_nonzero(strange))
+            self._count(self.sizes, table, int(np.count_nonzero(strange)))
             known = np.where(strange, 0, known)
         self._add(f"bytes of its {_WORDS[table]}", known)
         return known
@@ -104,4 +106,10 @@ class Possible:
     def _add(self, what: str, values: Ints) -> None:
         """Add to a total; where int64 could wrap, with rounding."""
         exact = int(values.max(initial=0)) * len(values) < _LIMIT
-        self._totals[what] += int(values.sum() if exact else values.sum(dtype=np.float64))
+        total = int(values.sum() if exact else values.sum(dtype=np.float64))
+        with self._counting:
+            self._totals[what] += total
+
+    def _count(self, counter: Counter[str], table: str, rows: int) -> None:
+        with self._counting:
+            counter[_WORDS[table]] += rows
