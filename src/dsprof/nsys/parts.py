@@ -52,9 +52,9 @@ _BYTES_PER_NODE = 300
 _BYTES_COMPILED = 220 << 20
 #: What is read ahead takes less than what is worked on.
 _READ_AHEAD = 0.4
-#: Rows that are worked on at once, in all parts together: more do not make it quicker, and a report of no more is not
-#: cut. And the rows of the smallest part that is worth its while.
-_ROWS_AT_ONCE, _LEAST_ROWS = 1 << 19, 1 << 16
+#: Rows of a part: with fewer, Python's own share of the work grows, with more they do not stay near the processor. What
+#: has no more than the rows of two is not cut. And the rows of the smallest part that is worth its while.
+_ROWS_PER_PART, _LEAST_ROWS = 1 << 18, 1 << 16
 #: Parts that are worked on at once.
 _AT_ONCE = 4
 #: Parts are made so much smaller than the limit would allow: rows are not spread evenly over time.
@@ -96,10 +96,10 @@ class Size:
 
         `workers`: how many parts may be worked on at once, as many as there are processors for us unless given.
         """
-        if self.rows <= _ROWS_AT_ONCE and (limit is None or self.fixed_bytes + self.events_bytes <= limit):
+        if self.rows <= 2 * _ROWS_PER_PART and (limit is None or self.fixed_bytes + self.events_bytes <= limit):
             return Plan(1, 1, self.fixed_bytes + self.events_bytes)
         for at_once in range(min(_AT_ONCE, workers or len(os.sched_getaffinity(0))), 0, -1):
-            parts = max(-(-self.rows * at_once // _ROWS_AT_ONCE), self._parts(limit, at_once))
+            parts = max(-(-self.rows // _ROWS_PER_PART), self._parts(limit, at_once))
             if self.rows >= parts * _LEAST_ROWS or at_once == 1:
                 break
         peak = self.fixed_bytes + int(self.events_bytes / parts / _SPARE * (at_once + _READ_AHEAD))
