@@ -493,3 +493,21 @@ def test_markdown_tables_have_as_many_cells_in_every_row(analysis):
     assert len(blocks) == 5
     for block in blocks:
         assert len({line.replace("\\|", "").count("|") for line in block.splitlines()}) == 1
+
+
+def test_what_thousands_of_requests_say_is_told_without_comparing_each_with_each(
+    analysis: dsprof.Analysis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = analysis.summary()
+    line = summary.requests[-1]
+    many = [attrs.evolve(line, request=number, steady=number > 2, e2e_ns=10**6 + number) for number in range(5_000)]
+    compared = [0]
+
+    def count(one: object, other: object) -> bool:
+        compared[0] += 1
+        return one is other
+
+    monkeypatch.setattr(type(line), "__eq__", count)
+    (grid,) = [one for one in grids(attrs.evolve(summary, requests=tuple(many))) if one.title == "Requests"]
+    assert [row[0] for row in grid.rows] == ["median", "4999", "3 warm-up"]
+    assert compared[0] <= len(many)

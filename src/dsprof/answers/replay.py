@@ -97,9 +97,9 @@ def _run(program: Program) -> list[int]:
         call = now + gap
         now = call + own
         for latency, queue, length, before, has_more, other, busy in islice(ops, launched):
-            free = max(ends[before], ends[other], busy) if has_more else ends[before]
+            free = (max(ends[before], ends[other], busy) if has_more else ends[before]) + queue
             start = call + latency
-            ends[op] = (start if start > free + queue else free + queue) + length
+            ends[op] = (start if start > free else free) + length
             op += 1
         for target in islice(waits, waited) if waited else ():
             now = max(now, ends[target] + back)

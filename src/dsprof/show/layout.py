@@ -478,10 +478,11 @@ def _requests(lines: Sequence[RequestLine], on_gpu: bool) -> Grid:
     if len(lines) <= MOST_REQUESTS:
         rows = [one(line) for line in lines]
     else:
+        warm = [line for line in lines if not line.steady] if steady else []
         steady = steady or list(lines)
         slowest = max(steady, key=lambda line: line.e2e_ns)
         rows = [cells("median", lambda field: _median(steady, field)), one(slowest)]
-        if warm := [line for line in lines if line not in steady]:
+        if warm:
             rows.append(cells(f"{len(warm)} warm-up", lambda field: _median(warm, field)))
         notes.append(f"The median of each column over {len(steady)} steady requests, and the slowest of them.")
     low = ("busy/step", "TTFT GPU", "TPOT GPU", "prompt", "new")
