@@ -138,36 +138,26 @@ class OwnTime:
         setattr(owner, name, self.watch(stage, getattr(owner, name)))
 
 
-class _OneAtATime:
-    """In place of threads, so that the time of each stage is its own."""
-
-    def __init__(self, workers: int) -> None:
-        pass
-
-    def __enter__(self) -> _OneAtATime:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        done: Future[Any] = Future()
-        done.set_result(work(*arguments))
-        return done
+def _at_once(self: Any, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    """In place of what gives work to threads, so that the time of each stage is its own."""
+    done: Future[Any] = Future()
+    done.set_result(work(*arguments))
+    return done
 
 
 def own_time(report: Path, compiled: bool) -> list[Stage]:
     """The same for a report in parts, whose tables are made together: what takes time by itself, the most first."""
     from functools import cached_property
 
-    from dsprof.analysis import analyze, parquet, results, work
+    from dsprof.analysis import analyze, parquet, results
+    from dsprof.arrays import backend
     from dsprof.attribute import launches, ranges, stages
     from dsprof.facts import Facts, Measure, MergeTree
     from dsprof.nsys import inputs, pages, parts, sound
     from dsprof.tables import _table as table
 
     start, own = time.process_time(), OwnTime()
-    work.Workers = parts.Workers = _OneAtATime  # type: ignore[assignment,misc]
+    backend.Workers.submit = _at_once  # type: ignore[method-assign]
     for kind in (launches.Launches, ranges.RangeTree, stages.StageRanges):
         for name, member in vars(kind).items():
             if isinstance(member, cached_property):
