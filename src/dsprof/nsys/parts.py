@@ -52,8 +52,8 @@ _BYTES_PER_NODE = 300
 _BYTES_COMPILED = 220 << 20
 #: What is read ahead takes less than what is worked on.
 _READ_AHEAD = 0.4
-#: Rows of a part: with fewer, Python's own share of the work grows, with more they do not stay near the processor. What
-#: has no more than the rows of two is not cut. And the rows of the smallest part that is worth its while.
+#: Rows of a part: with fewer, Python's own share of the work grows, with more the memory. What has no more than two
+#: parts' rows is not cut. And the rows of the smallest part that is worth its while.
 _ROWS_PER_PART, _LEAST_ROWS = 1 << 18, 1 << 16
 #: Rows are kept from the look where to cut where all of them take no more, at most so many bytes each.
 _MOST_KEPT, _KEPT_PER_CALL, _KEPT_PER_OP = 160 << 20, 56, 160
