@@ -607,9 +607,10 @@ def test_temporary_folder_becomes_full(
 
 @pytest.mark.nsys
 def test_folder_that_the_program_removes(primary: Nsys, folder: Path) -> None:
-    done, _ = record(
+    done, said = record(
         primary, folder, python(f"import shutil; shutil.rmtree({str(folder)!r})\n{SERVE}", "1", "0.5", "0")
     )
+    assert done.ending == "finished", said  # its log went with the folder
     assert ranges(done) == [1]
     assert names(folder) == {"run.nsys-rep", "run.sqlite"}
 
