@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 import dsprof
 from dsprof.analysis.analyze import Analysis
-from dsprof.answers.replay import Replay
-from dsprof.answers.what_if import GRAPH_LATENCY_NS, GRAPH_LAUNCH_NS, Changes, WhatIf
+from dsprof.answers.replay import Replay, SampleReplay
+from dsprof.answers.what_if import GRAPH_LATENCY_NS, GRAPH_LAUNCH_NS, Changes, WhatIf, as_graphs
 from dsprof.errors import NotPredictable
 from dsprof.facts import measures_behind
 from dsprof.model.baseline import node_tracing
@@ -357,6 +357,33 @@ def test_nothing_is_predicted_where_the_recording_is_not_understood(tmp_path: Pa
     assert found.step_predicted_ns is None
     assert found.refused.startswith("Run again without a change, decode differs by ")
     assert found.assumptions == ()
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_the_first_screen_runs_steps_again_and_nothing_else(tmp_path: Path, mixed: bool) -> None:
+    """A prefill may have as many launches as all its steps; a decode without steps has no time of a step to compare."""
+    report = TraceBuilder().range("prefill", 0, 1_000_000)
+    launched(report, 0)
+    for number in range(1, 5):
+        report.range("decode.step", number * 1_000_000, (number + 1) * 1_000_000)
+        launched(report, number * 1_000_000)
+    report.range("decode", 1_000_000, 5_000_000)
+    if mixed:
+        report.range("decode", 5_000_000, 6_000_000)
+        launched(report, 5_000_000)
+    analysis = dsprof.analyze(report.write(tmp_path / "made.sqlite"), reuse=False)
+    sample = analysis.results.fact(SampleReplay).replay
+    assert sample.has_steps.all()
+    assert len(sample.recorded) == 4
+    told = analysis.results.facts.call(as_graphs)
+    if mixed:
+        assert told == {}
+    else:
+        assert (
+            told["decode"].step_predicted_ns
+            == only(analysis.what_if(stage="decode", cuda_graphs=True)).step_predicted_ns
+        )
+        assert set(told) == {"decode"}
 
 
 SAMPLES_OF_ONE_PROCESS = ["h200-stages", "h200-layers", "h200-batch", "h200-dsocr2-layers", "h200-graph-graph"]

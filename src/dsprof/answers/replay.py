@@ -142,7 +142,7 @@ class Replay:
         matched: MatchedCollectives,
     ) -> Self:
         """Of a report."""
-        stretches = Stretches.of(tree, staged, recorded.MOST)
+        stretches = Stretches.of(tree, staged, type(recorded))
         events = _Events.of(recorded, stretches)
         program, usual = events.program()
         stretch = np.repeat(np.arange(len(stretches)), stretches.last - stretches.first)
@@ -160,7 +160,7 @@ class Replay:
 
 @frozen(eq=False)
 class SampleReplay:
-    """The same of a few stretches, which every analysis can afford."""
+    """The same of a few steps, which every analysis can afford."""
 
     replay: Replay
 

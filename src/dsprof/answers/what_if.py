@@ -151,12 +151,16 @@ def what_if(
 def as_graphs(
     sample: SampleReplay, tree: RangeTree, staged: StageRanges, families: FamilyCodes, rules: Rules
 ) -> dict[str, Prediction]:
-    """By stage, what its steps would take as CUDA graphs, told by a few of them; none of a report without kernels."""
+    """By stage, what its steps would take as CUDA graphs, told by a few of them.
+
+    None of a report without kernels, nor of a stage that has no steps at times.
+    """
     replay = sample.replay
     if not len(replay.ops.start) or not replay.steady.any():
         return {}
     found = what_if(replay, tree, staged, families, rules, Changes(cuda_graphs=True))
-    return {one.stage: one for one in found.stages if one.unit == "step"}
+    without = {staged.names[code] for code in at.distinct(staged.code[staged.step_count == 0]).tolist()}
+    return {one.stage: one for one in found.stages if one.stage not in without}
 
 
 @frozen(eq=False)

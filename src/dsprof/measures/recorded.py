@@ -60,23 +60,23 @@ class Stretches:
     unit_row: Ints
 
     @classmethod
-    def of(cls, tree: RangeTree, staged: StageRanges, most: int) -> Self:
-        """Stretches of about `most` units of each stage; they are the same for all parts of a report."""
+    def of(cls, tree: RangeTree, staged: StageRanges, kind: type[Recorded]) -> Self:
+        """Stretches of about so many units of each stage as `kind` says; the same for all parts of a report."""
         made = _MADE.setdefault(staged, {})
-        if most not in made:
-            made[most] = cls._of(tree, staged, most)
-        found: Self = made[most]
+        if kind not in made:
+            made[kind] = cls._of(tree, staged, kind.MOST, kind.WHOLE)
+        found: Self = made[kind]
         return found
 
     @classmethod
-    def _of(cls, tree: RangeTree, staged: StageRanges, most: int) -> Self:
+    def _of(cls, tree: RangeTree, staged: StageRanges, most: int, whole: bool) -> Self:
         ranges = staged.lasting.ranges
         steps = np.flatnonzero(staged.of_step >= 0)
         steps = steps[np.lexsort((ranges.start[staged.steps[steps]], staged.row[staged.of_step[steps]]))]
         of_stage = staged.row[staged.of_step[steps]]
         place = np.arange(len(steps)) - np.searchsorted(of_stage, of_stage)
         longest = max(min(LONGEST, most // 8), 1)
-        alone = np.flatnonzero(staged.step_count == 0)
+        alone = np.flatnonzero((staged.step_count == 0) & whole)
         stage = np.concatenate([of_stage, alone])
         row = np.concatenate([steps, np.full(len(alone), -1)])
         part = np.concatenate([place // longest, np.zeros(len(alone), np.int64)])
@@ -102,8 +102,8 @@ class Stretches:
         return len(self.stage)
 
 
-#: The stretches of reports that are worked on, by how many units of a stage they have.
-_MADE: WeakKeyDictionary[StageRanges, dict[int, Any]] = WeakKeyDictionary()
+#: The stretches of reports that are worked on, by what they are for.
+_MADE: WeakKeyDictionary[StageRanges, dict[type, Any]] = WeakKeyDictionary()
 
 
 def _evenly(stage: Ints, units: Ints, most: int) -> Ints:
@@ -147,16 +147,20 @@ class RecordedOps(NamedTuple):
 
 @frozen(eq=False)
 class Recorded(Measure):
-    """Calls and operations of the stretches of a report (see the module)."""
+    """Calls and operations of the stretches of a report (see the module).
+
+    `MOST` units of a stage; `WHOLE`: also of those that have no steps, whose units are long.
+    """
 
     calls: RecordedCalls
     ops: RecordedOps
     MOST: ClassVar[int] = MOST
+    WHOLE: ClassVar[bool] = True
 
     @classmethod
     def take(cls, launches: Launches) -> Self:
         """Of a part of a report."""
-        stretches = Stretches.of(launches.tree, launches.stages, cls.MOST)
+        stretches = Stretches.of(launches.tree, launches.stages, cls)
         calls, called = _calls_of(launches, stretches)
         return cls(calls, _ops_of(launches, stretches, called))
 
@@ -174,9 +178,10 @@ class Recorded(Measure):
 
 @frozen(eq=False)
 class RecordedSample(Recorded):
-    """The same of a few stretches, which every analysis can afford."""
+    """The same of a few steps, which every analysis can afford."""
 
     MOST: ClassVar[int] = 16
+    WHOLE: ClassVar[bool] = False
 
 
 def _sorted(rows: T, *by: Ints) -> T:

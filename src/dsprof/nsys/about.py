@@ -8,7 +8,6 @@ from dsprof.nsys.export import Export
 from dsprof.nsys.possible import LONGEST
 from dsprof.trace import Gpu, Report
 
-_SYSTEM = "TARGET_INFO_SYSTEM_ENV"
 #: The row of META_DATA_CAPTURE that says whether Python was sampled (2023.4 and 2025.3).
 SAMPLED = "PYTHON_BACKTRACE_SAMPLING_OPTIONS:COLLECT_SAMPLES"
 
@@ -16,7 +15,7 @@ SAMPLED = "PYTHON_BACKTRACE_SAMPLING_OPTIONS:COLLECT_SAMPLES"
 def report_of(export: Export) -> Report:
     """What the report says of itself."""
     versions = _versions(export)
-    system = _pairs(export, _SYSTEM, ("NvDriverVersion", "CudaDriverVersion"))
+    system = _pairs(export, schema.SYSTEM, ("NvDriverVersion", "CudaDriverVersion"))
     messages = messages_of(export)
     capture = _pairs(export, "META_DATA_CAPTURE", ("PROCESS_0:CUDA_GRAPH_TRACE_OPTIONS:MODE",))
     return Report(
@@ -39,7 +38,7 @@ def report_of(export: Export) -> Report:
 
 def driver_of(export: Export) -> str:
     """The version of the GPU's driver; empty where the report does not say it."""
-    return _driver(_pairs(export, _SYSTEM, ("NvDriverVersion",)).get("NvDriverVersion", ""))
+    return _driver(_pairs(export, schema.SYSTEM, ("NvDriverVersion",)).get("NvDriverVersion", ""))
 
 
 def sampled_python(export: Export) -> bool:

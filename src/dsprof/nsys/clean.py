@@ -20,9 +20,9 @@ from dsprof.nsys import schema
 from dsprof.nsys.sought import Sought, variables_in
 from dsprof.records import frozen
 
-SYSTEM, CAPTURE, STREAMS = "TARGET_INFO_SYSTEM_ENV", "META_DATA_CAPTURE", "ProcessStreams"
+CAPTURE, STREAMS = "META_DATA_CAPTURE", "ProcessStreams"
 #: Tables of names and values that describe machine, capture and export.
-_DESCRIBING = (SYSTEM, CAPTURE, *schema.VERSION_TABLES)
+_DESCRIBING = (schema.SYSTEM, CAPTURE, *schema.VERSION_TABLES)
 #: Rows of them that hold an environment: by their name, or as variables stand there between NULs.
 _ARE_VARIABLES = "instr(CAST(value AS BLOB), x'00') AND instr(value, '=')"
 _IS_ENVIRONMENT = f"(name LIKE '%environment%' OR ({_ARE_VARIABLES}))"
@@ -179,13 +179,6 @@ class Table:
         return [name for name, _, _, _ in self.columns]
 
 
-#: Columns that hold ids of strings, as far as their names tell; exports also say it in their declarations.
-REFERENCE = re.compile(
-    r"\w*[nN]ameId|\w*[tT]extId|demangledName|shortName|mangledName|kernelName|funcName|varName|srcFile|symbol|module"
-    r"|providerName|taskName|description|CpuInstruction|filenameId|contentId"
-)
-
-
 def quoted(name: str) -> str:
     """A name as SQL takes it, whatever is in it."""
     return '"' + name.replace('"', '""') + '"'
@@ -214,7 +207,7 @@ def _table(database: sqlite3.Connection, of: str, name: str, sql: str) -> Table:
     )
     names = {column for column, _, _, _ in columns}
     said = re.findall(r"^\s*\"?(\w+)\"?[^\n]*REFERENCES\s+StringIds", sql, re.MULTILINE)
-    references = {column for column in names if REFERENCE.fullmatch(column)} | (names & set(said))
+    references = {column for column in names if schema.REFERENCE.fullmatch(column)} | (names & set(said))
     single = [kind for _, kind, _, place in columns if place]
     own_number = "WITHOUT ROWID" in sql.upper() or (len(single) == 1 and single[0].upper() == "INTEGER")
     rowid = next((alias for alias in ("rowid", "_rowid_", "oid") if alias not in {n.lower() for n in names}), "")

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from dsprof.errors import ExportFailed, NsysMissing, NsysTooOld, OutputRefused
 from dsprof.ground.leftovers import clear_leftovers, own_folder
-from dsprof.nsys.clean import clean
 from dsprof.nsys.inputs import Input
 from dsprof.nsys.nccl import may_hold_payloads, store_nccl
 from dsprof.nsys.processes import end_all, guarded, tmpdir_of
@@ -293,6 +292,8 @@ def finish_export(
     `tables`: the options that say which tables it holds, where it holds not all; `named`: ids of the strings that the
     others use. Raises `ExportFailed`.
     """
+    from dsprof.nsys.clean import clean  # which loads all that knows secrets, and an export is seldom made
+
     try:
         _store_payloads(report.path, exported, nsys, tables)
         clean(exported, command, named)

@@ -23,7 +23,6 @@ import pyarrow as pa
 
 from dsprof.arrays import NULL, Ints
 from dsprof.nsys import schema
-from dsprof.nsys.clean import REFERENCE
 
 #: The tables that are kept so: columns of numbers, and nearly all rows of a large report.
 TABLES = tuple(source.table for source in (schema.CALLS, *schema.OPERATIONS))
@@ -85,7 +84,7 @@ class EventFiles:
         found: set[int] = set()
         for table in self._pieces:
             for piece in self._tables(table):
-                for name in filter(REFERENCE.fullmatch, piece.column_names):
+                for name in filter(schema.REFERENCE.fullmatch, piece.column_names):
                     found.update(piece.column(name).unique().drop_null().to_pylist())
         return found
 

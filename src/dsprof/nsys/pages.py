@@ -21,8 +21,8 @@ import os
 import sqlite3
 import sys
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any
 
@@ -75,7 +75,7 @@ class Pages:
     def __enter__(self) -> Pages:
         try:
             self._file = _File(self._path)
-        except (_NotKnown, OSError):
+        except (_NotKnown, OSError, sqlite3.Error):
             self._file = None
         return self
 
@@ -90,9 +90,8 @@ class Pages:
         if not self._file:
             return None
         try:
-            with closing(sqlite3.connect(uri_of(self._path), uri=True)) as sql:
-                sql.text_factory = lambda raw: raw.decode("utf-8", "replace")
-                root, columns = _declared(sql, name)
+            with self._file.asking:
+                root, columns = _declared(self._file.sql, name)
             return PageTable(self._file, columns, *_walk(self._file, root))
         except (_NotKnown, OSError, sqlite3.Error, UnicodeDecodeError):  # the last from a message that quotes a schema
             return None
@@ -202,11 +201,15 @@ class _File:
             self.page_size, self.usable, self.pages = _header(
                 os.pread(self._number, 100, 0), os.fstat(self._number).st_size
             )
+            # One connection for all threads: to read a schema of 50 tables takes SQLite longer than to tell of one.
+            self.sql, self.asking = sqlite3.connect(uri_of(path), uri=True, check_same_thread=False), Lock()
+            self.sql.text_factory = lambda raw: raw.decode("utf-8", "replace")
         except BaseException:
             os.close(self._number)
             raise
 
     def close(self) -> None:
+        self.sql.close()
         os.close(self._number)
 
     def blocks(self, pages: Ints, null: int) -> Iterator[_Block]:

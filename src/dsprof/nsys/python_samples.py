@@ -12,7 +12,6 @@ Another's export that has the payloads is read as it is.
 from __future__ import annotations
 
 import base64
-import html
 import json
 import sqlite3
 import struct
@@ -208,5 +207,7 @@ def _named(function: str, file: str) -> str:
 
     nsys 2023.4 writes ``&lt;module&gt;`` for ``<module>``.
     """
-    base = html.unescape(file).replace("\\", "/").rstrip("/").rpartition("/")[2]
-    return f"{html.unescape(function) or '?'} ({base or '?'})"
+    from html import unescape  # which loads all names of characters
+
+    base = unescape(file).replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return f"{unescape(function) or '?'} ({base or '?'})"

@@ -7,6 +7,8 @@ change is noted beside the column.
 
 from __future__ import annotations
 
+import re
+
 from dsprof.records import frozen
 
 KERNEL = "CUPTI_ACTIVITY_KIND_KERNEL"
@@ -26,6 +28,13 @@ PYTHON, PYTHON_STACKS = "DSPROF_PYTHON_SAMPLES", "DSPROF_PYTHON_CALLCHAINS"
 NCCL = "DSPROF_NCCL"
 #: The version table: none in 2020 and 2021, the first name up to 2023.1.2, the second from 2023.4.4.
 VERSION_TABLES = ("EXPORT_META_DATA", "META_DATA_EXPORT")
+#: Names and values that describe the machine.
+SYSTEM = "TARGET_INFO_SYSTEM_ENV"
+#: Columns that hold ids of strings, as far as their names tell; exports also say it in their declarations.
+REFERENCE = re.compile(
+    r"\w*[nN]ameId|\w*[tT]extId|demangledName|shortName|mangledName|kernelName|funcName|varName|srcFile|symbol|module"
+    r"|providerName|taskName|description|CpuInstruction|filenameId|contentId"
+)
 #: Tables whose absence is worth telling, with what is lost.
 EXPECTED = {NVTX: "NVTX ranges", KERNEL: "kernels", RUNTIME: "CUDA API calls"}
 

@@ -43,7 +43,6 @@ from dsprof.nsys import schema
 from dsprof.nsys.clean import (
     CAPTURE,
     STREAMS,
-    SYSTEM,
     Table,
     commands_in,
     decoded,
@@ -259,7 +258,7 @@ _MOMENTS = frozenset(("start", "timestamp", "rawTimestamp"))
 _BLANK = {
     "TARGET_INFO_GPU": ("uuid", "ctxswDevPath", "ctrlDevPath"),
     "TARGET_INFO_SESSION_START_TIME": ("localTime",),
-    SYSTEM: ("devStateName",),
+    schema.SYSTEM: ("devStateName",),
 }
 #: Having rows here does not make a process one of the capture: they list what ran on the machine.
 _NO_EVENTS = frozenset((_PROCESSES, _THREADS, STREAMS, "ANALYSIS_FILE", "DIAGNOSTIC_EVENT", "SCHED_EVENTS"))
@@ -382,7 +381,7 @@ class _Scrub:
         """Is the table one whose rows all go? So are those that nobody here knows, tell no time and hold text."""
         if table.name in _EMPTIED:
             return True
-        listed = table.name in (SYSTEM, CAPTURE, _PROCESSES, _THREADS, *schema.VERSION_TABLES)
+        listed = table.name in (schema.SYSTEM, CAPTURE, _PROCESSES, _THREADS, *schema.VERSION_TABLES)
         if listed or _EXPLAINING.fullmatch(table.name) or _MOMENTS & set(table.names):
             return False
         text = " OR ".join(f"typeof({quoted(name)}) IN ('text', 'blob')" for name in table.names)
@@ -394,7 +393,7 @@ class _Scrub:
         """Learn from everything that goes, and from our own environment, what must not stand in anything that stays."""
         self._collect_own()
         for table in self.tables:
-            if {"name", "value"} <= set(table.names) and table.name in (SYSTEM, CAPTURE, *schema.VERSION_TABLES):
+            if {"name", "value"} <= set(table.names) and table.name in (schema.SYSTEM, CAPTURE, *schema.VERSION_TABLES):
                 rows = self._rows(f"SELECT name, value FROM old.{quoted(table.name)}")
                 for name, value in rows:
                     self._collect_row(decoded(name), decoded(value))
@@ -499,7 +498,7 @@ def _failed(source: Path, what: str) -> ScrubFailed:
 def _where(table: Table) -> str:
     """Which rows of a table stay, as an SQL condition."""
     names = set(table.names)
-    if table.name in (SYSTEM, CAPTURE, *schema.VERSION_TABLES):
+    if table.name in (schema.SYSTEM, CAPTURE, *schema.VERSION_TABLES):
         return (
             f"allowed('{table.name}', CAST(name AS BLOB), CAST(value AS BLOB))" if {"name", "value"} <= names else "0"
         )
@@ -512,7 +511,7 @@ def _where(table: Table) -> str:
 
 def _allowed(table: bytes, name: bytes | None, value: bytes | None) -> bool:
     own = decoded(name)
-    if decoded(table) == SYSTEM:
+    if decoded(table) == schema.SYSTEM:
         return own in _SYSTEM_ROWS
     rows = _CAPTURE_ROWS if decoded(table) == CAPTURE else _EXPORT_ROWS
     return bool(rows.fullmatch(own)) and (rows is _EXPORT_ROWS or bool(_PLAIN.fullmatch(decoded(value))))

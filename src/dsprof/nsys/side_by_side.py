@@ -25,7 +25,6 @@ import numpy as np
 from dsprof.arrays.backend import Workers
 from dsprof.ground.memory import allowed
 from dsprof.nsys import schema
-from dsprof.nsys.clean import SYSTEM
 from dsprof.nsys.command import Process, export_error, finish_export, is_whole, kill, run_export, run_nsys
 from dsprof.nsys.event_files import EXPORT, TABLES, EventFiles, write_index
 from dsprof.nsys.inputs import Input
@@ -74,7 +73,7 @@ def export_side_by_side(report: Input, folder: Path, nsys: Path, jobs: int, comm
 
     Raises as `nsys.command.export` does, and what it says of environments and secrets holds here.
     """
-    small, others = folder / EXPORT, f"--tables={all_but((*TABLES, SYSTEM))}"
+    small, others = folder / EXPORT, f"--tables={all_but((*TABLES, schema.SYSTEM))}"
     sha256 = report.sha256
     said = run_export(report, nsys, ["--type=sqlite", others], small)
     if not is_whole(small):

@@ -8,7 +8,6 @@ through here; a character that is not shown stands as its escape (``\x1b``), so 
 from __future__ import annotations
 
 import re
-from html import escape
 
 #: Controls of C0 and C1, what turns the direction of text, what has no width or breaks lines, halves of surrogates.
 _UNSEEN = re.compile(
@@ -79,6 +78,8 @@ def _json_escape(found: re.Match[str]) -> str:
 
 def for_html(text: str) -> str:
     """Text within an element or an attribute."""
+    from html import escape  # which loads all names of characters
+
     return escape(visible(text))
 
 
