@@ -53,12 +53,11 @@ def assert_same(whole: Analysis, parted: Analysis) -> None:
 
 
 def in_parts(path: Path, parts: int, rules: Rules | None = None) -> Analysis:
-    """In parts, whose rows are kept from the first look at them where there is an odd number of parts."""
-    return Analysis.of(ReportInParts(path, parts, keep=parts % 2 == 1), rules, path)
+    return Analysis.of(ReportInParts(path, parts), rules, path)
 
 
 def test_what_sql_must_be_asked_for_is_the_same_in_parts(tmp_path: Path) -> None:
-    """Two threads read kept rows, and no page is as they know it: the file says that it may have a WAL."""
+    """Two threads read rows, and no page is as they know it: the file says that it may have a WAL."""
     path = tmp_path / "wal.sqlite"
     raw = bytearray(locate(ROOT / "traces" / "samples" / "h100-flash.sqlite.xz")[1].path.read_bytes())
     raw[18:20] = b"\2\2"
@@ -289,11 +288,10 @@ def test_a_limit_makes_parts_and_too_small_a_one_says_what_is_needed() -> None:
     size = Size(ranges=100_000, calls=1_000_000, ops=500_000)
     assert Size(ranges=10, calls=1000, ops=500).plan(None).parts == 1
     quick = size.plan(None, workers=2)
-    assert (quick.parts, quick.at_once, quick.keep) == (6, 2, True)
+    assert (quick.parts, quick.at_once) == (6, 2)
     assert size.plan(quick.peak_bytes, workers=2).parts >= quick.parts
     tight = size.plan(400 * 10**6, workers=2)
     assert tight.parts > quick.parts
-    assert not tight.keep
     assert tight.peak_bytes <= 400 * 10**6
     with pytest.raises(MemoryTooSmall, match=r"Give it 0\.\d\d GB or more with --memory") as refused:
         size.plan(size.fixed_bytes)
@@ -303,9 +301,9 @@ def test_a_limit_makes_parts_and_too_small_a_one_says_what_is_needed() -> None:
 
 def test_where_memory_is_short_fewer_parts_are_worked_on_at_once() -> None:
     size = Size(ranges=100_000, calls=10_000_000, ops=10_000_000)
-    assert size.plan(None, workers=64).at_once == 4
-    shrinking = [size.plan(limit * 10**6, workers=4).at_once for limit in (2000, 420, 390, 360)]
-    assert shrinking == [4, 3, 2, 1]
+    assert size.plan(None, workers=64).at_once == 3
+    shrinking = [size.plan(limit * 10**6, workers=4).at_once for limit in (2000, 390, 360)]
+    assert shrinking == [3, 2, 1]
 
 
 @pytest.fixture(scope="module")
@@ -349,7 +347,7 @@ def test_the_peak_stays_below_the_limit_and_the_results_are_the_same(
     code, unlimited, _ = run("analyze", large, "--out", tmp_path / "whole", "--format", "json", loops)
     assert code == 0
     quick, tight = size.plan(None), size.plan(limit)
-    assert (tight.parts, not tight.keep) > (quick.parts, not quick.keep)
+    assert tight.parts > quick.parts
     code, peak, _ = run("analyze", large, "--out", tmp_path / "parts", "--format", "json", "--memory", limit, loops)
     assert code == 0
     assert peak < min(limit, unlimited)

@@ -145,7 +145,7 @@ def _fresh(
             source = WholeReport(read(exported, progress, details, wanted))
         else:
             progress(f"working in {plan.parts} parts, in about {plan.peak_bytes / 1e9:.1f} GB of memory")
-            source = ReportInParts(exported, plan.parts, details, progress, plan.at_once, wanted, plan.keep)
+            source = ReportInParts(exported, plan.parts, details, progress, plan.at_once, wanted)
         fresh = Fresh(source, rules, options.tables)
         _check_stages(fresh.facts[StageRanges], plan, limit)
         return fresh

@@ -55,10 +55,8 @@ _READ_AHEAD = 0.4
 #: Rows of a part: with fewer, Python's own share of the work grows, with more the memory. What has no more than two
 #: parts' rows is not cut. And the rows of the smallest part that is worth its while.
 _ROWS_PER_PART, _LEAST_ROWS = 1 << 18, 1 << 16
-#: Rows are kept from the look where to cut where all of them take no more, at most so many bytes each.
-_MOST_KEPT, _KEPT_PER_CALL, _KEPT_PER_OP = 160 << 20, 56, 160
-#: Parts that are worked on at once.
-_AT_ONCE = 4
+#: Parts that are worked on at once: four take a tenth more memory, and on 16 processors no less time.
+_AT_ONCE = 3
 #: Parts are made so much smaller than the limit would allow: rows are not spread evenly over time.
 _SPARE = 0.7
 #: Rows are copied run by run where a run has that many of them on average.
@@ -89,11 +87,6 @@ class Size:
         return _BYTES_ALONE + _BYTES_COMPILED * self.compiled + whole + self.calls
 
     @property
-    def kept_bytes(self) -> int:
-        """What its rows take at most, were they kept as they are read."""
-        return _KEPT_PER_CALL * self.calls + _KEPT_PER_OP * self.ops
-
-    @property
     def events_bytes(self) -> int:
         """What all its API calls and operations take, were they there at once."""
         return BYTES_PER_CALL * self.calls + BYTES_PER_OP * self.ops
@@ -103,14 +96,6 @@ class Size:
 
         `workers`: how many parts may be worked on at once, as many as there are processors for us unless given.
         """
-        found = self._cut(limit, workers)
-        whole = found.peak_bytes + self.kept_bytes
-        if found.parts == 1 or self.kept_bytes > _MOST_KEPT or (limit is not None and whole > limit):
-            return found
-        return attrs.evolve(found, keep=True, peak_bytes=whole)
-
-    def _cut(self, limit: int | None, workers: int | None) -> Plan:
-        """The same without that rows are kept."""
         if self.rows <= 2 * _ROWS_PER_PART and (limit is None or self.fixed_bytes + self.events_bytes <= limit):
             return Plan(1, 1, self.fixed_bytes + self.events_bytes)
         for at_once in range(min(_AT_ONCE, workers or len(os.sched_getaffinity(0))), 0, -1):
@@ -139,15 +124,11 @@ class Size:
 
 @frozen
 class Plan:
-    """In how many parts to work, how many of them at once, and about how many bytes of memory that takes.
-
-    `keep`: the rows are kept as they were read, so that parts need not read them again.
-    """
+    """In how many parts to work, how many of them at once, and about how many bytes of memory that takes."""
 
     parts: int
     at_once: int
     peak_bytes: int
-    keep: bool = False
 
 
 def size_of(given: Input | Path) -> Size:
@@ -193,10 +174,9 @@ class ReportInParts:
         progress: Progress = lambda sentence: None,
         at_once: int = 2,
         wanted: Wanted = ALL,
-        keep: bool = False,
     ) -> None:
         self.at_once, self._details, self._progress = at_once, details, progress
-        with Export(given) as export, Workers(3) as beside:
+        with Export(given) as export, Workers(2) as beside:
             export.sniff()
             self._input = export.input
             checked, hashed = beside.submit(check, export.input), beside.submit(lambda: export.input.sha256)
@@ -211,16 +191,7 @@ class ReportInParts:
             nodes = graph_nodes_of(export) if born else no_nodes()
             self._extra = {schema.KERNEL: (NODE,)} if born and not details else {}
             progress("looking where to cut")
-
-            def hold(table: Blocks) -> None:
-                table.hold(export, details, self._extra.get(table.source.table, ()))
-
             calls, operations = Blocks(schema.CALLS), [Blocks(source) for source in schema.OPERATIONS]
-            if keep:
-                holding = [beside.submit(hold, table) for table in operations]
-                hold(calls)
-                for held in holding:
-                    held.result()
             self._survey, self._chosen = Survey(export, calls, operations, chosen), chosen
             self._names.learn(export, self._survey.call_names)
             self._names.learn(export, self._survey.kernel_names)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from dsprof.arrays import NULL, Bools, Ints, distinct, distinct_in_any_order, group_rows
 from dsprof.arrays.backend import Workers
@@ -15,8 +14,6 @@ from dsprof.nsys.export import Columns, Export, is_null, nulls
 from dsprof.nsys.rows import only_caller
 from dsprof.nsys.selection import Chosen
 from dsprof.trace import process_of
-
-Integers = npt.NDArray[np.integer[Any]]
 
 #: Rows that are told apart, blocks that are looked at together, and every how many rows a sample of the times is.
 _ROWS_PER_BLOCK, _BLOCKS_AT_ONCE, _SAMPLE = 1 << 14, 8, 64
@@ -207,24 +204,6 @@ class Blocks:
         self.samples = _Samples(nothing, nothing, nothing)
         self.orphans = np.zeros(0, np.bool_)
         self._ids = [_IdRanges(nothing, nothing, nothing, nothing)]
-        self._held: dict[str, Integers] | None = None
-
-    def hold(self, export: Export, details: bool, extra: tuple[str, ...] = ()) -> None:
-        """Read all rows once, and keep them for all that is asked later."""
-        columns = export.integers(self.source, details=details, extra=(*extra, "rowid"))
-        self._held = {name: _narrow(columns.pop(name)) for name in list(columns)}
-
-    def _rows(
-        self, export: Export, source: schema.Source, rowids: tuple[int, int], details: bool, extra: tuple[str, ...]
-    ) -> Columns:
-        """Some rows from the first rowid to the last, from memory where they are there."""
-        if self._held is None:
-            return export.integers(source, details=details, extra=extra, rowids=rowids)
-        first = int(np.searchsorted(self._held["rowid"], rowids[0]))
-        last = int(np.searchsorted(self._held["rowid"], rowids[1], side="right"))
-        missing = nulls(last - first)
-        names = (*source.columns, *source.details, *extra)
-        return {name: _wide(self._held[name][first:last] if name in self._held else missing) for name in names}
 
     def survey(self, export: Export, columns: tuple[str, ...]) -> Iterator[tuple[Ints, Columns]]:
         """Some columns of all rows, many blocks at a time, and the block of each row; the caller notes them."""
@@ -237,7 +216,7 @@ class Blocks:
         self.orphans = np.zeros(len(self.first), np.bool_)
 
         def read(rowids: tuple[int, int]) -> Columns:
-            return self._rows(export, asked, rowids, True, ("rowid",))
+            return export.integers(asked, extra=("rowid",), rowids=rowids)
 
         begins = range(0, len(self.first), _BLOCKS_AT_ONCE)
         spans = [(int(self.first[one]), int(self.last[one : one + _BLOCKS_AT_ONCE][-1])) for one in begins]
@@ -297,20 +276,7 @@ class Blocks:
             for first in range(begin, end, _BLOCKS_READ):
                 last = min(first + _BLOCKS_READ, end) - 1
                 rowids = (int(self.first[first]), int(self.last[last]))
-                yield self._rows(export, self.source, rowids, details, extra)
-
-
-def _narrow(column: Ints) -> Integers:
-    """The column in half the memory, where its values allow it."""
-    if is_null(column) or not len(column):
-        return column
-    least, most = int(column.min()), int(column.max())
-    return column.astype(np.int32) if max(-least, most + 1) <= 1 << 31 else column
-
-
-def _wide(column: Integers) -> Ints:
-    """The same as it was."""
-    return column.astype(np.int64, copy=False)
+                yield export.integers(self.source, details=details, extra=extra, rowids=rowids)
 
 
 def together(parts: list[Columns], source: schema.Source) -> Columns:
