@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +33,17 @@ def as_installed() -> dict[str, str]:
     """The environment, but Python keeps what it compiled, as it is of an installed package, and buffers its output."""
     unwanted = ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
     return {name: value for name, value in os.environ.items() if name not in unwanted}
+
+
+def sources_of(commit: str, folder: Path) -> Path:
+    """The sources of a commit of this checkout, unpacked into a folder; of another checkout, whose folder is named."""
+    if Path(commit, "src").is_dir():
+        return Path(commit, "src").resolve()
+    git = ["git", "-C", str(Path(__file__).resolve().parents[1]), "archive", commit, "src"]
+    packed = subprocess.run(git, stdout=subprocess.PIPE, check=True).stdout
+    with tarfile.open(fileobj=BytesIO(packed)) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "src"
 
 
 def run(command: Sequence[str], limit_s: int = LIMIT_S) -> Run:

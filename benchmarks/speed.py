@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import machine
 import reports
-from measure import Run, RunFailed, run
+from measure import Run, RunFailed, run, sources_of
 from reports import say
 
 import dsprof
@@ -53,6 +53,8 @@ for query in sys.argv[2:]:
 FLOOR, CAT, COLD, FAST, FIRST, WARM, MEMORY, NSYS = (
     "floor", "cat", "analyze", "fast", "first", "again", "memory", "nsys",
 )  # fmt: skip
+#: Ends the key of a contender that another commit's sources are.
+_BEFORE = "-before"
 
 
 class Contender(NamedTuple):
@@ -117,6 +119,7 @@ def contenders(export: Path, options: argparse.Namespace, nsys: Path | None, ker
         Contender(WARM, "dsprof analyze, again", lambda folder: [*analyze, str(folder)], options.runs, COLD),
     ]
     found += _compiled(analyze, options) if backend.is_installed() else []
+    found += _earlier(analyze, options) if options.before else []
     found += [_bounded(analyze, limit, options.runs) for limit in (options.memory if offers_memory() else ())]
     nsys_runs = options.nsys_runs if options.nsys_runs is not None else (1 if kernels > MANY_KERNELS else options.runs)
     if nsys:
@@ -130,6 +133,22 @@ def _compiled(analyze: list[str], options: argparse.Namespace) -> list[Contender
     if options.first_run:
         found.append(Contender(FIRST, f"{name}, first run", lambda folder: first_run(analyze, folder), 1))
     return found
+
+
+def _earlier(analyze: list[str], options: argparse.Namespace) -> list[Contender]:
+    """The same by the sources of an earlier commit."""
+    earlier = [*with_sources(options.earlier), *analyze]
+    kinds = [(COLD, "--no-fast"), *([(FAST, "--fast")] if backend.is_installed() else [])]
+    return [
+        Contender(key + _BEFORE, f"dsprof analyze {how}, before", lambda folder, how=how: [*earlier, str(folder), how],
+                  options.runs) for key, how in kinds
+    ]  # fmt: skip
+
+
+def with_sources(sources: Path) -> list[str]:
+    """The head of a command that runs Python with other sources of dsprof."""
+    path = os.pathsep.join(filter(None, [str(sources), os.environ.get("PYTHONPATH", "")]))
+    return ["/usr/bin/env", f"PYTHONPATH={path}"]
 
 
 def _bounded(analyze: list[str], limit: str, runs: int) -> Contender:
@@ -260,11 +279,24 @@ def section(one: Measured) -> list[str]:
             "runs"]  # fmt: skip
     lines = [f"## {one.kernels:,} kernels ({kind}, {one.size / 1e6:,.0f} MB)", "", _line(head)]
     lines += ["|---" + "|---:" * (len(head) - 1) + "|", *(_line(_cells(row, one)) for row in one.rows)]
+    lines += _beside_before(one)
     lines += ["", f"Load of the machine before: {one.load_before}; after: {one.load_after}.", *one.notes]
     if one.compared:
         lines += ["", "| compared | equal rows | left out |", "|---|---:|---|"]
         lines += [_line([c.what, "**not equal**" if c.faults else f"{c.rows:,}", c.left_out]) for c in one.compared]
     return lines
+
+
+def _beside_before(one: Measured) -> list[str]:
+    """What it takes in parts of what the earlier commit takes, by their medians."""
+    pairs = [(row, one.row(row.key + _BEFORE)) for row in one.rows if one.row(row.key + _BEFORE)]
+    if not pairs:
+        return []
+    lines = ["", _line(["in parts of before", "wall", "CPU", "peak"]), "|---|---:|---:|---:|"]
+    return lines + [
+        _line([row.name, *(_ratio(row, before, what) for what in ("wall_s", "cpu_s", "peak_bytes"))])
+        for row, before in pairs
+    ]
 
 
 def _line(cells: list[str]) -> str:
@@ -354,6 +386,7 @@ def command_of(options: argparse.Namespace) -> str:
     parts += ["--nsys-runs", str(options.nsys_runs)] if options.nsys_runs is not None else []
     parts += ["--memory", *options.memory] if options.memory else []
     parts += ["--first-run"] if options.first_run else []
+    parts += ["--before", Path(options.before).name] if options.before else []
     return " ".join([*parts, *(["--check"] if options.check else [])])
 
 
@@ -369,6 +402,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=reports.usual_folder(), help="where synthetic reports are kept")
     parser.add_argument("--memory", nargs="*", default=[], help="limits for dsprof analyze --memory")
     parser.add_argument("--first-run", action="store_true", help="measure a run that finds no loop compiled, too")
+    parser.add_argument("--before", metavar="COMMIT", help="measure a commit of this checkout, too, or another one's "
+                        "folder")  # fmt: skip
     parser.add_argument("--check", action="store_true", help="compare the results too")
     parser.add_argument("--out", type=Path, help="the Markdown page; printed otherwise")
     parser.add_argument("--json", type=Path, help="the raw numbers")
@@ -395,24 +430,32 @@ def chosen_nsys(options: argparse.Namespace) -> Path | None:
     return nsys
 
 
-def warm_up(report: Path) -> None:
-    """Let the loops be compiled, which is measured by itself."""
-    with tempfile.TemporaryDirectory(prefix="dsprof-bench-") as work:
-        run([sys.executable, "-m", "dsprof", "analyze", str(report), "--fast", "--out", f"{work}/out"])
+def warm_up(report: Path, sources: Path) -> None:
+    """Let modules and loops be compiled, which no first run pays for."""
+    compileall.compile_dir(str(sources), quiet=1)
+    if backend.is_installed():
+        with tempfile.TemporaryDirectory(prefix="dsprof-bench-") as work:
+            analyze = [sys.executable, "-m", "dsprof", "analyze", str(report), "--fast", "--out", f"{work}/out"]
+            run([*with_sources(sources), *analyze])
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     options = parse(arguments)
+    with tempfile.TemporaryDirectory(prefix="dsprof-bench-") as folder:
+        options.earlier = sources_of(options.before, Path(folder)) if options.before else None
+        return _main(options)
+
+
+def _main(options: argparse.Namespace) -> int:
     nsys = chosen_nsys(options)
-    compileall.compile_dir(str(Path(str(dsprof.__file__)).parent), quiet=1)  # no first run pays for this
     files = [(path, False) for path in options.report]  # what was recorded comes first
     files += [(reports.synthetic(options.folder, kernels), True) for kernels in options.kernels]
     about = {"command": command_of(options), "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
              "machine": machine.describe(nsys)}  # fmt: skip
     try:
-        if backend.is_installed() and files:
-            warm_up(files[0][0])
+        for sources in filter(None, [Path(str(dsprof.__file__)).parents[1], options.earlier] if files else []):
+            warm_up(files[0][0], sources)
         measured = [measure(path, synthetic, options, nsys) for path, synthetic in files]
     except RunFailed as error:
         say(f"A run failed, so nothing was written: {error}")

@@ -14,15 +14,13 @@ import lzma
 import os
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
-from measure import as_installed
+from measure import as_installed, sources_of
 
 _ROOT = Path(__file__).resolve().parents[1]
 _SAMPLE = _ROOT / "traces" / "samples" / "h100-flash.sqlite.xz"
@@ -97,21 +95,12 @@ def table(found: Mapping[tuple[str, str], Took]) -> str:
     return "\n".join(lines)
 
 
-def unpacked(commit: str, folder: Path) -> Path:
-    """The sources of a commit of this checkout."""
-    git = ["git", "-C", str(_ROOT), "archive", commit, "src"]
-    packed = subprocess.run(git, stdout=subprocess.PIPE, check=True).stdout
-    with tarfile.open(fileobj=BytesIO(packed)) as archive:
-        archive.extractall(folder, filter="data")
-    return folder / "src"
-
-
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Say what a start of dsprof takes.")
     parser.add_argument("report", type=Path, nargs="?", default=_SAMPLE, help="a small report; a sample otherwise")
     parser.add_argument("--turns", type=int, default=10, help="how often each is started")
-    parser.add_argument("--before", metavar="COMMIT", help="a commit of this checkout to compare with")
+    parser.add_argument("--before", metavar="COMMIT", help="a commit of this checkout, or another one's folder")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="dsprof-start-") as folder:
         sources, report = {"now": _ROOT / "src"}, options.report
@@ -119,7 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
             report = Path(folder, report.stem)
             report.write_bytes(lzma.decompress(options.report.read_bytes()))
         if options.before:
-            sources["before"] = unpacked(options.before, Path(folder, "before"))
+            sources["before"] = sources_of(options.before, Path(folder, "before"))
         print(f"{report.name}, {report.stat().st_size / 1e6:,.1f} MB; the least of {options.turns} turns\n")
         print(table(measured(report, sources, options.turns)))
 

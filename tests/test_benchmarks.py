@@ -92,6 +92,28 @@ def test_the_table_without_nsys(kept, tmp_path):
     assert analyzed["peak_bytes"] > 30e6, "a process that has numpy and pyarrow in it"
 
 
+def test_other_sources_are_measured_beside(kept, tmp_path):
+    """Those of another checkout, which here are made: they note how they were called, and do nothing."""
+    package, calls = tmp_path / "older" / "src" / "dsprof", tmp_path / "calls"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text(
+        f"import sys\nwith open({str(calls)!r}, 'a') as file:\n    print(*sys.argv[1:3:2], sys.argv[-1], file=file)\n"
+    )
+    done = benchmark(kept, "--nsys-runs", 0, "--before", tmp_path / "older")
+    assert done.returncode == 0, done.stderr
+    rows = [cells(line) for line in done.stdout.splitlines() if line.startswith("| dsprof analyze --")]
+    ways = ["--no-fast", "--fast"] if backend.is_installed() else ["--no-fast"]
+    own, earlier = [f"dsprof analyze {how}" for how in ways], [f"dsprof analyze {how}, before" for how in ways]
+    assert [row[0] for row in rows] == [*own, *earlier, *own]
+    for _, *ratios in rows[-len(ways) :]:
+        assert len(ratios) == 3
+        assert all(float(ratio) > 1 for ratio in ratios)
+    last = [line.split()[-1] for line in calls.read_text().splitlines()]
+    assert last[-len(ways) :] == ways
+    assert "--runs 1 --nsys-runs 0 --before older --check" in done.stdout
+
+
 def test_the_page_names_no_host_and_no_path(kept, tmp_path):
     out = tmp_path / "RESULTS.md"
     assert benchmark(kept, "--nsys-runs", 0, "--out", out).returncode == 0
@@ -368,7 +390,7 @@ def test_cores_tell_what_each_step_takes(kept, capsys):
 
 def test_a_start_is_measured_to_its_first_byte(monkeypatch, capsys):
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    monkeypatch.setattr(start, "unpacked", lambda commit, folder: start._ROOT / "src")
+    monkeypatch.setattr(start, "sources_of", lambda commit, folder: start._ROOT / "src")
     start.main([str(start._SAMPLE.with_name("h200-graphs-node.sqlite.xz")), "--turns", "1", "--before", "any"])
     rows = [cells(line) for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
     assert len(rows) == 2 + 2 * 5
