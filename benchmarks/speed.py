@@ -430,13 +430,13 @@ def chosen_nsys(options: argparse.Namespace) -> Path | None:
     return nsys
 
 
-def warm_up(report: Path, sources: Path) -> None:
+def warm_up(report: Path, sources: Path, head: Sequence[str] = ()) -> None:
     """Let modules and loops be compiled, which no first run pays for."""
     compileall.compile_dir(str(sources), quiet=1)
     if backend.is_installed():
         with tempfile.TemporaryDirectory(prefix="dsprof-bench-") as work:
             analyze = [sys.executable, "-m", "dsprof", "analyze", str(report), "--fast", "--out", f"{work}/out"]
-            run([*with_sources(sources), *analyze])
+            run([*head, *analyze])
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -454,8 +454,10 @@ def _main(options: argparse.Namespace) -> int:
     about = {"command": command_of(options), "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
              "machine": machine.describe(nsys)}  # fmt: skip
     try:
-        for sources in filter(None, [Path(str(dsprof.__file__)).parents[1], options.earlier] if files else []):
-            warm_up(files[0][0], sources)
+        if files:
+            warm_up(files[0][0], Path(str(dsprof.__file__)).parents[1])
+        if files and options.earlier:
+            warm_up(files[0][0], options.earlier, with_sources(options.earlier))
         measured = [measure(path, synthetic, options, nsys) for path, synthetic in files]
     except RunFailed as error:
         say(f"A run failed, so nothing was written: {error}")
