@@ -14,7 +14,7 @@ REPORTS ?= traces/samples/h200-dsocr2-layers.sqlite.xz $(wildcard $(BENCH_HOME)/
 WORKERS ?= $(shell expr `nproc` + 1)
 
 # How dsprof says that nsys lost its own agent, which it does now and then on a loaded machine: such a test runs again.
-NSYS_FAULT := nsys (left no report \(exit code 1\): (End of file|Connection)|could not reach its agent)
+NSYS_FAULT := nsys (left no report \(exit code [0-9]+\): (End of file|(Failed to connect to Agent: )?Connection)|could not reach its agent)
 
 .PHONY: help demo test lowest check lint types contracts format readme pictures notebooks dist nsys bench profile \
         shape fuzz clean

@@ -45,6 +45,14 @@ def tries() -> int:
         return file.tell()
 
 
+#: What nsys says of what went wrong, by what did.
+FAULTS = {
+    "full": "Failed to create 'run.qdstrm': No space left on device.",
+    "breaks off": "Connection to Agent lost. This is most likely a bug. Internal reason: 'End of file'.\n"
+    "Failed to connect to Agent: Connection reset by peer",
+}
+
+
 def record(how: str) -> int:
     if how == "never-starts":
         time.sleep(300)
@@ -75,9 +83,8 @@ def record(how: str) -> int:
         time.sleep(300)
     elif how in ("whole", "empty", "other") or how.startswith("no agent"):
         output.write_bytes({"whole": REPORT, "empty": b"", "other": b"something else"}.get(how, REPORT))
-    elif how == "full":
-        print("Failed to create 'run.qdstrm': No space left on device.")
-    print(f"Generated:\n    {output}" if how != "nothing" else "Generated:")
+    print(FAULTS.get(how, ""))
+    print(f"Generated:\n    {output}" if how not in ("nothing", "breaks off") else "Generated:")
     return code
 
 

@@ -101,8 +101,8 @@ def test_capture_ranges_of_ranks_are_numbered_within_each(nsys: Nsys) -> None:
     told = {"capture_range": "nvtx", "nvtx_capture": "decode@dsprof", "capture_range_end": "repeat:2"}
     command = ["mpirun", "-n", "2", sys.executable, "-m", "dsprof.workloads.toy", "2", "2"]
     made = capture(nsys, command, profile=told)
-    assert [path.name for path in made.exports] == [f"run.r{rank}.{turn}.sqlite" for rank in (0, 1) for turn in (1, 2)]
     assert made.trouble is None
+    assert [path.name for path in made.exports] == [f"run.r{rank}.{turn}.sqlite" for rank in (0, 1) for turn in (1, 2)]
 
 
 def test_each_rank_has_the_variables_of_its_engine(nsys: Nsys) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import gc
 import gzip
 import lzma
 import os
@@ -402,6 +404,17 @@ def test_what_was_not_used_for_longest_makes_room(
     locate(pack(folder, "b", whole[1]))
     assert used.path.exists(), "it is in use"
     assert not third.exists()
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_export_that_nobody_holds_any_more_may_go(made: Path, folder: Path, own_cache: Path) -> None:
+    """Also one that was part of a cycle, which is taken apart in any order and while anything else runs."""
+    used = locate(pack(folder, "run", made.read_bytes()))[1]
+    there, used.itself = used.path, used  # type: ignore[attr-defined]
+    del used
+    gc.collect()
+    with there.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_nobody_else_may_read_the_cache(made: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

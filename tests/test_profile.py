@@ -7,6 +7,7 @@ import io
 import json
 import mmap
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -640,6 +641,17 @@ def test_exit_code_0_and_no_report(
     with pytest.raises(kind, match=said):
         record(install(tmp_path / "fake"), folder, program, import_limit_s=1.0 if how == "never-starts" else 60.0)
     assert names(folder) == {LOG}
+
+
+def test_nsys_that_loses_its_agent_while_the_program_runs(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_NSYS", "breaks off")
+    with pytest.raises(ProfileFailed) as raised:
+        record(install(tmp_path / "fake"), folder, ["sleep", "1"])
+    assert "try again" in raised.value.hint
+    told = re.search("^NSYS_FAULT := (.+)$", Path(__file__).parents[1].joinpath("Makefile").read_text(), re.MULTILINE)
+    assert re.search(told[1], str(raised.value)), "`make test` runs such a test again"
 
 
 @pytest.mark.parametrize(("fails", "tries"), [(0, 1), (1, 2), (2, 3)])

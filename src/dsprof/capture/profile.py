@@ -47,7 +47,8 @@ _NOT_STARTED = re.compile(
 )
 _REASON = re.compile(r"error|fail|illegal|unrecogni[sz]ed|invalid|cannot|could not|expired|not found", re.IGNORECASE)
 _NO_IMPORTER = "importer binary and its dependencies were not found"
-_STUCK = re.compile(rf"{NO_AGENT.pattern}|Failed to probe the process|Connection to (the )?Agent lost")
+_LOST = re.compile("Connection to (the )?Agent lost")
+_STUCK = re.compile(rf"{NO_AGENT.pattern}|Failed to probe the process|{_LOST.pattern}")
 #: How often nsys is started at most where its agent cannot be reached, and so the program was never started.
 _TRIES = 3
 
@@ -461,7 +462,10 @@ def _failure_to_record(run: Run, options: ProfileOptions) -> DsprofError:
             else "Name it as range@domain; see with a whole capture whether the program opens it.",
         )
     reason = run.output.line_with(_REASON) or run.output.line_with(re.compile("")) or "it said nothing"
-    return ProfileFailed(f"nsys left no report (exit code {run.code}): {reason}.", "The log has all that it said.")
+    hint = "The log has all that it said."
+    if run.output.line_with(_LOST):
+        hint = f"Its own agent broke off, which happens now and then on a busy machine: try again. {hint}"
+    return ProfileFailed(f"nsys left no report (exit code {run.code}): {reason}.", hint)
 
 
 def _is_full(run: Run) -> bool:

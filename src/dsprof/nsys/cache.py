@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from fnmatch import fnmatch
@@ -40,9 +41,10 @@ class KeptExport(Input):
 
     def __init__(self, path: Path, name: str, sha256: str) -> None:
         super().__init__(path, name, sha256, kept=True)
-        self._handle = path.open("rb")
+        held = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, held)  # an open file would warn whoever has the last of it
         with suppress(OSError):  # a file system without locks
-            fcntl.flock(self._handle, fcntl.LOCK_SH)
+            fcntl.flock(held, fcntl.LOCK_SH)
             os.utime(path)
 
 
