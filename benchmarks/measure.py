@@ -40,8 +40,10 @@ def sources_of(commit: str, folder: Path) -> Path:
     if Path(commit, "src").is_dir():
         return Path(commit, "src").resolve()
     git = ["git", "-C", str(Path(__file__).resolve().parents[1]), "archive", commit, "src"]
-    packed = subprocess.run(git, stdout=subprocess.PIPE, check=True).stdout
-    with tarfile.open(fileobj=BytesIO(packed)) as archive:
+    packed = subprocess.run(git, stdout=subprocess.PIPE, check=False)
+    if packed.returncode:
+        raise SystemExit(f"{commit} is no commit of this checkout, and no folder of another one.")
+    with tarfile.open(fileobj=BytesIO(packed.stdout)) as archive:
         archive.extractall(folder, filter="data")
     return folder / "src"
 

@@ -318,7 +318,7 @@ def _cells(row: Row, one: Measured) -> list[str]:
 def _ratio(upper: Row | None, lower: Row | None, what: str) -> str:
     if upper is None or lower is None or not lower.median(what):
         return ""
-    return f"{upper.median(what) / lower.median(what):.3g}"
+    return _figure(upper.median(what) / lower.median(what))
 
 
 def _spread(values: list[float]) -> str:
@@ -386,7 +386,8 @@ def command_of(options: argparse.Namespace) -> str:
     parts += ["--nsys-runs", str(options.nsys_runs)] if options.nsys_runs is not None else []
     parts += ["--memory", *options.memory] if options.memory else []
     parts += ["--first-run"] if options.first_run else []
-    parts += ["--before", Path(options.before).name] if options.before else []
+    if options.before:
+        parts += ["--before", Path(options.before).name if Path(options.before).is_dir() else options.before]
     return " ".join([*parts, *(["--check"] if options.check else [])])
 
 
@@ -448,16 +449,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace) -> int:
+    """The same, once the earlier sources lie there."""
     nsys = chosen_nsys(options)
     files = [(path, False) for path in options.report]  # what was recorded comes first
     files += [(reports.synthetic(options.folder, kernels), True) for kernels in options.kernels]
     about = {"command": command_of(options), "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
              "machine": machine.describe(nsys)}  # fmt: skip
     try:
-        if files:
-            warm_up(files[0][0], Path(str(dsprof.__file__)).parents[1])
-        if files and options.earlier:
-            warm_up(files[0][0], options.earlier, with_sources(options.earlier))
+        for path, _ in files[:1]:
+            warm_up(path, Path(str(dsprof.__file__)).parents[1])
+            if options.earlier:
+                warm_up(path, options.earlier, with_sources(options.earlier))
         measured = [measure(path, synthetic, options, nsys) for path, synthetic in files]
     except RunFailed as error:
         say(f"A run failed, so nothing was written: {error}")

@@ -98,7 +98,7 @@ def test_other_sources_are_measured_beside(kept, tmp_path):
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     (package / "__main__.py").write_text(
-        f"import sys\nwith open({str(calls)!r}, 'a') as file:\n    print(*sys.argv[1:3:2], sys.argv[-1], file=file)\n"
+        f"import sys\nwith open({str(calls)!r}, 'a') as file:\n    print(sys.argv[-1], file=file)\n"
     )
     done = benchmark(kept, "--nsys-runs", 0, "--before", tmp_path / "older")
     assert done.returncode == 0, done.stderr
@@ -109,9 +109,13 @@ def test_other_sources_are_measured_beside(kept, tmp_path):
     for _, *ratios in rows[-len(ways) :]:
         assert len(ratios) == 3
         assert all(float(ratio) > 1 for ratio in ratios)
-    last = [line.split()[-1] for line in calls.read_text().splitlines()]
-    assert last[-len(ways) :] == ways
+    assert calls.read_text().split()[-len(ways) :] == ways
     assert "--runs 1 --nsys-runs 0 --before older --check" in done.stdout
+
+
+def test_no_commit_and_no_folder_is_told(tmp_path):
+    with pytest.raises(SystemExit, match=r"^no-such is no commit of this checkout, and no folder of another one"):
+        measure.sources_of("no-such", tmp_path)
 
 
 def test_the_page_names_no_host_and_no_path(kept, tmp_path):
